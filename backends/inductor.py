@@ -1,0 +1,81 @@
+"""Fused kernels by Inductor: each half of the graph is lowered to ATen ops on bits, and compiled.
+
+Lowering runs after the partition, so the slots are those of every other backend. Random ops fall back on
+torch's own generator, so that masks are those of the reference backend.
+"""
+
+import shlex
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch._guards import detect_fake_mode
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from precc.errors import BackendError
+from precc.protocols import BoxedCallable
+from precc.round_op import ROUND
+from precc.rounding import round_row
+
+__all__ = ["Inductor"]
+
+#: Masks from torch's generator; roundings of float16 and bfloat16 tensors must not be optimised away.
+_CONFIG = {"fallback_random": True, "emulate_precision_casts": True}
+
+
+@dataclass(frozen=True, slots=True)
+class Inductor:
+    """``torch._inductor``: C++ on a processor, Triton on a GPU."""
+
+    name: ClassVar[str] = "inductor"
+
+    def check(self) -> None:
+        from torch._inductor.cpp_builder import get_cpp_compiler
+        from torch._inductor.exc import InvalidCxxCompiler
+
+        try:
+            get_cpp_compiler()
+        except InvalidCxxCompiler as error:
+            raise BackendError(
+                "backend 'inductor' needs a C++ compiler: install g++ or clang, set CXX, or use backend='reference'"
+            ) from error
+
+    def plan_device(self, device: torch.device) -> torch.device:
+        return device
+
+    def compile(
+        self, graph: GraphModule, inputs: Sequence[Any], *, visible_outputs: int, backward: bool
+    ) -> BoxedCallable:
+        from torch._inductor import config
+        from torch._inductor.compile_fx import compile_fx_inner
+
+        _quote_torch_library_path()
+        with config.patch(_CONFIG):
+            lowered = _lower(graph, inputs)
+            lowered.graph.output_node().meta["user_visible_output_idxs"] = list(range(visible_outputs))
+            compiled: BoxedCallable = compile_fx_inner(lowered, inputs, is_backward=backward)
+        return compiled
+
+
+def _lower(graph: GraphModule, inputs: Sequence[Any]) -> GraphModule:
+    """The graph on Inductor's op set, with every rounding written out."""
+    from torch._inductor.decomposition import select_decomp_table
+
+    table = {**select_decomp_table(), ROUND: round_row}
+    fake_mode = detect_fake_mode(inputs)
+    with fake_mode or nullcontext():
+        lowered: GraphModule = make_fx(graph, decomposition_table=table, _allow_non_fake_inputs=True)(*inputs)
+    return lowered
+
+
+def _quote_torch_library_path() -> None:
+    """Inductor hands this path to a shell unquoted: a space in it breaks the link step."""
+    from torch.utils import cpp_extension
+
+    path = str(cpp_extension.TORCH_LIB_PATH)
+    if Path(path).exists():
+        cpp_extension.TORCH_LIB_PATH = shlex.quote(path)

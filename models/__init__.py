@@ -1,0 +1,1 @@
+"""Small named models, and the data that they are trained on."""

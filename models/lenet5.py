@@ -1,0 +1,32 @@
+"""LeNet-5 for 28 x 28 images (LeCun, Bottou, Bengio, Haffner 1998), with ReLU and max-pooling."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["LeNet5", "example_inputs"]
+
+
+class LeNet5(nn.Module):
+    """Images [batch, 1, 28, 28] to logits [batch, 10]; 61,706 parameters, 416,520 multiply-adds an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 6, 5, padding=2)
+        self.conv2 = nn.Conv2d(6, 16, 5)
+        self.fc1 = nn.Linear(400, 120)
+        self.fc2 = nn.Linear(120, 84)
+        self.fc3 = nn.Linear(84, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = F.max_pool2d(F.relu(self.conv1(images)), 2)
+        hidden = F.max_pool2d(F.relu(self.conv2(hidden)), 2)
+        hidden = F.relu(self.fc1(hidden.flatten(1)))
+        hidden = F.relu(self.fc2(hidden))
+        logits: Tensor = self.fc3(hidden)
+        return logits
+
+
+def example_inputs(batch: int = 4) -> tuple[Tensor]:
+    """One batch of noise, the same each time."""
+    return (torch.randn(batch, 1, 28, 28, generator=torch.Generator().manual_seed(0)),)

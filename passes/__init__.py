@@ -1,0 +1,18 @@
+"""Passes: one a file, file name = pass name."""
+
+from precc.passes.place_rounding import PlaceRounding
+from precc.passes.roles import Roles
+from precc.passes.split_convolution_backward import SplitConvolutionBackward
+from precc.pipeline import Pipeline
+
+__all__ = ["naming_pipeline", "rounding_pipeline"]
+
+
+def rounding_pipeline() -> Pipeline:
+    """What every captured graph goes through: roles, then one rounding node a slot."""
+    return Pipeline((SplitConvolutionBackward(), Roles(), PlaceRounding()))
+
+
+def naming_pipeline() -> Pipeline:
+    """Roles alone, for graphs that are only looked at: reports ahead of time and exports."""
+    return Pipeline((Roles(),))

@@ -1,0 +1,66 @@
+"""Place one node ``precc.round(x, plan, row)`` at each slot, and give the plan its number of rows."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch.fx import GraphModule, Node
+
+from precc.annotations import annotate, products_of
+from precc.errors import CaptureError
+from precc.protocols import GraphContext
+from precc.round_op import ROUND
+from precc.rounding import ROW_WIDTH
+from precc.slots import Role, Slot
+
+__all__ = ["PlaceRounding"]
+
+#: What the partitioner and the compilers read of a node, taken over from the product that a rounding serves.
+_INHERITED = (
+    "ac_graph_id",
+    "fwd_nn_module_stack",
+    "nn_module_stack",
+    "partitioner_tag",
+    "recompute",
+    "seq_nr",
+    "stack_trace",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceRounding:
+    """Round both operands of every product, each in a slot of its own."""
+
+    name: ClassVar[str] = "place_rounding"
+
+    def run(self, graph: GraphModule, context: GraphContext) -> None:
+        plan = next((n for n in graph.graph.nodes if n.name == context.plan), None)
+        if plan is None:
+            raise CaptureError("the captured graph has lost its plan input")
+        row = 0
+        for node, product in products_of(graph.graph):
+            for operand in product.operands:
+                value = node.args[operand.position]
+                assert isinstance(value, Node)
+                with graph.graph.inserting_before(node):
+                    rounded = graph.graph.call_function(ROUND, (value, plan, row))
+                rounded.meta = _meta(node, value, operand.slot)
+                annotate(rounded, operand.slot)
+                node.update_arg(operand.position, rounded)
+                row += 1
+        # Only now is the number of slots known: the placeholder gets the shape that the live tensor has.
+        with plan.meta["val"].fake_mode:
+            plan.meta["val"] = torch.empty(
+                row, ROW_WIDTH, dtype=torch.float64, device=plan.meta["val"].device
+            )
+
+
+def _meta(node: Node, value: Node, slot: Slot) -> dict[str, Any]:
+    meta = {key: node.meta[key] for key in _INHERITED if key in node.meta}
+    fake = value.meta["val"]
+    with fake.fake_mode:
+        meta["val"] = torch.empty_like(fake)
+    if slot.role is not Role.FPROP:
+        # Or the partitioner would round in the forward, and save the rounded copy beside the original.
+        meta["partitioner_tag"] = "must_be_in_backward"
+    return meta

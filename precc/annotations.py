@@ -1,0 +1,86 @@
+"""What precc knows of a node: one typed record in ``node.meta["precc"]``, behind these functions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.fx import Graph, Node
+
+from precc.slots import Role, Slot
+
+__all__ = [
+    "Operand",
+    "Product",
+    "Size",
+    "Unrounded",
+    "annotate",
+    "products_of",
+    "slots_of",
+    "unrounded_of",
+]
+
+_KEY = "precc"
+
+#: A number of elements or operations; symbolic where the graph has dynamic shapes.
+Size = int | torch.SymInt
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """One rounded argument of a product: its position in the node's arguments, and its slot."""
+
+    position: int
+    slot: Slot
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A matrix product or convolution, in one of its roles."""
+
+    operands: tuple[Operand, Operand]
+    multiply_adds: Size
+
+    @property
+    def role(self) -> Role:
+        return self.operands[0].slot.role
+
+    @property
+    def op(self) -> str:
+        return self.operands[0].slot.op
+
+
+@dataclass(frozen=True, slots=True)
+class Unrounded:
+    """A product that is computed in the tensors' own format, and why."""
+
+    op: str
+    layer: str
+    reason: str
+
+
+Annotation = Product | Unrounded | Slot
+
+
+def annotate(node: Node, record: Annotation) -> None:
+    """Set the record of a node."""
+    node.meta[_KEY] = record
+
+
+def _records(graph: Graph, kind: type[Annotation]) -> list[tuple[Node, Annotation]]:
+    found = ((node, node.meta.get(_KEY)) for node in graph.nodes)
+    return [(node, record) for node, record in found if isinstance(record, kind)]
+
+
+def products_of(graph: Graph) -> list[tuple[Node, Product]]:
+    """The products of a graph with their records, in graph order."""
+    return [(node, record) for node, record in _records(graph, Product) if isinstance(record, Product)]
+
+
+def unrounded_of(graph: Graph) -> Sequence[Unrounded]:
+    """The products of a graph that have no slots."""
+    return [record for _, record in _records(graph, Unrounded) if isinstance(record, Unrounded)]
+
+
+def slots_of(graph: Graph) -> tuple[Slot, ...]:
+    """The slots of a graph's rounding nodes, in graph order."""
+    return tuple(record for _, record in _records(graph, Slot) if isinstance(record, Slot))

@@ -1,0 +1,78 @@
+"""The front door: the only module that joins core, passes, backends and models."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from precc.backends import find_backend
+from precc.errors import CaptureError, PlanError
+from precc.formats import FloatFormat
+from precc.module import PrecisionModule, read_plan, wrap
+from precc.passes import naming_pipeline, rounding_pipeline
+from precc.plan import PrecisionPlan
+from precc.policy import Policy, Uniform, parse_policy
+from precc.session import CompileOptions, Session
+
+__all__ = ["compile"]
+
+
+def compile(  # noqa: A001  (named after torch.compile)
+    model: nn.Module,
+    *,
+    policy: Policy | FloatFormat | str | None = None,
+    plan: PrecisionPlan | str | Path | None = None,
+    backend: str = "auto",
+    fullgraph: bool = False,
+    dynamic: bool | None = None,
+) -> PrecisionModule:
+    """A net that computes as the model does, with the operands of each product in the formats of a plan.
+
+    The net shares the model's parameters, buffers and submodules, under the same names; the model itself is
+    unchanged. Graphs are captured at the first call. Without policy and plan nothing is rounded until a
+    controller or `net.set_plan` acts.
+
+    Args:
+        model: any module that torch.compile can capture.
+        policy: makes the first plan; the name of a format means `Uniform`.
+        plan: the first plan, or the path of its JSON file.
+        backend: ``"inductor"``, ``"reference"``, or ``"auto"``: the first of these.
+        fullgraph: make graph breaks errors; otherwise the report names them.
+        dynamic: as in torch.compile: whether sizes are symbols.
+
+    Raises:
+        CaptureError: not a module, already compiled, or with an attribute by one of the net's names.
+        FormatError, PlanError: the policy or the plan is not one.
+        BackendError: unknown backend, or one that cannot run on this machine.
+    """
+    _check_model(model)
+    if policy is not None and plan is not None:
+        raise PlanError("pass a policy or a plan, not both")
+    full_precision = _full_precision(model)
+    first = full_precision
+    if plan is not None:
+        first = read_plan(plan)
+    elif policy is not None:
+        first = parse_policy(policy).assign(None)
+    options = CompileOptions(rounding_pipeline(), naming_pipeline(), find_backend(backend), fullgraph, dynamic)
+    return wrap(model, Session(options, first, full_precision))
+
+
+def _check_model(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise CaptureError(f"precc.compile takes an nn.Module, not {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise CaptureError("a ScriptModule has no Python forward to capture: pass the module that it was made from")
+    if hasattr(model, "_orig_mod"):
+        raise CaptureError("the model went through torch.compile already: pass the module that was given to it")
+    for path, module in model.named_modules():
+        if isinstance(module, PrecisionModule):
+            where = f"its submodule {path!r}" if path else "it"
+            raise CaptureError(f"{where} is a compiled net already: compile the whole model once")
+
+
+def _full_precision(model: nn.Module) -> PrecisionPlan:
+    """The plan that rounds nothing: float32, or float64 for a model that has float64 values."""
+    values = [*model.parameters(), *model.buffers()]
+    double = any(value.dtype == torch.float64 for value in values)
+    return Uniform("float64" if double else "float32").assign()

@@ -1,0 +1,201 @@
+"""From a call of the net to compiled graphs: Dynamo, AOTAutograd's joint graph, passes, partition, backend.
+
+The plan is an input of each graph: a placeholder that Dynamo does not know of is added at its end, and
+the live tensor is handed over with every call. A new plan is a new tensor, so the backward of an earlier forward
+still has that forward's plan, and nothing is compiled again.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.source import ConstantSource
+from torch._dynamo.symbolic_convert import InstructionTranslator
+from torch._functorch.partitioners import min_cut_rematerialization_partition
+from torch._guards import CompileContext
+from torch.fx import Graph, GraphModule, Node
+
+from precc.captured_graph import CapturedGraph, plan_position
+from precc.decompositions import decomposition_table
+from precc.errors import CaptureError, DeviceError
+from precc.pipeline import Pipeline
+from precc.protocols import Backend, BoxedCallable, GraphContext
+from precc.rounding import ROW_WIDTH
+from precc.slots import CallNumbers
+
+__all__ = ["GraphCompiler"]
+
+
+@dataclass(eq=False, repr=False)
+class GraphCompiler:
+    """The ``torch.compile`` backend of one net.
+
+    Args:
+        pipeline: the passes that place the rounding nodes.
+        backend: makes graphs run.
+        on_capture: called with each new graph before it runs; may raise.
+        root: the net whose module paths name the slots.
+        runs: how often a compiled graph was entered.
+        tally: multiply-adds executed so far, by format.
+    """
+
+    pipeline: Pipeline
+    backend: Backend
+    on_capture: Callable[[CapturedGraph], None]
+    root: nn.Module | None = None
+    runs: int = 0
+    tally: Counter[str] = field(default_factory=Counter)
+    numbers: CallNumbers = field(default_factory=CallNumbers)
+
+    def __call__(self, dynamo_graph: GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+        device = _common_device(example_inputs)
+        plan_input = torch.empty(1, ROW_WIDTH, dtype=torch.float64, device=self.backend.plan_device(device))
+        layers = self._layers()
+        captured = CapturedGraph(next(iter(layers.values()), ""), plan_input.device, self.tally)
+        build = _Build(self, captured, _constants(dynamo_graph, example_inputs), len(example_inputs), layers)
+        compiled = aot_autograd(
+            fw_compiler=build.forward,
+            bw_compiler=build.backward,
+            inference_compiler=build.inference,
+            partition_fn=build.partition,
+            decompositions=decomposition_table(),
+            keep_inference_input_mutations=True,
+        )(_with_plan_input(dynamo_graph, plan_input), [*example_inputs, plan_input])
+        self.on_capture(captured)
+
+        def run(*args: Any) -> Any:
+            self.runs += 1
+            return compiled(*args, captured.rows)
+
+        return run
+
+    def _layers(self) -> dict[str, str]:
+        """Module paths of the local variables by which the captured code knows its modules."""
+        if self.root is None:
+            raise CaptureError("a graph was captured outside a call of its net")
+        paths = {id(module): path for path, module in self.root.named_modules()}
+        scope = InstructionTranslator.current_tx().output.local_scope
+        return {name: paths[id(value)] for name, value in scope.items() if id(value) in paths}
+
+
+@dataclass(slots=True)
+class _Build:
+    """One capture on its way: what AOTAutograd calls back."""
+
+    compiler: GraphCompiler
+    captured: CapturedGraph
+    constants: frozenset[int]
+    plan_index: int
+    layers: Mapping[str, str]
+
+    def partition(
+        self, joint: GraphModule, joint_inputs: Any, *, num_fwd_outputs: int, **options: Any
+    ) -> tuple[GraphModule, GraphModule]:
+        """Place the slots on the joint graph, then split it into forward and backward."""
+        self._place(joint)
+        self.captured.training = True
+        self.captured.visible_outputs = num_fwd_outputs
+        forward, backward = min_cut_rematerialization_partition(
+            joint, joint_inputs, num_fwd_outputs=num_fwd_outputs, **options
+        )
+        return forward, backward
+
+    def forward(self, graph: GraphModule, inputs: Sequence[Any]) -> BoxedCallable:
+        return self._compile(graph, inputs, visible_outputs=self.captured.visible_outputs, backward=False)
+
+    def inference(self, graph: GraphModule, inputs: Sequence[Any]) -> BoxedCallable:
+        """Graphs without gradients never reach the partitioner: the same slots are placed here."""
+        self._place(graph)
+        return self._compile(graph, inputs, visible_outputs=_count_outputs(graph), backward=False)
+
+    def backward(self, graph: GraphModule, inputs: Sequence[Any]) -> BoxedCallable:
+        return self._compile(graph, inputs, visible_outputs=_count_outputs(graph), backward=True)
+
+    def _place(self, graph: GraphModule) -> None:
+        names = _input_names(graph.graph)
+        compile_id = CompileContext.current_compile_id()
+        frame = compile_id.frame_id if compile_id is not None else None
+        context = GraphContext(
+            constants=frozenset(names[index] for index in self.constants if index in names),
+            plan=names.get(self.plan_index),
+            layers=self.layers,
+            frame=-1 if frame is None else frame,
+            numbers=self.compiler.numbers,
+        )
+        self.compiler.pipeline.run(graph, context)
+        self.captured.take_records(graph.graph)
+
+    def _compile(
+        self, graph: GraphModule, inputs: Sequence[Any], *, visible_outputs: int, backward: bool
+    ) -> BoxedCallable:
+        # AOTAutograd's example values have the strides that the forward left; its plan still has no rows.
+        position = plan_position(graph.graph)
+        if position is not None:
+            plan = list(graph.graph.find_nodes(op="placeholder"))[position]
+            inputs = [*inputs[:position], plan.meta["val"], *inputs[position + 1 :]]
+        count = self.captured.work_counter(graph.graph)
+        compiled = self.compiler.backend.compile(
+            graph, inputs, visible_outputs=visible_outputs, backward=backward
+        )
+
+        def run(args: list[Any]) -> Sequence[Any]:
+            count(args)
+            return compiled(args)
+
+        run._boxed_call = True  # type: ignore[attr-defined]  # AOTAutograd's mark of the calling convention
+        return run
+
+
+def _common_device(example_inputs: Sequence[Any]) -> torch.device:
+    tensors = [value for value in example_inputs if isinstance(value, torch.Tensor)]
+    devices = {value.device for value in tensors if value.dim() or value.device.type != "cpu"}
+    if len(devices) > 1:
+        names = " and ".join(sorted(str(device) for device in devices))
+        raise DeviceError(f"one graph has tensors on {names}: move the model and its inputs to one device")
+    return devices.pop() if devices else torch.device("cpu")
+
+
+def _constants(graph: GraphModule, example_inputs: Sequence[Any]) -> frozenset[int]:
+    """Positions of the parameters and buffers among the inputs."""
+    placeholders = graph.graph.find_nodes(op="placeholder")
+    return frozenset(
+        index
+        for index, (node, value) in enumerate(zip(placeholders, example_inputs, strict=True))
+        if isinstance(value, nn.Parameter)
+        or "_dynamo_static_input_type" in node.meta.get("tensor_dict", {})
+    )
+
+
+def _with_plan_input(graph: GraphModule, plan_input: torch.Tensor) -> GraphModule:
+    """A copy with one more placeholder; Dynamo goes on reading its own graph."""
+    copy = Graph()
+    output = copy.graph_copy(graph.graph, {})
+    last = [node for node in copy.nodes if node.op == "placeholder"]
+    with copy.inserting_after(last[-1]) if last else copy.inserting_before():
+        plan = copy.placeholder("precc_plan")
+    plan.meta["example_value"] = plan_input
+    plan._dynamo_source = ConstantSource("precc_plan")  # type: ignore[attr-defined]
+    copy.output(output)
+    result = GraphModule(graph, copy)
+    result.meta = dict(graph.meta)
+    return result
+
+
+def _input_names(graph: Graph) -> dict[int, str]:
+    """Names of the placeholders by their position among the inputs of the captured code."""
+    names = {}
+    for node in graph.find_nodes(op="placeholder"):
+        index = getattr(node.meta.get("desc"), "idx", None)
+        if index is not None:
+            names[index] = node.name
+    return names
+
+
+def _count_outputs(graph: GraphModule) -> int:
+    output: Node = graph.graph.output_node()
+    outputs = output.args[0]
+    return len(outputs) if isinstance(outputs, (tuple, list)) else 1

@@ -1,0 +1,168 @@
+"""One compiled graph of a net: its slots and products, the plan's rows, and the work that it does."""
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sympy
+import torch
+from torch import Tensor
+from torch.fx import Graph, Node
+
+from precc.annotations import Product, Size, Unrounded, products_of, slots_of, unrounded_of
+from precc.plan import PrecisionPlan
+from precc.round_op import ROUND
+from precc.rounding import ROW_WIDTH, Row
+from precc.slots import Slot
+
+__all__ = ["CapturedGraph", "evaluate", "format_label", "plan_position"]
+
+#: Plans whose rows are kept; a controller switches between a handful.
+_KEPT_PLANS = 64
+
+
+@dataclass(slots=True, eq=False)
+class CapturedGraph:
+    """What was captured by one compilation.
+
+    Args:
+        start: module path by which the captured code begins; not the root after a graph break.
+        plan_device: where the plan's tensor lies.
+        tally: multiply-adds executed so far by format, shared by the graphs of a net.
+        training: whether it has a backward.
+        visible_outputs: outputs that the caller sees.
+    """
+
+    start: str
+    plan_device: torch.device
+    tally: Counter[str]
+    training: bool = False
+    visible_outputs: int = 0
+    slots: tuple[Slot, ...] = ()
+    products: tuple[Product, ...] = ()
+    unrounded: tuple[Unrounded, ...] = ()
+    rows: Tensor = field(default_factory=lambda: torch.empty(0, ROW_WIDTH))
+    _prepared: "OrderedDict[PrecisionPlan, Tensor]" = field(default_factory=OrderedDict)
+
+    def take_records(self, graph: Graph) -> None:
+        """Note the slots in the order of the plan's rows, and the products."""
+        self.slots = slots_of(graph)
+        self.products = tuple(product for _, product in products_of(graph))
+        self.unrounded = tuple(unrounded_of(graph))
+
+    def use(self, plan: PrecisionPlan) -> None:
+        """Run under this plan from the next forward on. The rows are prepared once a plan."""
+        rows = self._prepared.get(plan)
+        if rows is None:
+            values = [Row.of(plan.precision(slot.name).format).values for slot in self.slots]
+            rows = torch.tensor(values, dtype=torch.float64).reshape(len(values), ROW_WIDTH)
+            rows = rows.to(self.plan_device)
+            self._prepared[plan] = rows
+            if len(self._prepared) > _KEPT_PLANS:
+                self._prepared.popitem(last=False)
+        self.rows = rows
+
+    def plan_of(self, rows: Tensor) -> PrecisionPlan | None:
+        """The plan that these rows were prepared for; None if it is no longer kept.
+
+        Autograd hands the backward an alias of the tensor that it saved, or, under saved-tensor hooks, a copy.
+        """
+        for plan, prepared in self._prepared.items():
+            if prepared.data_ptr() == rows.data_ptr():
+                return plan
+        for plan, prepared in self._prepared.items():
+            if torch.equal(prepared.cpu(), rows.cpu()):
+                return plan
+        return None
+
+    def work_counter(self, graph: Graph) -> Callable[[list[Any]], None]:
+        """A function of a forward or backward graph's arguments that adds one run's work to the tally."""
+        products = tuple(product for _, product in products_of(graph))
+        position = plan_position(graph)
+        sizes = _SymbolReader.of(graph, [product.multiply_adds for product in products])
+        known: dict[tuple[PrecisionPlan | None, tuple[int, ...]], Counter[str]] = {}
+
+        def count(args: list[Any]) -> None:
+            if position is None:
+                return
+            key = (self.plan_of(args[position]), sizes.read(args))
+            if key not in known:
+                known[key] = _work(products, key[0], sizes.bindings(key[1]))
+            self.tally.update(known[key])
+
+        return count
+
+
+def format_label(product: Product, plan: PrecisionPlan) -> str:
+    """The formats of a product's operands: one name if they agree, else both, in operand order."""
+    first, second = (plan.precision(operand.slot.name).format.name for operand in product.operands)
+    return first if first == second else f"{first} x {second}"
+
+
+def evaluate(size: Size, bindings: Mapping[sympy.Symbol, int]) -> int:
+    """A size as a number, its symbols replaced; symbols that are not bound take their example's value."""
+    if isinstance(size, int):
+        return size
+    bound = size.node.expr.xreplace({symbol: sympy.Integer(value) for symbol, value in bindings.items()})
+    if bound.free_symbols:
+        return int(size.node.hint)
+    return int(bound)
+
+
+def _work(
+    products: Sequence[Product], plan: PrecisionPlan | None, bindings: Mapping[sympy.Symbol, int]
+) -> Counter[str]:
+    work: Counter[str] = Counter()
+    for product in products:
+        label = "(plan no longer kept)" if plan is None else format_label(product, plan)
+        work[label] += evaluate(product.multiply_adds, bindings)
+    return work
+
+
+def plan_position(graph: Graph) -> int | None:
+    """Position of the plan among the inputs of a half; None if it rounds nothing."""
+    roundings = graph.find_nodes(op="call_function", target=ROUND)
+    if not roundings:
+        return None
+    return list(graph.find_nodes(op="placeholder")).index(roundings[0].args[1])
+
+
+@dataclass(frozen=True, slots=True)
+class _SymbolReader:
+    """Reads the values of a graph's size symbols off its arguments."""
+
+    symbols: tuple[sympy.Symbol, ...]
+    readers: tuple[Callable[[list[Any]], int], ...]
+
+    @classmethod
+    def of(cls, graph: Graph, sizes: Sequence[Size]) -> "_SymbolReader":
+        needed: set[sympy.Symbol] = set()
+        for size in sizes:
+            if isinstance(size, torch.SymInt):
+                needed |= size.node.expr.free_symbols
+        found: dict[sympy.Symbol, Callable[[list[Any]], int]] = {}
+        for position, node in enumerate(graph.find_nodes(op="placeholder")):
+            for symbol, read in _readers(position, node):
+                if symbol in needed:
+                    found.setdefault(symbol, read)
+        return cls(tuple(found), tuple(found.values()))
+
+    def read(self, args: list[Any]) -> tuple[int, ...]:
+        return tuple(read(args) for read in self.readers)
+
+    def bindings(self, values: tuple[int, ...]) -> dict[sympy.Symbol, int]:
+        return dict(zip(self.symbols, values, strict=True))
+
+
+def _readers(position: int, node: Node) -> list[tuple[sympy.Symbol, Callable[[list[Any]], int]]]:
+    value = node.meta.get("val")
+    if isinstance(value, torch.SymInt):
+        return [(value.node.expr, lambda args: int(args[position]))]
+    if not isinstance(value, Tensor):
+        return []
+    return [
+        (size.node.expr, lambda args, dim=dim: int(args[position].shape[dim]))  # type: ignore[misc]
+        for dim, size in enumerate(value.shape)
+        if isinstance(size, torch.SymInt)
+    ]

@@ -1,0 +1,1 @@
+"""Controllers: pure rules, and the torch classes around them."""

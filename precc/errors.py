@@ -1,0 +1,66 @@
+"""Every error that precc raises on purpose: what was wrong, with its name and value, and the way out."""
+
+from collections.abc import Iterable
+
+__all__ = [
+    "BackendError",
+    "CaptureError",
+    "ClosureError",
+    "DataError",
+    "DeviceError",
+    "FormatError",
+    "PlanError",
+    "PreccError",
+    "RecompileLimitError",
+    "UnsupportedError",
+    "expected_one_of",
+]
+
+
+class PreccError(Exception):
+    """Base of all errors of precc."""
+
+
+class FormatError(PreccError, ValueError):
+    """A number format, rounding or scaling is unknown, malformed, or does not fit a tensor."""
+
+
+class PlanError(PreccError, ValueError):
+    """A plan or policy cannot be read, or does not fit the graph."""
+
+
+class CaptureError(PreccError, RuntimeError):
+    """A model, or a call of it, cannot be turned into a graph."""
+
+
+class RecompileLimitError(CaptureError):
+    """The compiler will build no further graph of this net; those it has keep working."""
+
+
+class DeviceError(PreccError, RuntimeError):
+    """Tensors of one call lie on devices that cannot meet."""
+
+
+class BackendError(PreccError, RuntimeError):
+    """A backend is unknown, not installed, or failed on a graph."""
+
+
+class ClosureError(PreccError, ValueError):
+    """The closure given to an optimizer does not return what the algorithm needs."""
+
+
+class DataError(PreccError, OSError):
+    """A data file is missing or damaged."""
+
+
+class UnsupportedError(PreccError, NotImplementedError):
+    """A thing that exists in principle and that this version does not do."""
+
+
+def expected_one_of(names: Iterable[str]) -> str:
+    """The tail of an error message that lists the valid names.
+
+    >>> expected_one_of(["a", "b"])
+    "expected one of 'a', 'b'"
+    """
+    return "expected one of " + ", ".join(repr(name) for name in names)

@@ -1,0 +1,152 @@
+"""PrecisionModule: the user's model, computing under a precision plan."""
+
+import copy
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from precc.errors import CaptureError, PlanError
+from precc.plan import PrecisionPlan
+from precc.report.precision_report import PrecisionReport
+from precc.session import Session
+
+__all__ = ["PUBLIC_NAMES", "PrecisionModule", "base_of", "original", "read_plan", "wrap"]
+
+#: The names that a compiled net has beside the model's own.
+PUBLIC_NAMES = ("plan", "set_plan", "report", "compilations", "precision_state")
+
+_SESSION = "_precc_session"
+
+
+class PrecisionModule(nn.Module):
+    """A model whose products are computed in the formats of a plan. Made by `precc.compile`.
+
+    It is also an instance of the model's class, and shares the model's parameters, buffers and submodules, under
+    the same names. The model itself is unchanged and computes as before.
+    """
+
+    _precc_session: Session
+
+    @property
+    def plan(self) -> PrecisionPlan:
+        """The plan of the next forward, each slot known so far by name."""
+        session = self._precc_session
+        return session.plan.resolve(session.multiply_adds)
+
+    def set_plan(self, plan: PrecisionPlan | str | Path) -> None:
+        """Compute under another plan, or a plan file, from the next forward on. Nothing is compiled again.
+
+        A backward runs under the plan of its forward.
+
+        Raises:
+            PlanError: the file holds no plan, or the plan names a slot that the net does not have; the plan
+                in force stays.
+        """
+        self._precc_session.use(read_plan(plan))
+
+    @property
+    def compilations(self) -> int:
+        """Graphs captured for calls of this net; a forward and its backward count once."""
+        return len(self._precc_session.graphs)
+
+    def report(self) -> PrecisionReport:
+        """The per-layer precision report: formats, multiply-adds, what was compiled and what was not rounded."""
+        session = self._precc_session
+        return PrecisionReport.of(
+            title=base_of(self).__name__,
+            backend=session.options.backend.name,
+            plan=session.plan,
+            graphs=session.graphs,
+            graph_breaks=session.graph_breaks,
+            executed=session.tally,
+            events=session.events,
+        )
+
+    def precision_state(self) -> dict[str, Any]:
+        """What precc knows beside the parameters: the plan, multiply-adds executed by format, events."""
+        session = self._precc_session
+        return {"plan": self.plan.to_json(), "multiply_adds": dict(session.tally), "events": dict(session.events)}
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_exporting():
+            raise CaptureError("a compiled net cannot be traced by torch.export: use precc.export_onnx(net, ...)")
+        return _run(self, args, kwargs)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """Copies and pickles carry the plan and compile graphs of their own."""
+        state = dict(self.__dict__)
+        state.pop("_compiled_call_impl", None)
+        return _bare, (base_of(self),), state
+
+
+@torch.compiler.disable(recursive=False)
+def _run(net: PrecisionModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return net._precc_session.call(net, args, kwargs)
+
+
+def read_plan(plan: PrecisionPlan | str | Path) -> PrecisionPlan:
+    """A plan as it is, or the one in a file.
+
+    Raises:
+        PlanError: neither.
+    """
+    if isinstance(plan, PrecisionPlan):
+        return plan
+    if isinstance(plan, (str, Path)):
+        return PrecisionPlan.load(plan)
+    hint = "; for a policy, pass policy.assign()" if hasattr(plan, "assign") else ""
+    raise PlanError(f"a plan is a PrecisionPlan or the path of one, not {plan!r}{hint}")
+
+
+def wrap(model: nn.Module, session: Session) -> PrecisionModule:
+    """A net that shares everything of the model but its hooks' registries and its own root flags.
+
+    Raises:
+        CaptureError: the model has an attribute by one of the names of a compiled net.
+    """
+    taken = [name for name in PUBLIC_NAMES if hasattr(model, name)]
+    if taken:
+        raise CaptureError(
+            f"{type(model).__name__} has an attribute {taken[0]!r} of its own, which a compiled net needs: rename it "
+            f"(a compiled net has {', '.join(PUBLIC_NAMES)})"
+        )
+    net = _bare(type(model))
+    state = {
+        name: copy.copy(value) if name.endswith("_hooks") else value for name, value in model.__dict__.items()
+    }
+    state.pop("_compiled_call_impl", None)
+    state[_SESSION] = session
+    net.__dict__.update(state)
+    return net
+
+
+def base_of(net: PrecisionModule) -> type[nn.Module]:
+    """The class of the user's model."""
+    base: type[nn.Module] = type(net).__mro__[2]
+    return base
+
+
+def original(net: PrecisionModule) -> nn.Module:
+    """The model under a net, uncompiled, sharing all its state: what exports and analyses trace."""
+    base = base_of(net)
+    model: nn.Module = base.__new__(base)
+    model.__dict__.update({name: value for name, value in net.__dict__.items() if name != _SESSION})
+    return model
+
+
+@cache
+def _combined(base: type[nn.Module]) -> type[PrecisionModule]:
+    name = f"Precision{base.__name__}"
+    combined: type[PrecisionModule] = type(base)(
+        name, (PrecisionModule, base), {"__module__": base.__module__}
+    )
+    return combined
+
+
+def _bare(base: type[nn.Module]) -> PrecisionModule:
+    """An instance without state of the class that is both a PrecisionModule and `base`."""
+    combined = _combined(base)
+    return combined.__new__(combined)

@@ -1,0 +1,265 @@
+"""The plan: which precision each slot has. An immutable value with a JSON form.
+
+A plan is total: slots that are not named have the default precision, so a graph that appears later
+resolves without a new plan. Two plans are equal when they give every slot the same precision.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from precc.errors import FormatError, PlanError
+from precc.files import write_whole
+from precc.formats import FloatFormat, Overflow, Specials, parse_format
+from precc.rounding import RoundingMode, parse_rounding
+
+__all__ = ["PLAN_VERSION", "PlanDiff", "Precision", "PrecisionPlan", "Provenance", "SlotChange"]
+
+#: Version of the JSON form; a reader refuses any other.
+PLAN_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """A slot's choice: the format and the rounding into it."""
+
+    format: FloatFormat
+    rounding: RoundingMode = RoundingMode.NEAREST_EVEN
+
+    def __str__(self) -> str:
+        nearest = self.rounding is RoundingMode.NEAREST_EVEN
+        return self.format.name + ("" if nearest else f", {self.rounding.value}")
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a plan comes from: the policy that made it, its budget, and a digest of the analysis."""
+
+    policy: str = ""
+    budget: str = ""
+    analysis: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotChange:
+    """One difference between two plans; `slot` is ``*`` for every slot that neither names."""
+
+    slot: str
+    before: Precision
+    after: Precision
+
+    def __str__(self) -> str:
+        return f"{self.slot}: {self.before} -> {self.after}"
+
+
+@dataclass(frozen=True, slots=True)
+class PlanDiff:
+    """The slots on which two plans differ; false when there are none."""
+
+    changes: tuple[SlotChange, ...]
+
+    def __len__(self) -> int:
+        return len(self.changes)
+
+    def __iter__(self) -> Iterator[SlotChange]:
+        return iter(self.changes)
+
+    def __str__(self) -> str:
+        return "\n".join(str(change) for change in self.changes) or "no difference"
+
+
+@dataclass(frozen=True, eq=False)
+class PrecisionPlan:
+    """A precision for every slot.
+
+    Args:
+        default: the precision of each slot that is not named.
+        slots: precisions by slot name.
+        multiply_adds: work of the product that each slot feeds, for `average_bits`; not part of equality.
+        provenance: what made the plan; not part of equality.
+
+    >>> coarse = PrecisionPlan(Precision(parse_format("e4m3")))
+    >>> mixed = PrecisionPlan(coarse.default, {"fc/product/wgrad.input": Precision(parse_format("bf16"))})
+    >>> print(coarse.diff(mixed))
+    fc/product/wgrad.input: float8_e4m3fn -> bfloat16
+    >>> PrecisionPlan.from_json(mixed.to_json()) == mixed
+    True
+    """
+
+    default: Precision
+    slots: Mapping[str, Precision] = field(default_factory=dict)
+    multiply_adds: Mapping[str, int] = field(default_factory=dict)
+    provenance: Provenance = Provenance()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "slots", MappingProxyType(dict(self.slots)))
+        object.__setattr__(self, "multiply_adds", MappingProxyType(dict(self.multiply_adds)))
+
+    @cached_property
+    def _content(self) -> tuple[Precision, frozenset[tuple[str, Precision]]]:
+        exceptions = ((name, own) for name, own in self.slots.items() if own != self.default)
+        return self.default, frozenset(exceptions)
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self._content)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, PrecisionPlan):
+            return NotImplemented
+        return self is other or self._content == other._content
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        fields = (self.default, dict(self.slots), dict(self.multiply_adds), self.provenance)
+        return PrecisionPlan, fields
+
+    def precision(self, slot: str) -> Precision:
+        """The precision of a slot, named or not."""
+        return self.slots.get(slot, self.default)
+
+    def resolve(self, multiply_adds: Mapping[str, int]) -> "PrecisionPlan":
+        """The same plan with each of these slots named, and with their work."""
+        slots = {**{name: self.precision(name) for name in multiply_adds}, **self.slots}
+        work = {**self.multiply_adds, **multiply_adds}
+        return PrecisionPlan(self.default, slots, work, self.provenance)
+
+    @property
+    def average_bits(self) -> float:
+        """Storage bits of an operand, averaged over the slots, weighted by multiply-adds.
+
+        Raises:
+            PlanError: slots are named whose work is not known yet.
+        """
+        if all(own == self.default for own in self.slots.values()):
+            return float(self.default.format.bits)
+        unknown = [name for name in self.slots if name not in self.multiply_adds]
+        if unknown:
+            raise PlanError(
+                f"average_bits: the work of slot {unknown[0]!r} (and {len(unknown) - 1} more) is not known; "
+                "set the plan on a net, run a training step, and ask net.plan.average_bits"
+            )
+        total = sum(self.multiply_adds[name] for name in self.slots)
+        weighted = sum(self.multiply_adds[name] * own.format.bits for name, own in self.slots.items())
+        return weighted / total
+
+    def diff(self, other: "PrecisionPlan") -> PlanDiff:
+        """What changes from this plan to the other."""
+        names = sorted({*self.slots, *other.slots})
+        pairs = [(name, self.precision(name), other.precision(name)) for name in names]
+        pairs.append(("*", self.default, other.default))
+        return PlanDiff(tuple(SlotChange(*pair) for pair in pairs if pair[1] != pair[2]))
+
+    def __str__(self) -> str:
+        made_by = f" by {self.provenance.policy}" if self.provenance.policy else ""
+        exceptions = {name: own for name, own in self.slots.items() if own != self.default}
+        lines = [f"plan{made_by}: {self.default} in every slot" + (" but:" if exceptions else "")]
+        width = max((len(name) for name in exceptions), default=0)
+        lines += [f"  {name:<{width}}  {own}" for name, own in sorted(exceptions.items())]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def to_json(self) -> str:
+        """The plan as text, stable under a round trip."""
+        document = {
+            "precc_plan": PLAN_VERSION,
+            "default": _precision_to_json(self.default),
+            "slots": {name: _precision_to_json(own) for name, own in sorted(self.slots.items())},
+            "multiply_adds": dict(sorted(self.multiply_adds.items())),
+            "provenance": {
+                "policy": self.provenance.policy,
+                "budget": self.provenance.budget,
+                "analysis": self.provenance.analysis,
+            },
+        }
+        return json.dumps(document, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "PrecisionPlan":
+        """The plan that a text holds.
+
+        Raises:
+            PlanError: not JSON, not a plan, of another version, or with an unknown format.
+        """
+        try:
+            document = json.loads(text, object_pairs_hook=_without_duplicates)
+        except json.JSONDecodeError as error:
+            raise PlanError(f"the plan is not JSON: {error}") from None
+        if not isinstance(document, dict) or "precc_plan" not in document:
+            raise PlanError("the JSON is not a plan: it has no 'precc_plan' version")
+        version = document["precc_plan"]
+        if version != PLAN_VERSION:
+            raise PlanError(f"the plan is of version {version!r}; this precc reads version {PLAN_VERSION}")
+        try:
+            return cls(
+                _precision_from_json(document["default"]),
+                {str(name): _precision_from_json(own) for name, own in document["slots"].items()},
+                {str(name): int(work) for name, work in document.get("multiply_adds", {}).items()},
+                Provenance(**document.get("provenance", {})),
+            )
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise PlanError(f"the plan is malformed: {type(error).__name__}: {error}") from error
+
+    def save(self, path: str | Path) -> None:
+        """Write the JSON form to a file, whole or not at all."""
+        write_whole(Path(path), self.to_json().encode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> "PrecisionPlan":
+        """Read a plan from a file.
+
+        Raises:
+            PlanError: the file cannot be read, or does not hold a plan; the message names it.
+        """
+        try:
+            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise PlanError(f"cannot read the plan {str(path)!r}: {error}") from error
+        except PlanError as error:
+            raise PlanError(f"{str(path)!r}: {error}") from error
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        twice = sorted({key for key, _ in pairs if sum(key == other for other, _ in pairs) > 1})
+        raise PlanError(f"the plan names {twice[0]!r} twice")
+    return document
+
+
+def _format_to_json(fmt: FloatFormat) -> str | dict[str, str | int]:
+    try:
+        if parse_format(fmt.name) == fmt:
+            return fmt.name
+    except FormatError:
+        pass  # a format of the user's own: its name alone does not say what it is
+    return {
+        "name": fmt.name,
+        "exponent_bits": fmt.exponent_bits,
+        "mantissa_bits": fmt.mantissa_bits,
+        "specials": fmt.specials.value,
+        "overflow": fmt.overflow.value,
+    }
+
+
+def _format_from_json(document: Any) -> FloatFormat:
+    if not isinstance(document, dict):
+        return parse_format(document)
+    fields = dict(document)
+    specials, overflow = Specials(fields.pop("specials")), Overflow(fields.pop("overflow"))
+    return FloatFormat(**fields, specials=specials, overflow=overflow)
+
+
+def _precision_to_json(precision: Precision) -> dict[str, Any]:
+    return {"format": _format_to_json(precision.format), "rounding": precision.rounding.value}
+
+
+def _precision_from_json(document: Any) -> Precision:
+    return Precision(_format_from_json(document["format"]), parse_rounding(document["rounding"]))

@@ -1,0 +1,94 @@
+"""Policies make plans. A policy answers ``assign(analysis) -> plan``."""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from precc.errors import FormatError, PlanError, UnsupportedError
+from precc.formats import FloatFormat, parse_format
+from precc.plan import Precision, PrecisionPlan, Provenance
+from precc.rounding import RoundingMode, parse_rounding
+
+__all__ = ["Policy", "Uniform", "parse_policy"]
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """What every policy offers."""
+
+    def assign(self, analysis: object | None = None) -> PrecisionPlan:
+        """The plan for an analysed graph; a policy that looks at nothing takes ``None``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Uniform:
+    """One format for both operands of every product in fprop, dgrad and wgrad, and for nothing else.
+
+    Args:
+        format: a format or its name.
+        rounding: a rounding mode or its name.
+        scaling: only ``None`` in this version.
+        results, elementwise, accumulator, update: widen the policy to other values; not available in
+            this version.
+
+    Raises:
+        FormatError: unknown format or rounding.
+        UnsupportedError: an option that this version does not have.
+
+    >>> print(Uniform("e4m3").assign())
+    plan by Uniform('float8_e4m3fn'): float8_e4m3fn in every slot
+    """
+
+    format: FloatFormat
+    rounding: RoundingMode
+    scaling: None
+
+    def __init__(
+        self,
+        format: FloatFormat | str,  # noqa: A002  (the word of the field, and of the public call)
+        *,
+        rounding: RoundingMode | str = RoundingMode.NEAREST_EVEN,
+        scaling: None = None,
+        results: None = None,
+        elementwise: None = None,
+        accumulator: None = None,
+        update: None = None,
+    ) -> None:
+        later = {
+            "scaling": scaling,
+            "results": results,
+            "elementwise": elementwise,
+            "accumulator": accumulator,
+            "update": update,
+        }
+        for name, value in later.items():
+            if value is not None:
+                raise UnsupportedError(
+                    f"Uniform({name}={value!r}): this version rounds the operands of products only, unscaled"
+                )
+        object.__setattr__(self, "format", parse_format(format))
+        object.__setattr__(self, "rounding", parse_rounding(rounding))
+        object.__setattr__(self, "scaling", None)
+
+    def assign(self, analysis: object | None = None) -> PrecisionPlan:
+        provenance = Provenance(policy=f"Uniform({self.format.name!r})")
+        return PrecisionPlan(Precision(self.format, self.rounding), provenance=provenance)
+
+
+def parse_policy(policy: Policy | FloatFormat | str) -> Policy:
+    """A policy as it is; the name of a format means `Uniform` in it.
+
+    Raises:
+        FormatError: the name is no format.
+        PlanError: the object is no policy.
+    """
+    if isinstance(policy, (str, FloatFormat)):
+        try:
+            return Uniform(policy)
+        except FormatError as error:
+            raise FormatError(f"policy {policy!r}: {error}") from None
+    if isinstance(policy, PrecisionPlan):
+        raise PlanError("a plan is no policy: pass it as plan=, or to net.set_plan")
+    if not isinstance(policy, Policy):
+        raise PlanError(f"{policy!r} is no policy: it has no assign(analysis) -> plan")
+    return policy

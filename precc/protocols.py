@@ -1,0 +1,71 @@
+"""What passes and backends must offer. Passes hand backends nothing but a graph and a plan."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch.fx import GraphModule
+
+from precc.slots import CallNumbers
+
+__all__ = ["Backend", "BoxedCallable", "GraphContext", "Pass"]
+
+#: Takes its arguments as one list, which it may empty, and returns the outputs.
+BoxedCallable = Callable[[list[Any]], Sequence[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class GraphContext:
+    """What a pass may know of a graph beside its nodes.
+
+    Args:
+        constants: names of the placeholders that hold parameters and buffers.
+        plan: name of the placeholder that holds the plan.
+        layers: module path of the modules by which the graph's module stacks start.
+        frame: which code of the model the graph was captured from.
+        numbers: call numbers, shared by all graphs of a net.
+    """
+
+    constants: frozenset[str]
+    plan: str | None
+    layers: Mapping[str, str]
+    frame: int
+    numbers: CallNumbers
+
+
+class Pass(Protocol):
+    """A change or annotation of a joint, forward or exported graph, in place."""
+
+    @property
+    def name(self) -> str: ...
+
+    def run(self, graph: GraphModule, context: GraphContext) -> None: ...
+
+
+class Backend(Protocol):
+    """Makes a partitioned graph run. Its fields are its options."""
+
+    @property
+    def name(self) -> str: ...
+
+    def check(self) -> None:
+        """Raise BackendError where this machine cannot run it, with the way out."""
+        ...
+
+    def plan_device(self, device: torch.device) -> torch.device:
+        """Where the plan's tensor lies for a graph on `device`."""
+        ...
+
+    def compile(
+        self, graph: GraphModule, inputs: Sequence[Any], *, visible_outputs: int, backward: bool
+    ) -> BoxedCallable:
+        """A callable for a forward or backward graph with ``precc.round`` nodes.
+
+        Args:
+            graph: the graph, after partition.
+            inputs: example values of its placeholders, fake tensors or symbolic integers.
+            visible_outputs: how many of the first outputs a caller sees (their strides must be kept).
+            backward: whether it is a backward graph.
+        """
+        ...

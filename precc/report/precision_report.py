@@ -1,0 +1,163 @@
+"""The per-layer precision report of a net, as text."""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from precc.annotations import Product
+from precc.captured_graph import CapturedGraph, evaluate
+from precc.plan import PrecisionPlan
+from precc.slots import Role
+
+__all__ = ["LayerRow", "PrecisionReport"]
+
+_ROLES = (
+    (Role.FPROP,),
+    (Role.DGRAD, Role.DGRAD_A),
+    (Role.WGRAD, Role.DGRAD_B),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """One op of a layer: the formats of its operands in fprop, dgrad and wgrad, and its work.
+
+    `formats` holds one text a column; a product that the net has not captured is ``-``. For a product of two
+    activations the columns dgrad and wgrad are the gradients with respect to its first and second operand.
+    `share` is the op's part of all multiply-adds, from 0 to 1.
+    """
+
+    layer: str
+    op: str
+    formats: tuple[str, str, str]
+    multiply_adds: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class PrecisionReport:
+    """What each layer computes in, what was compiled, and what was not rounded. `str` gives the text."""
+
+    title: str
+    rows: tuple[LayerRow, ...]
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        title: str,
+        backend: str,
+        plan: PrecisionPlan,
+        graphs: Sequence[CapturedGraph],
+        graph_breaks: Sequence[str],
+        executed: Mapping[str, int],
+        events: Mapping[str, int],
+    ) -> "PrecisionReport":
+        rows = _rows(plan, graphs)
+        notes = [_compiled(backend, graphs, plan, [row.multiply_adds for row in rows])]
+        notes += _executed(executed)
+        if events:
+            notes += ["events: " + ", ".join(f"{count} {name}" for name, count in sorted(events.items()))]
+        notes += _not_rounded(graphs)
+        notes += [f"graph break: {_first_line(reason)}" for reason in graph_breaks]
+        notes += [
+            f"a graph starts in {graph.start!r} after a graph break: further modules of its class that run "
+            "the same code share its slots"
+            for graph in graphs
+            if graph.start
+        ]
+        return cls(title, rows, tuple(notes))
+
+    def __str__(self) -> str:
+        table = Table(title=f"precision of {self.title}", title_justify="left", box=None, pad_edge=False)
+        for heading in ("layer", "op", "fprop", "dgrad", "wgrad"):
+            table.add_column(heading, no_wrap=True)
+        table.add_column("multiply-adds", justify="right", no_wrap=True)
+        table.add_column("share", justify="right", no_wrap=True)
+        for row in self.rows:
+            table.add_row(
+                row.layer or "(root)", row.op, *row.formats, f"{row.multiply_adds:,}", f"{row.share:.1%}"
+            )
+        text = io.StringIO()
+        Console(file=text, width=240, color_system=None, highlight=False, markup=False).print(table)
+        lines = [line.rstrip() for line in text.getvalue().splitlines()]
+        return "\n".join([*lines, *self.notes])
+
+
+def _rows(plan: PrecisionPlan, graphs: Sequence[CapturedGraph]) -> tuple[LayerRow, ...]:
+    ops: dict[str, dict[Role, Product]] = {}
+    for graph in graphs:
+        for product in graph.products:
+            ops.setdefault(product.op, {}).setdefault(product.role, product)
+    work = {
+        op: sum(evaluate(product.multiply_adds, {}) for product in roles.values())
+        for op, roles in ops.items()
+    }
+    total = sum(work.values())
+    return tuple(
+        LayerRow(
+            layer=_first(roles).operands[0].slot.layer,
+            op=op.rpartition("/")[2],
+            formats=_formats(roles, plan),
+            multiply_adds=work[op],
+            share=work[op] / total if total else 0.0,
+        )
+        for op, roles in ops.items()
+    )
+
+
+def _first(roles: Mapping[Role, Product]) -> Product:
+    return next(iter(roles.values()))
+
+
+def _formats(roles: Mapping[Role, Product], plan: PrecisionPlan) -> tuple[str, str, str]:
+    texts = []
+    for column in _ROLES:
+        product = next((roles[role] for role in column if role in roles), None)
+        texts.append("-" if product is None else _operand_formats(product, plan))
+    return texts[0], texts[1], texts[2]
+
+
+def _operand_formats(product: Product, plan: PrecisionPlan) -> str:
+    own = {operand.slot.operand: str(plan.precision(operand.slot.name)) for operand in product.operands}
+    if len(set(own.values())) == 1:
+        return next(iter(own.values()))
+    return " x ".join(f"{operand} {precision}" for operand, precision in own.items())
+
+
+def _compiled(
+    backend: str, graphs: Sequence[CapturedGraph], plan: PrecisionPlan, work: Sequence[int]
+) -> str:
+    if not graphs:
+        return "no graph captured yet: call the net once"
+    training = sum(graph.training for graph in graphs)
+    kinds = f"{training} with and {len(graphs) - training} without a backward"
+    slots = {slot.name for graph in graphs for slot in graph.slots}
+    return (
+        f"compiled: {len(graphs)} graph(s) by {backend} ({kinds}), {len(slots)} slots, "
+        f"{sum(work):,} multiply-adds a step"
+    )
+
+
+def _executed(executed: Mapping[str, int]) -> list[str]:
+    total = sum(executed.values())
+    if not total:
+        return []
+    shares = (f"{name} {work / total:.1%}" for name, work in sorted(executed.items(), key=lambda kv: -kv[1]))
+    return [f"executed so far: {total:,} multiply-adds: " + ", ".join(shares)]
+
+
+def _not_rounded(graphs: Sequence[CapturedGraph]) -> list[str]:
+    found = {record for graph in graphs for record in graph.unrounded}
+    if not found:
+        return ["not rounded: nothing; every product of the graphs has its slots"] if graphs else []
+    ordered = sorted(found, key=lambda record: (record.layer, record.op))
+    return [f"not rounded: {record.layer or '(root)'}: {record.reason}" for record in ordered]
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0] if text.strip() else "(no reason given)"

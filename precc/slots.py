@@ -1,0 +1,91 @@
+"""Slots: the places where a value is rounded, and their names.
+
+A name is ``<module path>/<op family>[#k]/<role>.<operand>``, for instance ``conv2/product/fprop.weight``;
+k counts the calls of that family in the module, from 0, and 0 is not written. Names depend on
+the model alone: they are the same in train, eval, no_grad, with dynamic shapes, in every backend and in the export.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from precc.errors import PlanError, expected_one_of
+
+__all__ = ["CallNumbers", "Role", "Slot"]
+
+
+class Role(Enum):
+    """Which of a layer's products a node is."""
+
+    FPROP = "fprop"  #: the forward product
+    DGRAD = "dgrad"  #: gradient with respect to the activation
+    WGRAD = "wgrad"  #: gradient with respect to the weight
+    DGRAD_A = "dgrad_a"  #: of a product of two activations: gradient with respect to the first
+    DGRAD_B = "dgrad_b"  #: and to the second
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One operand of one product.
+
+    >>> Slot.parse("layers.0/product#1/dgrad_a.b")
+    Slot(layer='layers.0', family='product', call=1, role=<Role.DGRAD_A: 'dgrad_a'>, operand='b')
+    """
+
+    layer: str
+    family: str
+    call: int
+    role: Role
+    operand: str
+
+    @property
+    def op(self) -> str:
+        """The op that the slot belongs to, such as ``conv2/product``."""
+        call = f"#{self.call}" if self.call else ""
+        prefix = f"{self.layer}/" if self.layer else ""
+        return f"{prefix}{self.family}{call}"
+
+    @property
+    def name(self) -> str:
+        return f"{self.op}/{self.role.value}.{self.operand}"
+
+    @classmethod
+    def parse(cls, name: str) -> "Slot":
+        """The slot that a name means.
+
+        Raises:
+            PlanError: the name is not of the form above.
+        """
+        path, _, leaf = name.rpartition("/")
+        layer, _, numbered = path.rpartition("/")
+        family, _, call = numbered.partition("#")
+        role, _, operand = leaf.partition(".")
+        if not (family and operand and (not call or call.isdecimal())):
+            raise PlanError(f"slot name {name!r} is not '<module>/<op family>[#k]/<role>.<operand>'")
+        if role not in {choice.value for choice in Role}:
+            valid = expected_one_of(choice.value for choice in Role)
+            raise PlanError(f"slot name {name!r} has the role {role!r}: {valid}")
+        return cls(layer, family, int(call or 0), Role(role), operand)
+
+
+@dataclass(slots=True)
+class CallNumbers:
+    """Numbers the calls of an op family within a module, for one net.
+
+    A graph break splits a module over several frames: each frame numbers on where those seen before
+    it stopped, and a frame that is compiled again gets the numbers that it had.
+    """
+
+    _counts: dict[int, dict[tuple[str, str], int]] = field(default_factory=dict)
+    _bases: dict[int, dict[tuple[str, str], int]] = field(default_factory=dict)
+
+    def number(self, frame: int, calls: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], int]:
+        """The first number of each (module path, family) in a frame that has so many calls of each."""
+        bases = self._bases.setdefault(frame, {})
+        counts = self._counts.setdefault(frame, {})
+        for key, count in calls.items():
+            if key not in bases:
+                others = (seen for other, seen in self._counts.items() if other != frame)
+                bases[key] = sum(seen.get(key, 0) for seen in others)
+            counts[key] = max(counts.get(key, 0), count)
+        return {key: bases[key] for key in calls}
