@@ -50,9 +50,7 @@ class PlaceRounding:
                 row += 1
         # Only now is the number of slots known: the placeholder gets the shape that the live tensor has.
         with plan.meta["val"].fake_mode:
-            plan.meta["val"] = torch.empty(
-                row, ROW_WIDTH, dtype=torch.float64, device=plan.meta["val"].device
-            )
+            plan.meta["val"] = torch.empty(row, ROW_WIDTH, dtype=torch.float64, device=plan.meta["val"].device)
 
 
 def _meta(node: Node, value: Node, slot: Slot) -> dict[str, Any]:

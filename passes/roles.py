@@ -13,7 +13,7 @@ import math
 import re
 from collections import Counter
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch.fx import GraphModule, Node
@@ -146,7 +146,7 @@ class Roles:
             if node in backward and (node.target in PRODUCTS or node.target is _CONVOLUTION_BACKWARD):
                 candidates = by_sequence.get(node.meta.get("seq_nr", -1), [])
                 _annotate_backward(node, backward, candidates, seen, context)
-            elif _op_name(node) in OPAQUE_PRODUCTS:
+            elif _op_name(node) in OPAQUE_PRODUCTS or (node.target in PRODUCTS and not _has_slots(node)):
                 reason = f"{_op_name(node)} has no slots in this version"
                 annotate(node, Unrounded(_op_name(node), _layer(node, context), reason))
 
@@ -154,7 +154,7 @@ class Roles:
 def _forward_products(
     nodes: list[Node], backward: set[Node], varying: set[Node], context: GraphContext
 ) -> list[tuple[Node, _Forward]]:
-    found = [n for n in nodes if n.target in PRODUCTS and n not in backward and _is_real(n)]
+    found = [n for n in nodes if n.target in PRODUCTS and n not in backward and _has_slots(n)]
     layers = {node: _layer(node, context) for node in found}
     calls = Counter((layer, _FAMILY) for layer in layers.values())
     bases = context.numbers.number(context.frame, calls)
@@ -191,13 +191,14 @@ def _annotate_backward(
     convolution = node.target is _CONVOLUTION_BACKWARD
     if convolution:
         # (grad_output, input, weight, ...): dgrad reads grad_output and weight, wgrad grad_output and input
-        mask = node.args[10]
+        mask: Any = node.args[10]
         assert isinstance(mask, (list, tuple))
         positions = (0, 2) if mask[0] else (0, 1)
     else:
         positions = PRODUCTS[node.target]
     first, second = (node.args[position] for position in positions)
-    assert isinstance(first, Node) and isinstance(second, Node)
+    assert isinstance(first, Node)
+    assert isinstance(second, Node)
     gradient_first = first in backward
     saved = _origin(second if gradient_first else first)
     for product in candidates:
@@ -218,9 +219,7 @@ def _annotate_backward(
     annotate(node, Unrounded(_op_name(node), _layer(node, context), reason))
 
 
-def _annotate(
-    node: Node, product: _Forward, role: Role, positions: tuple[int, int], names: tuple[str, str]
-) -> None:
+def _annotate(node: Node, product: _Forward, role: Role, positions: tuple[int, int], names: tuple[str, str]) -> None:
     slot = product.slot
     operands = [
         Operand(position, Slot(slot.layer, slot.family, slot.call, role, name))
@@ -245,7 +244,9 @@ def _multiply_adds(node: Node) -> Size:
         transposed = "conv_transpose" in _op_name(node) or (
             node.target is _aten.convolution.default and bool(node.args[6])
         )
-    assert isinstance(output, Node) and isinstance(x, Node) and isinstance(weight, Node)
+    assert isinstance(output, Node)
+    assert isinstance(x, Node)
+    assert isinstance(weight, Node)
     # weight: [out, in / groups, *kernel]; transposed: [in, out / groups, *kernel]
     filter_size: Size = math.prod(_shape(weight)[1:])
     return _elements(x if transposed else output) * filter_size
@@ -253,7 +254,8 @@ def _multiply_adds(node: Node) -> Size:
 
 def _operands(node: Node) -> tuple[Node, Node]:
     first, second = (node.args[position] for position in PRODUCTS[node.target])
-    assert isinstance(first, Node) and isinstance(second, Node)
+    assert isinstance(first, Node)
+    assert isinstance(second, Node)
     return first, second
 
 
@@ -266,8 +268,11 @@ def _elements(node: Node) -> Size:
     return size
 
 
-def _is_real(node: Node) -> bool:
-    return bool(node.meta["val"].dtype.is_floating_point)
+def _has_slots(node: Node) -> bool:
+    """Whether it is a product of real matrices: one with a vector is `mv` or `dot` once it is opened."""
+    operands = _operands(node)
+    real = all(operand.meta["val"].dtype.is_floating_point for operand in operands)
+    return real and all(len(_shape(operand)) >= 2 for operand in operands)
 
 
 def _is_tangent(node: Node) -> bool:

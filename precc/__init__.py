@@ -4,7 +4,7 @@ from precc import _checkout
 
 _checkout.install()
 
-from precc.api import compile  # noqa: E402, A004
+from precc.api import compile, export_onnx  # noqa: E402
 from precc.control.trust_region import TrustRegion  # noqa: E402
 from precc.formats import FORMATS, FloatFormat  # noqa: E402
 from precc.module import PrecisionModule  # noqa: E402
@@ -12,4 +12,16 @@ from precc.plan import PrecisionPlan  # noqa: E402
 from precc.policy import Policy, Uniform  # noqa: E402
 from precc.rounding import round_to  # noqa: E402
 
+__all__ = [
+    "FORMATS",
+    "FloatFormat",
+    "Policy",
+    "PrecisionModule",
+    "PrecisionPlan",
+    "TrustRegion",
+    "Uniform",
+    "compile",
+    "export_onnx",
+    "round_to",
+]
 __version__ = "0.1.0"

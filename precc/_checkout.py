@@ -17,9 +17,7 @@ _SIBLINGS = frozenset({"precc.passes", "precc.backends", "precc.models"})
 
 class _SiblingFinder:
     @staticmethod
-    def find_spec(
-        name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name not in _SIBLINGS:
             return None
         return PathFinder.find_spec(name, [str(_PACKAGE.parent)])

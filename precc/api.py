@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from precc.backends import find_backend
+from precc.backends.onnx.export import export_onnx
 from precc.errors import CaptureError, PlanError
 from precc.formats import FloatFormat
 from precc.module import PrecisionModule, read_plan, wrap
@@ -14,10 +15,10 @@ from precc.plan import PrecisionPlan
 from precc.policy import Policy, Uniform, parse_policy
 from precc.session import CompileOptions, Session
 
-__all__ = ["compile"]
+__all__ = ["compile", "export_onnx"]
 
 
-def compile(  # noqa: A001  (named after torch.compile)
+def compile(
     model: nn.Module,
     *,
     policy: Policy | FloatFormat | str | None = None,

@@ -16,7 +16,7 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.source import ConstantSource
 from torch._dynamo.symbolic_convert import InstructionTranslator
 from torch._functorch.partitioners import min_cut_rematerialization_partition
-from torch._guards import CompileContext
+from torch._guards import CompileContext, TracingContext
 from torch.fx import Graph, GraphModule, Node
 
 from precc.captured_graph import CapturedGraph, plan_position
@@ -57,14 +57,15 @@ class GraphCompiler:
         layers = self._layers()
         captured = CapturedGraph(next(iter(layers.values()), ""), plan_input.device, self.tally)
         build = _Build(self, captured, _constants(dynamo_graph, example_inputs), len(example_inputs), layers)
-        compiled = aot_autograd(
+        aot_compile = aot_autograd(
             fw_compiler=build.forward,
             bw_compiler=build.backward,
             inference_compiler=build.inference,
             partition_fn=build.partition,
             decompositions=decomposition_table(),
             keep_inference_input_mutations=True,
-        )(_with_plan_input(dynamo_graph, plan_input), [*example_inputs, plan_input])
+        )
+        compiled = aot_compile(_with_plan_input(dynamo_graph, plan_input), [*example_inputs, plan_input])
         self.on_capture(captured)
 
         def run(*args: Any) -> Any:
@@ -105,6 +106,10 @@ class _Build:
         return forward, backward
 
     def forward(self, graph: GraphModule, inputs: Sequence[Any]) -> BoxedCallable:
+        tracing = TracingContext.try_get()
+        if tracing is not None and tracing.fw_metadata is not None:
+            # a backward that reuses saved tensors as its own memory would forbid retain_graph=True
+            tracing.fw_metadata.bw_donated_idxs = []
         return self._compile(graph, inputs, visible_outputs=self.captured.visible_outputs, backward=False)
 
     def inference(self, graph: GraphModule, inputs: Sequence[Any]) -> BoxedCallable:
@@ -138,9 +143,7 @@ class _Build:
             plan = list(graph.graph.find_nodes(op="placeholder"))[position]
             inputs = [*inputs[:position], plan.meta["val"], *inputs[position + 1 :]]
         count = self.captured.work_counter(graph.graph)
-        compiled = self.compiler.backend.compile(
-            graph, inputs, visible_outputs=visible_outputs, backward=backward
-        )
+        compiled = self.compiler.backend.compile(graph, inputs, visible_outputs=visible_outputs, backward=backward)
 
         def run(args: list[Any]) -> Sequence[Any]:
             count(args)
@@ -165,8 +168,7 @@ def _constants(graph: GraphModule, example_inputs: Sequence[Any]) -> frozenset[i
     return frozenset(
         index
         for index, (node, value) in enumerate(zip(placeholders, example_inputs, strict=True))
-        if isinstance(value, nn.Parameter)
-        or "_dynamo_static_input_type" in node.meta.get("tensor_dict", {})
+        if isinstance(value, nn.Parameter) or "_dynamo_static_input_type" in node.meta.get("tensor_dict", {})
     )
 
 
@@ -178,7 +180,7 @@ def _with_plan_input(graph: GraphModule, plan_input: torch.Tensor) -> GraphModul
     with copy.inserting_after(last[-1]) if last else copy.inserting_before():
         plan = copy.placeholder("precc_plan")
     plan.meta["example_value"] = plan_input
-    plan._dynamo_source = ConstantSource("precc_plan")  # type: ignore[attr-defined]
+    plan._dynamo_source = ConstantSource("precc_plan")
     copy.output(output)
     result = GraphModule(graph, copy)
     result.meta = dict(graph.meta)

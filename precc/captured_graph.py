@@ -3,6 +3,7 @@
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import sympy
@@ -161,8 +162,11 @@ def _readers(position: int, node: Node) -> list[tuple[sympy.Symbol, Callable[[li
         return [(value.node.expr, lambda args: int(args[position]))]
     if not isinstance(value, Tensor):
         return []
+    sizes: list[tuple[int, Any]] = list(enumerate(value.shape))
     return [
-        (size.node.expr, lambda args, dim=dim: int(args[position].shape[dim]))  # type: ignore[misc]
-        for dim, size in enumerate(value.shape)
-        if isinstance(size, torch.SymInt)
+        (size.node.expr, partial(_read_size, position, dim)) for dim, size in sizes if isinstance(size, torch.SymInt)
     ]
+
+
+def _read_size(position: int, dim: int, args: list[Any]) -> int:
+    return int(args[position].shape[dim])

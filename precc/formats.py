@@ -121,7 +121,7 @@ class FloatFormat:
 
     @property
     def unit_roundoff(self) -> float:
-        """u = 2**-(m + 1): the largest relative error of rounding to nearest in the normal range."""
+        """U = 2**-(m + 1): the largest relative error of rounding to nearest in the normal range."""
         return 2.0 ** -(self.mantissa_bits + 1)
 
     def with_overflow(self, rule: Overflow | str) -> "FloatFormat":

@@ -73,7 +73,7 @@ class PrecisionModule(nn.Module):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_exporting():
             raise CaptureError("a compiled net cannot be traced by torch.export: use precc.export_onnx(net, ...)")
-        return _run(self, args, kwargs)
+        return _run_untraced(self, args, kwargs)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """Copies and pickles carry the plan and compile graphs of their own."""
@@ -82,9 +82,12 @@ class PrecisionModule(nn.Module):
         return _bare, (base_of(self),), state
 
 
-@torch.compiler.disable(recursive=False)
 def _run(net: PrecisionModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return net._precc_session.call(net, args, kwargs)
+
+
+#: Under a compiler of the user's the net runs as it is, by its own graphs, and is not traced a second time.
+_run_untraced = torch.compiler.disable(_run, recursive=False)
 
 
 def read_plan(plan: PrecisionPlan | str | Path) -> PrecisionPlan:
@@ -114,9 +117,7 @@ def wrap(model: nn.Module, session: Session) -> PrecisionModule:
             f"(a compiled net has {', '.join(PUBLIC_NAMES)})"
         )
     net = _bare(type(model))
-    state = {
-        name: copy.copy(value) if name.endswith("_hooks") else value for name, value in model.__dict__.items()
-    }
+    state = {name: copy.copy(value) if name.endswith("_hooks") else value for name, value in model.__dict__.items()}
     state.pop("_compiled_call_impl", None)
     state[_SESSION] = session
     net.__dict__.update(state)
@@ -138,15 +139,15 @@ def original(net: PrecisionModule) -> nn.Module:
 
 
 @cache
-def _combined(base: type[nn.Module]) -> type[PrecisionModule]:
+def _combined(base: Any) -> type[PrecisionModule]:
+    metaclass: Any = type(base)
     name = f"Precision{base.__name__}"
-    combined: type[PrecisionModule] = type(base)(
-        name, (PrecisionModule, base), {"__module__": base.__module__}
-    )
+    combined: type[PrecisionModule] = metaclass(name, (PrecisionModule, base), {"__module__": base.__module__})
     return combined
 
 
 def _bare(base: type[nn.Module]) -> PrecisionModule:
     """An instance without state of the class that is both a PrecisionModule and `base`."""
-    combined = _combined(base)
+    hashable: Any = base
+    combined = _combined(hashable)
     return combined.__new__(combined)

@@ -45,7 +45,7 @@ class Uniform:
 
     def __init__(
         self,
-        format: FloatFormat | str,  # noqa: A002  (the word of the field, and of the public call)
+        format: FloatFormat | str,
         *,
         rounding: RoundingMode | str = RoundingMode.NEAREST_EVEN,
         scaling: None = None,

@@ -100,6 +100,7 @@ _CARRIERS = {
     torch.float16: _FLOAT32,
 }
 
+
 def _carrier(x: Tensor) -> _Carrier:
     try:
         return _CARRIERS[x.dtype]
@@ -191,7 +192,7 @@ def round_row(x: Tensor, plan: Tensor, row: int) -> Tensor:
 
 def round_to(
     x: Tensor,
-    format: FloatFormat | str,  # noqa: A002  (the word of the field, and of the public call)
+    format: FloatFormat | str,
     *,
     rounding: RoundingMode | str = RoundingMode.NEAREST_EVEN,
     seed: int | None = None,
@@ -229,8 +230,7 @@ def round_to(
         )
     if out is not None and (out.shape, out.dtype, out.device) != (x.shape, x.dtype, x.device):
         raise FormatError(
-            f"out is {out.dtype}{list(out.shape)} on {out.device}, "
-            f"but x is {x.dtype}{list(x.shape)} on {x.device}"
+            f"out is {out.dtype}{list(out.shape)} on {out.device}, but x is {x.dtype}{list(x.shape)} on {x.device}"
         )
     with torch.no_grad():
         rounded = quantize(x, Row.of(fmt))

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from inspect import signature
 from types import FunctionType
 from typing import Any
 
@@ -78,7 +79,7 @@ class Session:
     @property
     def multiply_adds(self) -> dict[str, int]:
         """Multiply-adds of the product that each known slot feeds, at the sizes of its capture."""
-        work = {}
+        work: dict[str, int] = {}
         for graph in self.graphs:
             for product in graph.products:
                 for operand in product.operands:
@@ -160,17 +161,17 @@ def _isolated_compile(compiler: GraphCompiler, options: CompileOptions) -> Any:
     """
     code = _call.__code__.replace(co_name=f"precc_call_{next(_entry_numbers)}")
     entry = FunctionType(code, globals())
-    isolation = {"isolate_recompiles": True} if _HAS_ISOLATION else {}
+    isolation: dict[str, Any] = {"isolate_recompiles": True} if _HAS_ISOLATION else {}
     return torch.compile(
         entry,
-        backend=compiler,  # type: ignore[arg-type]
+        backend=compiler,
         fullgraph=options.fullgraph,
         dynamic=options.dynamic,
         **isolation,
     )
 
 
-_HAS_ISOLATION = "isolate_recompiles" in torch.compile.__kwdefaults__
+_HAS_ISOLATION = "isolate_recompiles" in signature(torch.compile).parameters
 
 
 @contextmanager

@@ -181,7 +181,8 @@ class TrustRegion(Optimizer):
         if self.steps % self.evaluate_every:
             self._move(step)
             return Decision.ACCEPT
-        epsilon = abs(loss.item() - self._full_precision_loss(closure, before))
+        exact = self.plan == self.net._precc_session.full_precision
+        epsilon = 0.0 if exact else abs(loss.item() - self._full_precision_loss(closure, before))
         measured = Measurement(step.predicted_reduction, epsilon)
         decision, state = self.rule.step(measured, state)
         if decision is Decision.EVALUATE:
@@ -291,7 +292,7 @@ class TrustRegion(Optimizer):
         }
         return {**super().state_dict(), _STATE: own}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:  # type: ignore[override]
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue where a `state_dict` was taken.
 
         Raises:

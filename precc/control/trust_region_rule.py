@@ -14,7 +14,6 @@ import math
 from dataclasses import dataclass, replace
 from enum import Enum
 
-
 __all__ = ["Decision", "Measurement", "TrustRegionRule", "TrustRegionState"]
 
 
@@ -90,9 +89,7 @@ class TrustRegionRule:
         """Whether the loss is known well enough to judge the step."""
         return measurement.epsilon < 0.5 * self.eta1 * measurement.predicted_reduction
 
-    def step(
-        self, measurement: Measurement, state: TrustRegionState
-    ) -> tuple[Decision, TrustRegionState]:
+    def step(self, measurement: Measurement, state: TrustRegionState) -> tuple[Decision, TrustRegionState]:
         """The decision on a measurement, and the state after it.
 
         On the finest level there is nothing to refine: the step is judged even if the gate fails.
@@ -112,9 +109,7 @@ class TrustRegionRule:
             return Decision.ACCEPT, state
         return Decision.REJECT, self._shrunk(state)
 
-    def step_without_loss(
-        self, state: TrustRegionState, *, level_at_fault: bool
-    ) -> tuple[Decision, TrustRegionState]:
+    def step_without_loss(self, state: TrustRegionState, *, level_at_fault: bool) -> tuple[Decision, TrustRegionState]:
         """The decision where the loss or its gradient at x is not finite.
 
         If full precision has a finite loss there, the level is at fault and its error infinite: refine. If not, or

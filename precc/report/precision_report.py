@@ -79,9 +79,7 @@ class PrecisionReport:
         table.add_column("multiply-adds", justify="right", no_wrap=True)
         table.add_column("share", justify="right", no_wrap=True)
         for row in self.rows:
-            table.add_row(
-                row.layer or "(root)", row.op, *row.formats, f"{row.multiply_adds:,}", f"{row.share:.1%}"
-            )
+            table.add_row(row.layer or "(root)", row.op, *row.formats, f"{row.multiply_adds:,}", f"{row.share:.1%}")
         text = io.StringIO()
         Console(file=text, width=240, color_system=None, highlight=False, markup=False).print(table)
         lines = [line.rstrip() for line in text.getvalue().splitlines()]
@@ -93,10 +91,7 @@ def _rows(plan: PrecisionPlan, graphs: Sequence[CapturedGraph]) -> tuple[LayerRo
     for graph in graphs:
         for product in graph.products:
             ops.setdefault(product.op, {}).setdefault(product.role, product)
-    work = {
-        op: sum(evaluate(product.multiply_adds, {}) for product in roles.values())
-        for op, roles in ops.items()
-    }
+    work = {op: sum(evaluate(product.multiply_adds, {}) for product in roles.values()) for op, roles in ops.items()}
     total = sum(work.values())
     return tuple(
         LayerRow(
@@ -129,9 +124,7 @@ def _operand_formats(product: Product, plan: PrecisionPlan) -> str:
     return " x ".join(f"{operand} {precision}" for operand, precision in own.items())
 
 
-def _compiled(
-    backend: str, graphs: Sequence[CapturedGraph], plan: PrecisionPlan, work: Sequence[int]
-) -> str:
+def _compiled(backend: str, graphs: Sequence[CapturedGraph], plan: PrecisionPlan, work: Sequence[int]) -> str:
     if not graphs:
         return "no graph captured yet: call the net once"
     training = sum(graph.training for graph in graphs)

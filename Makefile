@@ -1,0 +1,34 @@
+# Everything runs in .venv, which the first target that needs it builds. Only that needs the network.
+PYTHON ?= python3
+RUN := .venv/bin/python
+PIP := $(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: .venv help demo test lint bench clean
+
+help:  ## list the targets
+	@grep -E '^[.a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/'
+
+.venv: .venv/.complete  ## build the environment with all test extras
+
+# A stamp, written last: an install that was cut off is begun again.
+.venv/.complete: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) "setuptools>=77" torch
+	$(PIP) --no-build-isolation -e ".[test]"
+	@touch .venv/.complete
+
+demo: .venv/.complete  ## train LeNet-5 on MNIST in dynamic precision, beside fp32
+	$(RUN) -m precc demo
+
+lint: .venv/.complete  ## ruff
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+test: lint  ## ruff, mypy, doctests and all tests
+	$(RUN) -m pytest
+
+bench: .venv/.complete  ## the published numbers: JSON files in benchmarks/results/
+	$(RUN) benchmarks/trust_region_lenet5.py
+
+clean:  ## remove the environment and what was built
+	rm -rf .venv build out precc.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

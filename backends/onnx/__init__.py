@@ -1,0 +1,1 @@
+"""ONNX: the annotated graph as a file."""

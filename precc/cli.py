@@ -1,0 +1,67 @@
+"""The ``precc`` command."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from precc.errors import PreccError
+from precc.formats import ALIASES, FORMATS
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code: 0, 1 after an error of precc's, 2 for wrong usage, 130 after Ctrl-C."""
+    parser = _parser()
+    chosen = parser.parse_args(arguments)
+    try:
+        if chosen.command == "formats":
+            _print_formats()
+        else:
+            from precc.demo import run_demo
+
+            run_demo(data=chosen.data, out=chosen.out, epochs=chosen.epochs, seed=chosen.seed, backend=chosen.backend)
+    except PreccError as error:
+        print(f"precc: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("precc: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="precc", description="Number formats for every operation of a PyTorch training step."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    demo = commands.add_parser(
+        "demo",
+        help="train LeNet-5 on MNIST in dynamic precision, beside fp32",
+        epilog="example: precc demo --data ~/mnist --epochs 3",
+    )
+    demo.add_argument("--data", help="folder with mnist.npz or the four IDX files (default: $PRECC_DATA, or a subset)")
+    demo.add_argument("--out", default="out", help="folder for plan.json, report.txt and lenet5.onnx (default: out)")
+    demo.add_argument("--epochs", type=_positive, default=10, help="default: 10")
+    demo.add_argument("--seed", type=int, default=0, help="default: 0")
+    demo.add_argument("--backend", default="auto", help="auto, inductor or reference (default: auto)")
+    commands.add_parser("formats", help="list the named formats")
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 1, got {number}")
+    return number
+
+
+def _print_formats() -> None:
+    short = {name: alias for alias, name in ALIASES.items()}
+    print(f"{'name':<15} {'short':<6} {'bits':>4} {'u':>9} {'max':>12} {'min normal':>12} {'min subnormal':>13}")
+    for fmt in FORMATS.values():
+        print(
+            f"{fmt.name:<15} {short[fmt.name]:<6} {fmt.bits:>4} {fmt.unit_roundoff:>9.2e} {fmt.max:>12.5g} "
+            f"{fmt.smallest_normal:>12.4g} {fmt.smallest_subnormal:>13.4g}"
+        )
+    print("any other e<X>m<Y>, with 2 to 8 exponent and 0 to 23 mantissa bits, is IEEE-like with inf and NaN")

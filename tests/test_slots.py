@@ -1,0 +1,249 @@
+"""Slot names: of the model alone, the same wherever the model runs."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import precc
+from precc.backends import BACKENDS
+from precc.backends.onnx.export import annotated_model
+from precc.errors import PlanError
+from precc.plan import Precision, PrecisionPlan
+from precc.slots import CallNumbers, Role, Slot
+from tests.nets import MODELS, Attention, Convolutional, Stack, equal, inputs_of, loss_of, uniform
+
+
+def training_slots(net: precc.PrecisionModule) -> set[str]:
+    return {slot.name for graph in net._precc_session.graphs for slot in graph.slots if graph.training}
+
+
+def fprop(names: set[str]) -> set[str]:
+    return {name for name in names if "/fprop." in name}
+
+
+def test_names_of_a_convolutional_net() -> None:
+    net = precc.compile(Convolutional(), backend="reference")
+    loss_of(net, inputs_of(Convolutional())).backward()
+    ops = {Slot.parse(name).op for name in net.plan.slots}
+    assert ops == {"conv/product", "grouped/product", "up/product", "head/product"}
+    assert {name for name in net.plan.slots if name.startswith("up/")} == {
+        "up/product/fprop.input",
+        "up/product/fprop.weight",
+        "up/product/dgrad.grad_output",
+        "up/product/dgrad.weight",
+        "up/product/wgrad.grad_output",
+        "up/product/wgrad.input",
+    }
+    # the images need no gradient
+    assert not [name for name in net.plan.slots if name.startswith("conv/product/dgrad")]
+
+
+def test_names_of_products_of_activations() -> None:
+    net = precc.compile(Stack(), backend="reference")
+    loss_of(net, inputs_of(Stack())).backward()
+    ops = {Slot.parse(name).op for name in net.plan.slots}
+    in_block = {"query/product", "key/product", "product", "product#1", "product#2", "product#3", "product#4"}
+    assert ops == {
+        *(f"blocks.{k}{'.' if '/' in op else '/'}{op}" for k in (0, 1) for op in in_block),
+        "shared/product",
+        "shared/product#1",
+        "heads.main/product",
+    }
+    assert {name.partition("#1/")[2] for name in net.plan.slots if name.startswith("blocks.1/product#1/")} == {
+        "fprop.a",
+        "fprop.b",
+        "dgrad_a.grad_output",
+        "dgrad_a.b",
+        "dgrad_b.grad_output",
+        "dgrad_b.a",
+    }
+    # the parameter at the root of a block is a weight
+    assert "blocks.1/product#4/wgrad.input" in net.plan.slots
+
+
+@pytest.mark.parametrize("model_class", MODELS)
+def test_names_are_the_same_everywhere(model_class: type[nn.Module]) -> None:
+    model = model_class()
+    x = inputs_of(model)
+    names = {}
+    for backend in BACKENDS if model_class is Attention else ["reference"]:
+        net = precc.compile(model, backend=backend)
+        loss_of(net.train(), x).backward()
+        names[backend] = training_slots(net)
+        for mode in (net.train, net.eval):
+            mode()
+            loss_of(net, x).backward()
+            loss_of(net, inputs_of(model, batch=7)).backward()  # dynamic batch
+            with torch.no_grad():
+                net(x)
+        assert any(not graph.training for graph in net._precc_session.graphs)
+        assert any(isinstance(p.multiply_adds, torch.SymInt) for g in net._precc_session.graphs for p in g.products)
+        for graph in net._precc_session.graphs:
+            ours = {slot.name for slot in graph.slots}
+            assert ours == (names[backend] if graph.training else fprop(names[backend]))
+    assert all(other == names["reference"] for other in names.values())
+
+    exported = {
+        f"{node_op}/{entry.key.removeprefix('precc.')}"
+        for node in annotated_model(net, (x,)).graph.node
+        for node_op in [entry.value for entry in node.metadata_props if entry.key == "precc.op"]
+        for entry in node.metadata_props
+        if entry.key.startswith("precc.") and entry.key != "precc.op"
+    }
+    assert exported == fprop(names["reference"])
+
+
+def test_names_survive_an_eval_call_that_comes_first() -> None:
+    model = Stack()
+    x = inputs_of(model)
+    net = precc.compile(model.eval(), backend="reference")
+    with torch.no_grad():
+        net(x)
+    first = set(net.plan.slots)
+    loss_of(net.train(), x).backward()
+    assert first == fprop(training_slots(net))
+
+
+def test_frozen_parameters_are_weights_still() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[0].requires_grad_(False)
+    net = precc.compile(model, backend="reference")
+    net(torch.randn(2, 4)).sum().backward()
+    assert set(net.plan.slots) == {
+        "0/product/fprop.input",
+        "0/product/fprop.weight",
+        "1/product/fprop.input",
+        "1/product/fprop.weight",
+        "1/product/wgrad.grad_output",
+        "1/product/wgrad.input",
+    }
+
+
+def test_a_computed_weight_is_a_weight() -> None:
+    net = precc.compile(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), backend="reference")
+    net(torch.randn(2, 4)).sum().backward()
+    assert fprop(set(net.plan.slots)) == {"product/fprop.input", "product/fprop.weight"}
+
+
+class GramMatrix(nn.Module):
+    """x @ x.T: both operands are one tensor."""
+
+    def __init__(self, *, batched: bool) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.batched = batched
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x * self.scale
+        y = y if self.batched else y[0]
+        return y @ y.transpose(-1, -2)
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_the_two_gradients_of_a_product_with_itself_are_told_apart(batched: bool) -> None:
+    model = GramMatrix(batched=batched)
+    x = torch.randn(2, 3, 5)
+    net = precc.compile(model, backend="reference")
+    upstream = torch.randn(2, 3, 3) if batched else torch.randn(3, 3)
+    fmt = precc.FORMATS["float4_e2m1fn"]
+
+    def gradient(slot: str | None) -> Tensor:
+        slots = {slot: Precision(fmt)} if slot else {}
+        net.set_plan(PrecisionPlan(net.plan.default, slots))
+        net.zero_grad()
+        net(x).backward(upstream)
+        assert model.scale.grad is not None
+        return model.scale.grad.clone()
+
+    gradient(None)
+    y = x if batched else x[0]
+    rounded = precc.round_to(upstream, fmt)
+    towards_a, towards_b = upstream @ y, upstream.transpose(-1, -2) @ y
+    low_a, low_b = rounded @ y, rounded.transpose(-1, -2) @ y
+    ours_a, ours_b = gradient("product/dgrad_a.grad_output"), gradient("product/dgrad_b.grad_output")
+    assert torch.allclose(ours_a, ((low_a + towards_b) * y).sum(), rtol=1e-5)
+    assert torch.allclose(ours_b, ((towards_a + low_b) * y).sum(), rtol=1e-5)
+
+
+def test_names_parse_back() -> None:
+    slot = Slot("layers.0", "product", 2, Role.DGRAD_B, "a")
+    assert slot.name == "layers.0/product#2/dgrad_b.a"
+    assert Slot.parse(slot.name) == slot
+    root = Slot("", "product", 0, Role.FPROP, "input")
+    assert Slot.parse(root.name) == root
+    for wrong in ("", "conv", "conv/product", "conv/product/fprop", "conv/product#x/fprop.a", "conv/product/up.a"):
+        with pytest.raises(PlanError, match="slot name"):
+            Slot.parse(wrong)
+
+
+def test_call_numbers_go_on_after_a_graph_break_and_stay_for_a_recompilation() -> None:
+    numbers = CallNumbers()
+    key = ("block", "product")
+    assert numbers.number(0, {key: 2}) == {key: 0}
+    assert numbers.number(1, {key: 1}) == {key: 2}
+    assert numbers.number(0, {key: 2}) == {key: 0}
+    assert numbers.number(1, {key: 1}) == {key: 2}
+
+
+class Broken(nn.Module):
+    """A graph break between two products of one module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fc(x)
+        torch._dynamo.graph_break()
+        result: Tensor = self.fc(x)
+        return result
+
+
+def test_slots_on_both_sides_of_a_graph_break_differ() -> None:
+    net = precc.compile(Broken(), policy="e4m3", backend="reference")
+    net(torch.randn(2, 4)).sum().backward()
+    assert net.compilations == 2
+    assert fprop(set(net.plan.slots)) == {
+        f"fc/product{call}/fprop.{operand}" for call in ("", "#1") for operand in ("input", "weight")
+    }
+    assert "graph break" in str(net.report())
+
+
+class Wrapper(nn.Module):
+    """Graph breaks inside a submodule."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Broken()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.inner(x))
+
+
+def test_a_graph_break_inside_a_submodule_keeps_full_paths() -> None:
+    net = precc.compile(Wrapper(), policy="e4m3", backend="reference")
+    net(torch.randn(2, 4)).sum().backward()
+    assert {Slot.parse(name).op for name in net.plan.slots} == {"inner.fc/product", "inner.fc/product#1"}
+
+
+def test_what_two_nets_round_does_not_depend_on_the_name_of_a_variable() -> None:
+    def build(layer: Any) -> nn.Module:
+        class Net(nn.Module):
+            def __init__(this) -> None:
+                super().__init__()
+                this.fc = layer
+
+            def forward(this, x: Tensor) -> Tensor:
+                result: Tensor = this.fc(x)
+                return result
+
+        return Net()
+
+    net = precc.compile(build(nn.Linear(4, 4)), policy="e4m3", backend="reference")
+    x = torch.randn(2, 4)
+    low = net(x)
+    assert "fc/product/fprop.input" in net.plan.slots
+    net.set_plan(uniform("float32"))
+    assert not equal([low], [net(x)])
