@@ -67,7 +67,9 @@ def annotate(node: Node, record: Annotation) -> None:
 
 
 def _records(graph: Graph, kind: type[Annotation]) -> list[tuple[Node, Annotation]]:
-    found = ((node, node.meta.get(_KEY)) for node in graph.nodes)
+    # after a partition, the placeholder of a saved value has the metadata of the node that computed it
+    computed = (node for node in graph.nodes if node.op == "call_function")
+    found = ((node, node.meta.get(_KEY)) for node in computed)
     return [(node, record) for node, record in found if isinstance(record, kind)]
 
 

@@ -59,6 +59,20 @@ class Stack(nn.Module):
         return logits
 
 
+class Broken(nn.Module):
+    """A graph break between two products of one module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fc(x)
+        torch._dynamo.graph_break()
+        result: Tensor = self.fc(x)
+        return result
+
+
 def inputs_of(model: nn.Module, batch: int = 4) -> Tensor:
     """Example inputs of one of these models."""
     generator = torch.Generator().manual_seed(1)

@@ -12,7 +12,7 @@ from precc.backends.onnx.export import annotated_model
 from precc.errors import PlanError
 from precc.plan import Precision, PrecisionPlan
 from precc.slots import CallNumbers, Role, Slot
-from tests.nets import MODELS, Attention, Convolutional, Stack, equal, inputs_of, loss_of, uniform
+from tests.nets import MODELS, Attention, Broken, Convolutional, Stack, equal, inputs_of, loss_of, uniform
 
 
 def training_slots(net: precc.PrecisionModule) -> set[str]:
@@ -185,20 +185,6 @@ def test_call_numbers_go_on_after_a_graph_break_and_stay_for_a_recompilation() -
     assert numbers.number(1, {key: 1}) == {key: 2}
     assert numbers.number(0, {key: 2}) == {key: 0}
     assert numbers.number(1, {key: 1}) == {key: 2}
-
-
-class Broken(nn.Module):
-    """A graph break between two products of one module."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc = nn.Linear(4, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.fc(x)
-        torch._dynamo.graph_break()
-        result: Tensor = self.fc(x)
-        return result
 
 
 def test_slots_on_both_sides_of_a_graph_break_differ() -> None:

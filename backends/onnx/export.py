@@ -84,7 +84,8 @@ def annotated_model(net: PrecisionModule, args: tuple[Any, ...]) -> Any:
             for operand in product.operands:
                 key = f"precc.{operand.slot.role.value}.{operand.slot.operand}"
                 node.metadata_props[key] = str(plan.precision(operand.slot.name))
-    if lost := sorted({product.op for product in products.values()} - annotated):
+    lost = sorted({product.op for product in products.values()} - annotated)
+    if lost:
         raise BackendError(
             f"torch.onnx translated the product {lost[0]!r} to none of {', '.join(sorted(_PRODUCT_OPS))}"
         )

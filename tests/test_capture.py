@@ -1,0 +1,333 @@
+"""What cannot be captured, or must not run in silence, is one clear error with the way out."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import precc
+from precc.errors import (
+    BackendError,
+    CaptureError,
+    DeviceError,
+    FormatError,
+    PlanError,
+    PreccError,
+    RecompileLimitError,
+)
+from precc.models.lenet5 import LeNet5
+from precc.module import PUBLIC_NAMES
+from precc.plan import Precision, PrecisionPlan
+from tests.nets import Broken, inputs_of, loss_of, uniform
+
+LINEAR_INPUT = torch.ones(2, 4)
+
+
+def compiled(model: nn.Module, **options: Any) -> precc.PrecisionModule:
+    return precc.compile(model, **{"backend": "reference", **options})
+
+
+def test_names_and_classes_stay_the_models() -> None:
+    model = LeNet5()
+    before = dict(model.__dict__)
+    net = compiled(model)
+    assert isinstance(net, LeNet5)
+    assert [name for name, _ in net.named_modules()] == [name for name, _ in model.named_modules()]
+    assert list(net.state_dict()) == list(model.state_dict())
+    assert all(a is b for a, b in zip(net.parameters(), model.parameters(), strict=True))
+    assert model.__dict__ == before
+    assert type(model) is LeNet5
+    net.to(torch.float64)
+    assert next(model.parameters()).dtype == torch.float64
+
+
+def test_the_model_itself_computes_as_before() -> None:
+    model = LeNet5()
+    x = inputs_of(model)
+    expected = model(x)
+    net = compiled(model, policy="e2m1")
+    assert not torch.equal(net(x), expected)
+    assert torch.equal(model(x), expected)
+
+
+@pytest.mark.parametrize("name", PUBLIC_NAMES)
+def test_an_attribute_by_one_of_the_nets_names_is_an_error(name: str) -> None:
+    model = nn.Linear(2, 2)
+    setattr(model, name, nn.Linear(2, 2))
+    with pytest.raises(CaptureError, match=f"attribute '{name}' of its own"):
+        compiled(model)
+
+
+def test_what_is_no_model() -> None:
+    with pytest.raises(CaptureError, match="takes an nn.Module, not function"):
+        precc.compile(lambda x: x)  # type: ignore[arg-type]
+    with pytest.raises(CaptureError, match="torch.compile already"):
+        precc.compile(torch.compile(nn.Linear(2, 2)))  # type: ignore[arg-type]
+    net = compiled(nn.Linear(2, 2))
+    with pytest.raises(CaptureError, match="it is a compiled net already"):
+        precc.compile(net)
+    with pytest.raises(CaptureError, match="submodule '1' is a compiled net"):
+        precc.compile(nn.Sequential(nn.ReLU(), net))
+
+
+def test_options_are_checked_at_once(tmp_path: Path) -> None:
+    model = nn.Linear(2, 2)
+    with pytest.raises(BackendError, match="'auto', 'inductor', 'reference'"):
+        precc.compile(model, backend="tpu")
+    with pytest.raises(FormatError, match="policy 'fp9'"):
+        precc.compile(model, policy="fp9")
+    with pytest.raises(PlanError, match="not both"):
+        precc.compile(model, policy="e4m3", plan=uniform("e4m3"))
+    with pytest.raises(PlanError, match="cannot read the plan"):
+        precc.compile(model, plan=tmp_path / "absent.json")
+    with pytest.raises(PlanError, match=r"policy\.assign\(\)"):
+        precc.compile(model, plan=precc.Uniform("e4m3"))  # type: ignore[arg-type]
+
+
+def test_a_plan_file_is_a_plan(tmp_path: Path) -> None:
+    uniform("e4m3").save(tmp_path / "plan.json")
+    assert compiled(nn.Linear(2, 2), plan=str(tmp_path / "plan.json")).plan == uniform("e4m3")
+
+
+def test_unknown_slots_are_errors_once_a_training_graph_is_known() -> None:
+    net = compiled(nn.Linear(4, 4))
+    wrong = PrecisionPlan(Precision(precc.FORMATS["float32"]), {"fc9/product/fprop.input": uniform("e4m3").default})
+    net.set_plan(wrong)  # nothing is known yet
+    with pytest.raises(PlanError, match="'fc9/product/fprop.input'.*its slots are product/fprop.input"):
+        net(LINEAR_INPUT)
+    net.set_plan(uniform("e4m3"))
+    net(LINEAR_INPUT)
+    before = net.plan
+    with pytest.raises(PlanError, match="fc9"):
+        net.set_plan(wrong)
+    assert net.plan == before
+
+
+def test_set_plan_takes_plans_only() -> None:
+    net = compiled(nn.Linear(4, 4))
+    with pytest.raises(PlanError, match="cannot read the plan 'e4m3'"):
+        net.set_plan("e4m3")
+    with pytest.raises(PlanError, match="a plan is a PrecisionPlan"):
+        net.set_plan(None)  # type: ignore[arg-type]
+
+
+class Unchanged(nn.Module):
+    def forward(self, x: Any) -> Any:
+        return x
+
+
+def test_a_call_that_captured_nothing_is_an_error() -> None:
+    with pytest.raises(CaptureError, match="ran no captured graph"):
+        compiled(Unchanged())(LINEAR_INPUT)
+
+
+def test_compilation_switched_off_is_an_error() -> None:
+    net = compiled(nn.Linear(4, 4), policy="e4m3")
+    with torch.compiler.set_stance("force_eager"), pytest.raises(CaptureError, match="ran no captured graph"):
+        net(LINEAR_INPUT)
+    net(LINEAR_INPUT)
+
+
+class Uncapturable(nn.Module):
+    """No tensor operation that can be captured: each one is hidden from the compiler."""
+
+    @torch.compiler.disable
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ x.T
+
+
+def test_a_model_that_cannot_be_captured_at_all() -> None:
+    with pytest.raises(CaptureError, match="ran no captured graph"):
+        compiled(Uncapturable())(LINEAR_INPUT)
+    with pytest.raises(CaptureError, match="cannot be captured"):
+        compiled(Uncapturable(), fullgraph=True)(LINEAR_INPUT)
+
+
+def test_fullgraph_makes_graph_breaks_errors() -> None:
+    with pytest.raises(CaptureError, match="cannot be captured"):
+        compiled(Broken(), fullgraph=True)(LINEAR_INPUT)
+
+
+class EveryLength(nn.Module):
+    """Needs a graph for each value of n."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, n: str) -> Tensor:
+        result: Tensor = self.fc(x) * len(n)
+        return result
+
+
+def test_the_recompile_limit_is_an_error_and_nothing_is_lost() -> None:
+    net = compiled(EveryLength(), policy="e4m3")
+    limit = torch._dynamo.config.recompile_limit
+    expected = [net(LINEAR_INPUT, "a" * n) for n in range(1, limit + 1)]
+    for _ in range(2):
+        with pytest.raises(RecompileLimitError, match="EveryLength needs more than .*recompile_limit = 8"):
+            net(LINEAR_INPUT, "a" * 100)
+        again = [net(LINEAR_INPUT, "a" * n) for n in range(1, limit + 1)]
+        assert all(torch.equal(a, b) for a, b in zip(again, expected, strict=True))
+    assert net.compilations == limit
+
+
+def test_suppressed_errors_do_not_become_silent_fp32() -> None:
+    with torch._dynamo.config.patch(suppress_errors=True):
+        net = compiled(
+            nn.Linear(4, 4),
+            plan=PrecisionPlan(uniform("e4m3").default, {"x/product/fprop.input": Precision(precc.FORMATS["float32"])}),
+        )
+        with pytest.raises(PlanError):
+            net(LINEAR_INPUT)
+
+
+def test_tensors_on_another_device() -> None:
+    net = compiled(nn.Linear(4, 4))
+    with pytest.raises(DeviceError, match=r"Linear is on cpu, but an input of shape \[2, 4\] is on meta"):
+        net(LINEAR_INPUT.to("meta"))
+    assert net(LINEAR_INPUT).shape == (2, 4)
+
+
+def test_export_of_a_compiled_net_points_to_ours() -> None:
+    with pytest.raises(CaptureError, match=r"precc\.export_onnx"):
+        torch.export.export(compiled(nn.Linear(4, 4)), (LINEAR_INPUT,))
+
+
+def test_a_net_inside_torch_compile_still_rounds() -> None:
+    net = compiled(nn.Linear(4, 4), policy="e2m1")
+    expected = net(LINEAR_INPUT)
+    step = torch.compile(lambda x: net(x) + 1, backend="eager")
+    assert torch.equal(step(LINEAR_INPUT), expected + 1)
+
+
+class SelfAttention(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(x, x, x)
+
+
+def test_products_without_slots_are_named_in_the_report() -> None:
+    net = compiled(SelfAttention(), policy="e4m3")
+    net(torch.randn(1, 2, 4, 8, requires_grad=True)).sum().backward()
+    text = str(net.report())
+    assert "not rounded: (root): aten._scaled_dot_product_flash_attention_for_cpu has no slots" in text
+    assert "backward has no slots" in text
+
+
+class VectorProducts(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x @ x[0]) * torch.dot(x[0], x[1])
+
+
+def test_products_with_vectors_are_named_too() -> None:
+    net = compiled(VectorProducts())
+    net(torch.randn(3, 4))
+    text = str(net.report())
+    assert "aten.mv has no slots" in text
+    assert "aten.dot has no slots" in text
+
+
+def test_integer_products_are_left_alone() -> None:
+    class Integers(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ x.T
+
+    net = compiled(Integers(), policy="e4m3")
+    x = torch.arange(6).reshape(2, 3)
+    assert torch.equal(net(x), x @ x.T)
+
+
+def test_double_models_stay_double_until_a_plan_says_otherwise() -> None:
+    model = nn.Linear(4, 4).double()
+    net = compiled(model)
+    x = torch.randn(2, 4, dtype=torch.float64)
+    assert torch.equal(net(x), model(x))
+    assert net.plan == uniform("float64")
+    net.set_plan(uniform("float32"))
+    assert not torch.equal(net(x), model(x))
+
+
+def test_autocast_operands_are_rounded_in_their_own_dtype() -> None:
+    net = compiled(nn.Linear(4, 4), policy="e4m3")
+    with torch.autocast("cpu", torch.bfloat16):
+        low = net(torch.randn(2, 4))
+    assert low.dtype == torch.bfloat16
+    low.sum().backward()
+
+
+def test_work_is_counted_at_the_sizes_that_ran() -> None:
+    model = nn.Sequential(nn.Linear(8, 4, bias=False), nn.Linear(4, 2, bias=False))
+    net = compiled(model, policy="e4m3")
+    for batch in (2, 3, 5):
+        net(torch.randn(batch, 8)).sum().backward()
+    net.set_plan(uniform("bf16"))
+    with torch.no_grad():
+        net(torch.randn(7, 8))
+    # an image: 32 + 8 forward, 32 wgrad, 8 dgrad + 8 wgrad
+    assert net.precision_state()["multiply_adds"] == {"float8_e4m3fn": 10 * 88, "bfloat16": 7 * 40}
+
+
+def test_state_dicts_carry_no_precision_state() -> None:
+    net = compiled(nn.Linear(4, 4), policy="e4m3")
+    assert set(net.state_dict()) == {"weight", "bias"}
+    assert set(net.precision_state()) == {"plan", "multiply_adds", "events"}
+
+
+def test_hooks_of_the_net_are_its_own() -> None:
+    model = nn.Linear(4, 4)
+    net = compiled(model)
+    net.register_forward_hook(lambda module, args, output: output + 1)
+    assert torch.allclose(net(LINEAR_INPUT), model(LINEAR_INPUT) + 1)
+
+
+def test_every_error_of_ours_is_a_precc_error() -> None:
+    from precc import errors
+
+    classes = [value for name, value in vars(errors).items() if name.endswith("Error")]
+    assert all(issubclass(value, PreccError) for value in classes)
+
+
+@pytest.fixture
+def _no_compiler(tmp_path: Path) -> Iterator[None]:
+    from torch._inductor import config
+
+    with config.patch({"cpp.cxx": (str(tmp_path / "no-such-compiler"),)}):
+        yield
+
+
+@pytest.mark.usefixtures("_no_compiler")
+def test_inductor_without_a_compiler_says_so() -> None:
+    with pytest.raises(BackendError, match="needs a C\\+\\+ compiler.*backend='reference'"):
+        precc.compile(nn.Linear(2, 2), backend="inductor")
+
+
+def test_import_needs_no_optional_package() -> None:
+    program = (
+        "import sys; sys.modules.update(onnx=None, onnxscript=None, onnxruntime=None, ml_dtypes=None); import precc"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parent.parent, check=True)
+
+
+def test_loss_inside_a_net_and_keyword_arguments() -> None:
+    class WithLoss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor, *, labels: Tensor | None = None) -> dict[str, Tensor]:
+            logits = self.fc(x)
+            return {"logits": logits} if labels is None else {"loss": F.cross_entropy(logits, labels), "logits": logits}
+
+    net = compiled(WithLoss(), policy="e4m3")
+    net(LINEAR_INPUT, labels=torch.tensor([0, 1]))["loss"].backward()
+    assert set(net(LINEAR_INPUT)) == {"logits"}
+
+
+def test_loss_of_is_finite() -> None:
+    assert loss_of(compiled(LeNet5()), inputs_of(LeNet5())).isfinite()

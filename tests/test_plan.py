@@ -1,0 +1,169 @@
+"""Plans as values: equality, JSON both ways, differences, average bits, and bad files."""
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import precc
+from precc.errors import FormatError, PlanError, UnsupportedError
+from precc.files import write_whole
+from precc.formats import FloatFormat, parse_format
+from precc.plan import Precision, PrecisionPlan, Provenance
+from precc.policy import Uniform, parse_policy
+from tests.golden import check_golden
+from tests.nets import uniform
+
+FP32, E4M3, BF16 = (Precision(parse_format(name)) for name in ("fp32", "e4m3", "bf16"))
+MIXED = PrecisionPlan(E4M3, {"fc/product/wgrad.input": BF16, "fc/product/fprop.input": E4M3})
+
+
+def test_equality_is_on_content() -> None:
+    assert PrecisionPlan(E4M3, {"a/product/fprop.input": E4M3}) == PrecisionPlan(E4M3)
+    assert hash(PrecisionPlan(E4M3, {"a/product/fprop.input": E4M3})) == hash(PrecisionPlan(E4M3))
+    assert PrecisionPlan(E4M3, provenance=Provenance("one")) == PrecisionPlan(E4M3, provenance=Provenance("two"))
+    assert MIXED != PrecisionPlan(E4M3)
+    assert PrecisionPlan(E4M3) != PrecisionPlan(FP32)
+    assert MIXED != "a plan"
+
+
+def test_plans_cannot_be_changed() -> None:
+    source = {"fc/product/fprop.input": E4M3}
+    plan = PrecisionPlan(FP32, source)
+    source["fc/product/fprop.input"] = BF16
+    assert plan.precision("fc/product/fprop.input") == E4M3
+    with pytest.raises(AttributeError):
+        plan.default = E4M3  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        plan.slots["x"] = E4M3  # type: ignore[index]
+
+
+formats = st.sampled_from(
+    [
+        parse_format("e4m3"),
+        parse_format("e4m3").with_overflow("nan"),
+        parse_format("e7m9"),
+        FloatFormat(name="mine", exponent_bits=4, mantissa_bits=3),
+    ]
+)
+precisions = formats.map(Precision)
+
+
+@given(precisions, st.dictionaries(st.text(), precisions), st.dictionaries(st.text(), st.integers(0, 2**60)))
+def test_json_goes_both_ways(default: Precision, slots: dict[str, Precision], work: dict[str, int]) -> None:
+    plan = PrecisionPlan(default, slots, work, Provenance("policy", "budget", "digest"))
+    back = PrecisionPlan.from_json(plan.to_json())
+    assert back == plan
+    assert (dict(back.slots), dict(back.multiply_adds), back.provenance) == (slots, work, plan.provenance)
+    assert back.to_json() == plan.to_json()
+    assert pickle.loads(pickle.dumps(plan)) == plan
+
+
+def test_a_plan_file_is_written_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "plan.json"
+    MIXED.save(path)
+    assert PrecisionPlan.load(path) == MIXED
+    assert [entry.name for entry in path.parent.iterdir()] == ["plan.json"]
+    before = path.read_bytes()
+    path.parent.chmod(0o755)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        write_whole(tmp_path / "file" / "plan.json", b"")
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not JSON"),
+        ("{", "not JSON"),
+        ("[]", "no 'precc_plan' version"),
+        ("{}", "no 'precc_plan' version"),
+        ('{"precc_plan": 2}', "version 2; this precc reads version 1"),
+        ('{"precc_plan": "1"}', "version '1'"),
+        ('{"precc_plan": 1}', "malformed: KeyError: 'default'"),
+        ('{"precc_plan": 1, "default": "e4m3", "slots": {}}', "malformed"),
+        ('{"precc_plan": 1, "default": {"format": "e4m3", "rounding": "up"}, "slots": {}}', "unknown rounding 'up'"),
+        ('{"precc_plan": 1, "default": {"format": "fp7", "rounding": "nearest_even"}, "slots": {}}', "unknown format"),
+        (
+            '{"precc_plan": 1, "slots": {"a": 1, "a": 2}, "default": {"format": "e4m3", "rounding": "nearest_even"}}',
+            "names 'a' twice",
+        ),
+        ('{"precc_plan": 1, "default": {"format": "e4m3", "rounding": "nearest_even"}, "slots": []}', "malformed"),
+    ],
+)
+def test_bad_files_are_errors_that_name_the_file(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(text)
+    with pytest.raises(PlanError, match=message) as caught:
+        PrecisionPlan.load(path)
+    assert str(path) in str(caught.value)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match=r"cannot read the plan .*absent\.json"):
+        PrecisionPlan.load(tmp_path / "absent.json")
+    (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(PlanError, match=r"binary\.json"):
+        PrecisionPlan.load(tmp_path / "binary.json")
+
+
+def test_differences() -> None:
+    assert not MIXED.diff(MIXED)
+    assert str(MIXED.diff(MIXED)) == "no difference"
+    assert [str(change) for change in PrecisionPlan(FP32).diff(MIXED)] == [
+        "fc/product/fprop.input: float32 -> float8_e4m3fn",
+        "fc/product/wgrad.input: float32 -> bfloat16",
+        "*: float32 -> float8_e4m3fn",
+    ]
+
+
+def test_average_bits_weighs_by_multiply_adds() -> None:
+    assert uniform("e4m3").average_bits == 8
+    with pytest.raises(PlanError, match="work of slot"):
+        _ = MIXED.average_bits
+    known = MIXED.resolve({"fc/product/wgrad.input": 1, "fc/product/fprop.input": 3})
+    assert known.average_bits == (16 * 1 + 8 * 3) / 4
+
+
+def test_a_net_knows_the_average_bits_of_its_plan() -> None:
+    net = precc.compile(nn.Sequential(nn.Linear(8, 4, bias=False), nn.Linear(4, 2, bias=False)), backend="reference")
+    net(torch.randn(5, 8)).sum().backward()
+    low = {name: E4M3 for name in net.plan.slots if name.startswith("1/")}
+    net.set_plan(PrecisionPlan(FP32, low))
+    # layer 0: fprop and wgrad of 160 multiply-adds; layer 1: fprop, dgrad and wgrad of 40
+    assert net.plan.average_bits == (2 * 2 * 160 * 32 + 3 * 2 * 40 * 8) / (2 * 2 * 160 + 3 * 2 * 40)
+
+
+def test_the_printed_plan() -> None:
+    check_golden("plan.txt", str(MIXED))
+
+
+def test_json_form() -> None:
+    check_golden("plan.json.txt", MIXED.to_json().strip())
+    assert json.loads(MIXED.to_json())["precc_plan"] == 1
+
+
+def test_uniform_and_strings_as_policies() -> None:
+    assert parse_policy("bf16") == Uniform("bfloat16") == parse_policy(parse_format("bf16"))
+    assert Uniform("e4m3").assign() == PrecisionPlan(E4M3)
+    assert Uniform("e4m3").assign().provenance.policy == "Uniform('float8_e4m3fn')"
+    with pytest.raises(FormatError, match="policy 'fp7'.*unknown format"):
+        parse_policy("fp7")
+    with pytest.raises(PlanError, match="a plan is no policy"):
+        parse_policy(MIXED)  # type: ignore[arg-type]
+    with pytest.raises(PlanError, match="has no assign"):
+        parse_policy(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("option", ["scaling", "results", "elementwise", "accumulator", "update"])
+def test_what_uniform_cannot_do_yet_says_so(option: str) -> None:
+    with pytest.raises(UnsupportedError, match=option):
+        Uniform("e4m3", **{option: "tensor"})  # type: ignore[arg-type]
+    with pytest.raises(FormatError, match="unknown rounding"):
+        Uniform("e4m3", rounding="stochastic")
