@@ -63,7 +63,8 @@ def load_mnist(folder: str | Path | None = None) -> Mnist:
 
 def _read_npz(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # opened here: numpy does not close a file in which it fails to find an archive
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in _IDX_FILES}
     except KeyError as error:
         raise DataError(f"{str(path)!r} lacks an array: expected {', '.join(_IDX_FILES)} ({error})") from error

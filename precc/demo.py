@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -15,12 +16,14 @@ from precc.control.trust_region import TrustRegion
 from precc.files import write_whole
 from precc.models.lenet5 import LeNet5, example_inputs
 from precc.models.mnist import Mnist, load_mnist
+from precc.module import PrecisionModule
 
-__all__ = ["accuracy", "run_demo", "train"]
+__all__ = ["accuracy", "run_demo", "train_sgd", "train_trust_region"]
 
 BATCH = 100
+EPOCHS = 10
 MOMENTUM = 0.5
-LEARNING_RATE = 0.1  # of the fp32 run beside; the best of five in benchmarks/trust_region_lenet5.py
+LEARNING_RATE = 0.1  # of the fp32 run beside: the best of five in benchmarks/trust_region_lenet5.py
 
 StepFunction = Callable[[Tensor, Tensor], object]
 
@@ -30,16 +33,43 @@ def run_demo(*, data: str | None, out: str, epochs: int, seed: int, backend: str
 
     Raises:
         DataError: the data cannot be read.
+        OSError: the folder `out` cannot be written.
     """
     console = Console(highlight=False)
     mnist = load_mnist(data)
-    count = len(mnist.train_labels)
-    console.print(f"MNIST: {count:,} + {len(mnist.test_labels):,} images from {mnist.source}", soft_wrap=True)
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    sizes = f"{len(mnist.train_labels):,} + {len(mnist.test_labels):,}"
+    console.print(f"MNIST: {sizes} images from {mnist.source}", soft_wrap=True)
 
+    net = train_trust_region(mnist, epochs=epochs, seed=seed, backend=backend, console=console)
+    work = net.precision_state()["multiply_adds"]
+    dynamic = accuracy(net, mnist)
+    plain = accuracy(train_sgd(mnist, epochs=epochs, seed=seed, console=console), mnist)
+
+    shares = ", ".join(f"{name} {part / sum(work.values()):.1%}" for name, part in sorted(work.items()))
+    lines = [
+        str(net.report()),
+        "",
+        f"test accuracy: {dynamic:.2%} with TrustRegion, {plain:.2%} in fp32 with SGD (lr {LEARNING_RATE})",
+        f"multiply-adds of the training, evaluations included: {shares}",
+        f"compilations: {net.compilations} (one to train, one to test)",
+    ]
+    net.plan.save(folder / "plan.json")
+    write_whole(folder / "report.txt", ("\n".join(lines) + "\n").encode())
+    export_onnx(net, example_inputs(), folder / "lenet5.onnx")
+    lines.append("wrote " + ", ".join(str(folder / name) for name in ("plan.json", "report.txt", "lenet5.onnx")))
+    console.print("\n".join(lines), soft_wrap=True, markup=False)
+
+
+def train_trust_region(
+    mnist: Mnist, *, epochs: int, seed: int, backend: str = "auto", console: Console | None = None, **options: Any
+) -> PrecisionModule:
+    """LeNet-5 trained by `TrustRegion`; `options` go to it, momentum 0.5 unless they say otherwise."""
     torch.manual_seed(seed)
     net = compile_net(LeNet5(), backend=backend)
-    optimizer = TrustRegion(net, momentum=MOMENTUM)
-    train(
+    optimizer = TrustRegion(net, **{"momentum": MOMENTUM, **options})
+    _train(
         mnist,
         epochs,
         seed,
@@ -47,35 +77,36 @@ def run_demo(*, data: str | None, out: str, epochs: int, seed: int, backend: str
         lambda: f"{optimizer.plan.default}, radius {optimizer.radius:.3g}",
         console,
     )
-    work = dict(net.precision_state()["multiply_adds"])
-    dynamic_accuracy = accuracy(net, mnist)
+    return net
 
+
+def train_sgd(
+    mnist: Mnist,
+    *,
+    epochs: int,
+    seed: int,
+    learning_rate: float = LEARNING_RATE,
+    momentum: float = 0.0,
+    console: Console | None = None,
+) -> nn.Module:
+    """LeNet-5 trained in fp32 by SGD, from the same start and on the same batches."""
     torch.manual_seed(seed)
-    plain = LeNet5()
-    sgd = torch.optim.SGD(plain.parameters(), lr=LEARNING_RATE)
-    train(mnist, epochs, seed, _sgd_step(plain, sgd), lambda: f"float32, SGD lr {LEARNING_RATE}", console)
-    plain_accuracy = accuracy(plain, mnist)
+    model = LeNet5()
+    optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate, momentum=momentum)
 
-    lines = [
-        str(net.report()),
-        "",
-        f"test accuracy: {dynamic_accuracy:.2%} TrustRegion, {plain_accuracy:.2%} fp32 SGD (lr {LEARNING_RATE})",
-        "multiply-adds of the training: "
-        + ", ".join(f"{name} {share / sum(work.values()):.1%}" for name, share in sorted(work.items())),
-        f"compilations: {net.compilations}",
-    ]
-    folder = Path(out)
-    net.plan.save(folder / "plan.json")
-    write_whole(folder / "report.txt", ("\n".join(lines) + "\n").encode())
-    export_onnx(net, example_inputs(), folder / "lenet5.onnx")
-    lines.append("wrote " + ", ".join(str(folder / name) for name in ("plan.json", "report.txt", "lenet5.onnx")))
-    console.print("\n".join(lines), soft_wrap=True)
+    def step(x: Tensor, y: Tensor) -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+    _train(mnist, epochs, seed, step, lambda: f"float32, SGD lr {learning_rate}", console)
+    return model
 
 
-def train(
-    mnist: Mnist, epochs: int, seed: int, step: StepFunction, status: Callable[[], str], console: Console
+def _train(
+    mnist: Mnist, epochs: int, seed: int, step: StepFunction, status: Callable[[], str], console: Console | None
 ) -> None:
-    """Call `step` on each batch of each epoch, shuffled by the seed, under a progress bar."""
+    """Call `step` on each batch of each epoch, shuffled by the seed, under a progress bar if there is a console."""
     generator = torch.Generator().manual_seed(seed)
     columns = (
         BarColumn(),
@@ -84,7 +115,7 @@ def train(
         TimeRemainingColumn(),
         TextColumn("{task.description}", markup=False),
     )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console, disable=console is None) as progress:
         batches = -(-len(mnist.train_labels) // BATCH)
         task = progress.add_task("compiling", total=epochs * batches)
         for _ in range(epochs):
@@ -92,15 +123,6 @@ def train(
             for chosen in order.split(BATCH):
                 step(mnist.train_images[chosen], mnist.train_labels[chosen])
                 progress.update(task, advance=1, description=status())
-
-
-def _sgd_step(model: nn.Module, optimizer: torch.optim.Optimizer) -> StepFunction:
-    def step(x: Tensor, y: Tensor) -> None:
-        optimizer.zero_grad()
-        F.cross_entropy(model(x), y).backward()
-        optimizer.step()
-
-    return step
 
 
 def accuracy(model: nn.Module, mnist: Mnist) -> float:

@@ -8,14 +8,14 @@ a runtime hands back (``session.get_modelmeta().custom_metadata_map`` in onnxrun
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.export import ExportedProgram
+from torch.export import ExportedProgram, default_decompositions
 from torch.fx import GraphModule
 
 from precc.annotations import Product, products_of
@@ -122,12 +122,8 @@ def _exported(net: PrecisionModule, args: tuple[Any, ...]) -> ExportedProgram:
             raise CaptureError(f"torch.export cannot trace {type(model).__name__}: {error}") from error
     # einsum hides its products; training sees them opened
     einsum = torch.ops.aten.einsum.default
-    opened: ExportedProgram = program.run_decompositions({einsum: _open(einsum)})
+    opened: ExportedProgram = program.run_decompositions({einsum: default_decompositions()[einsum]})
     return opened
-
-
-def _open(op: Any) -> Callable[..., Any]:
-    return lambda *args, **kwargs: op.decompose(*args, **kwargs)
 
 
 @contextmanager

@@ -131,15 +131,19 @@ class TrustRegion(Optimizer):
         if closure is None:
             raise ClosureError("TrustRegion.step needs a closure: opt.step(lambda: loss_fn(net(x), y))")
         before = Moment.of(self.net)
-        while True:
-            self.net.set_plan(self.plan)
+        try:
+            decision = Decision.REFINE
+            while decision is Decision.REFINE:
+                self.net.set_plan(self.plan)
+                before.restore(self.net)
+                loss, gradients = self._gradients(closure)
+                after = Moment.of(self.net)
+                decision = self._decide(closure, before, loss, gradients)
+                self._count(decision.value)
+        except BaseException:  # also Ctrl-C: a step that did not end leaves nothing behind
             before.restore(self.net)
-            loss, gradients = self._gradients(closure)
-            after = Moment.of(self.net)
-            decision = self._decide(closure, before, loss, gradients)
-            self._count(decision.value)
-            if decision is not Decision.REFINE:
-                break
+            self.net.set_plan(self.plan)
+            raise
         (before if decision is Decision.REJECT else after).restore(self.net)
         after.restore_generators()
         for parameter in self._parameters():
@@ -203,20 +207,21 @@ class TrustRegion(Optimizer):
         """Evaluate at x + p; stay there if the step is accepted."""
         origin = {parameter: parameter.detach().clone() for parameter in step.values}
         heavy_balls = {parameter: dict(self.state[parameter]) for parameter in step.values}
-        self._move(step)
-        trial = self._loss(closure, before, self.plan)
-        if not math.isfinite(trial):
-            self._count("nonfinite")
-            trial = math.inf
-        actual = loss.item() - trial + step.decay_reduction
-        measured = Measurement(step.predicted_reduction, epsilon, actual)
-        decision, state = self.rule.step(measured, state)
-        if decision is not Decision.ACCEPT:
-            with torch.no_grad():
-                for parameter, value in origin.items():
-                    parameter.copy_(value)
-            for parameter, heavy_ball in heavy_balls.items():
-                self.state[parameter] = heavy_ball
+        decision = Decision.REJECT
+        try:
+            self._move(step)
+            trial = self._loss(closure, before, self.plan)
+            if not math.isfinite(trial):
+                self._count("nonfinite")
+                trial = math.inf
+            actual = loss.item() - trial + step.decay_reduction
+            decision, state = self.rule.step(Measurement(step.predicted_reduction, epsilon, actual), state)
+        finally:
+            if decision is not Decision.ACCEPT:
+                with torch.no_grad():
+                    for parameter, value in origin.items():
+                        parameter.copy_(value)
+                self.state.update(heavy_balls)
         return decision, state
 
     def _loss(self, closure: Closure, before: Moment, plan: PrecisionPlan) -> float:

@@ -1,0 +1,42 @@
+"""The printed report."""
+
+import pytest
+import torch
+
+import precc
+from precc.models.lenet5 import LeNet5, example_inputs
+from precc.plan import Precision, PrecisionPlan
+from tests.golden import check_golden
+from tests.nets import Stack, inputs_of, loss_of
+
+
+def test_the_report_of_a_net_that_did_not_run() -> None:
+    text = str(precc.compile(LeNet5(), backend="reference").report())
+    assert "no graph captured yet: call the net once" in text
+
+
+def test_the_report_of_lenet5() -> None:
+    net = precc.compile(LeNet5(), policy="e4m3", backend="reference")
+    (images,) = example_inputs()
+    loss_of(net, images).backward()
+    bfloat16 = Precision(precc.FORMATS["bfloat16"])
+    net.set_plan(PrecisionPlan(net.plan.default, {"conv2/product/fprop.weight": bfloat16}))
+    with torch.no_grad():
+        net(images)
+    check_golden("report_lenet5.txt", str(net.report()))
+    assert sum(row.share for row in net.report().rows) == pytest.approx(1.0)
+
+
+def test_the_report_of_products_of_activations() -> None:
+    net = precc.compile(Stack(), policy="bf16", backend="reference")
+    loss_of(net, inputs_of(Stack())).backward()
+    check_golden("report_stack.txt", str(net.report()))
+
+
+def test_multiply_adds_of_lenet5() -> None:
+    net = precc.compile(LeNet5(), backend="reference")
+    net(example_inputs(1)[0]).sum().backward()
+    forward = 28 * 28 * 6 * 25 + 10 * 10 * 16 * 6 * 25 + 400 * 120 + 120 * 84 + 84 * 10
+    first = 28 * 28 * 6 * 25
+    assert forward == 416_520
+    assert sum(row.multiply_adds for row in net.report().rows) == 3 * forward - first

@@ -1,0 +1,110 @@
+"""Checks of the repository itself: doctests, direction of imports, packaging, one checkout, golden words."""
+
+import ast
+import doctest
+import importlib
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import precc
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = {"precc": ROOT / "precc"} | {f"precc.{name}": ROOT / name for name in ("passes", "backends", "models")}
+
+#: The modules on top, which may import all; everything else in precc/ is core.
+TOP = {"precc", "precc.__main__", "precc.api", "precc.cli", "precc.demo"}
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    for package, folder in FOLDERS.items():
+        for path in sorted(folder.rglob("*.py")):
+            parts = path.relative_to(folder).with_suffix("").parts
+            parts = parts[:-1] if parts[-1] == "__init__" else parts
+            yield ".".join((package, *parts)), path
+
+
+MODULES = dict(modules())
+
+
+def layer(module: str) -> str:
+    if module in TOP:
+        return "top"
+    second = module.split(".")[1] if "." in module else ""
+    return second if second in {"passes", "backends", "models"} else "core"
+
+
+def upward_imports(module: str, source: str) -> list[str]:
+    """Imports that go against core <- passes, backends, models <- top."""
+    allowed = {"core", layer(module)} if layer(module) != "top" else {"core", "passes", "backends", "models", "top"}
+    imported = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            imported += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} imports relatively"
+            imported.append(str(node.module))
+    ours = [name for name in imported if name.split(".")[0] == "precc"]
+    return [name for name in ours if layer(name) not in allowed]
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name != "precc.__main__"])
+def test_examples_in_docstrings(module: str) -> None:
+    outcome = doctest.testmod(importlib.import_module(module))
+    assert outcome.failed == 0
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_one_way(module: str) -> None:
+    assert upward_imports(module, MODULES[module].read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("precc.plan", "from precc.passes.roles import Roles"),
+        ("precc.session", "from precc.api import compile"),
+        ("precc.passes.roles", "import precc.backends.inductor"),
+        ("precc.backends.reference", "from precc.passes import rounding_pipeline"),
+        ("precc.models.lenet5", "from precc import TrustRegion"),
+    ],
+)
+def test_the_check_of_imports_sees_a_planted_one(module: str, line: str) -> None:
+    assert upward_imports(module, line)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_says_what_it_answers(module: str) -> None:
+    assert ast.get_docstring(ast.parse(MODULES[module].read_text(encoding="utf-8")))
+
+
+def test_all_packages_are_packaged() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    assert sorted(listed) == sorted(name for name, path in MODULES.items() if path.name == "__init__.py")
+
+
+def test_all_modules_come_from_one_checkout() -> None:
+    for name in MODULES:
+        if name != "precc.__main__":
+            assert Path(str(importlib.import_module(name).__file__)).is_relative_to(ROOT)
+
+
+def test_public_names_are_importable() -> None:
+    for name in precc.__all__:
+        assert getattr(precc, name) is not None
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert precc.__version__ == version
+
+
+def test_torch_is_pinned_and_triton_is_not() -> None:
+    pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert pins == ["torch==2.13.0"]
+
+
+def test_any_module_can_be_imported_first() -> None:
+    for name in ("precc.formats", "precc.passes.roles", "precc.backends.inductor", "precc.models.lenet5", "precc.demo"):
+        subprocess.run([sys.executable, "-c", f"import {name}"], cwd=ROOT, check=True)
