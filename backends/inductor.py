@@ -5,10 +5,9 @@ torch's own generator, so that masks are those of the reference backend.
 """
 
 import shlex
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -53,8 +52,7 @@ class Inductor:
         from torch._inductor import config
         from torch._inductor.compile_fx import compile_fx_inner
 
-        _quote_torch_library_path()
-        with config.patch(_CONFIG):
+        with config.patch(_CONFIG), _quoted_torch_library_path():
             lowered = _lower(graph, inputs)
             lowered.graph.output_node().meta["user_visible_output_idxs"] = list(range(visible_outputs))
             compiled: BoxedCallable = compile_fx_inner(lowered, inputs, is_backward=backward)
@@ -72,10 +70,14 @@ def _lower(graph: GraphModule, inputs: Sequence[Any]) -> GraphModule:
     return lowered
 
 
-def _quote_torch_library_path() -> None:
-    """Inductor hands this path to a shell unquoted: a space in it breaks the link step."""
+@contextmanager
+def _quoted_torch_library_path() -> Iterator[None]:
+    """Inductor hands this path to a shell unquoted: a space in it would break the link step."""
     from torch.utils import cpp_extension
 
-    path = str(cpp_extension.TORCH_LIB_PATH)
-    if Path(path).exists():
-        cpp_extension.TORCH_LIB_PATH = shlex.quote(path)
+    path = cpp_extension.TORCH_LIB_PATH
+    cpp_extension.TORCH_LIB_PATH = shlex.quote(path)
+    try:
+        yield
+    finally:
+        cpp_extension.TORCH_LIB_PATH = path

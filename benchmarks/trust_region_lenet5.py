@@ -9,14 +9,13 @@ usage: python benchmarks/trust_region_lenet5.py [--data DIR] [--seeds N] [--epoc
 
 import argparse
 import json
-import platform
 import random
 import statistics
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
+from environment import environment
 from rich.progress import Progress
 
 import precc
@@ -45,8 +44,7 @@ def main() -> None:
                 progress.console.print(runs[-1])
                 progress.advance(task)
     document = {
-        "machine": {"processor": processor(), "threads": torch.get_num_threads(), "system": platform.platform()},
-        "versions": {"torch": torch.__version__, "precc": precc.__version__, "python": platform.python_version()},
+        **environment(),
         "setting": {"images": len(mnist.train_labels), "batch": BATCH, "epochs": chosen.epochs, "momentum": MOMENTUM},
         "summary": summary(runs),
         "runs": runs,
@@ -113,12 +111,6 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         name: {"mean": statistics.fmean(best.values()), "each": list(best.values())} for name, best in by_run.items()
     }
-
-
-def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{len(names)} x {names[0]}" if names else platform.processor()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import ReferenceType
 
 import torch
 from torch import nn
@@ -21,7 +22,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from precc.captured_graph import CapturedGraph, plan_position
 from precc.decompositions import decomposition_table
-from precc.errors import CaptureError, DeviceError
+from precc.errors import BackendError, CaptureError, DeviceError, PreccError
 from precc.pipeline import Pipeline
 from precc.protocols import Backend, BoxedCallable, GraphContext
 from precc.rounding import ROW_WIDTH
@@ -46,7 +47,7 @@ class GraphCompiler:
     pipeline: Pipeline
     backend: Backend
     on_capture: Callable[[CapturedGraph], None]
-    root: nn.Module | None = None
+    root: ReferenceType[nn.Module] | None = None
     runs: int = 0
     tally: Counter[str] = field(default_factory=Counter)
     numbers: CallNumbers = field(default_factory=CallNumbers)
@@ -76,9 +77,10 @@ class GraphCompiler:
 
     def _layers(self) -> dict[str, str]:
         """Module paths of the local variables by which the captured code knows its modules."""
-        if self.root is None:
+        net = self.root() if self.root is not None else None
+        if net is None:
             raise CaptureError("a graph was captured outside a call of its net")
-        paths = {id(module): path for path, module in self.root.named_modules()}
+        paths = {id(module): path for path, module in net.named_modules()}
         scope = InstructionTranslator.current_tx().output.local_scope
         return {name: paths[id(value)] for name, value in scope.items() if id(value) in paths}
 
@@ -143,7 +145,17 @@ class _Build:
             plan = list(graph.graph.find_nodes(op="placeholder"))[position]
             inputs = [*inputs[:position], plan.meta["val"], *inputs[position + 1 :]]
         count = self.captured.work_counter(graph.graph)
-        compiled = self.compiler.backend.compile(graph, inputs, visible_outputs=visible_outputs, backward=backward)
+        backend = self.compiler.backend
+        try:
+            compiled = backend.compile(graph, inputs, visible_outputs=visible_outputs, backward=backward)
+        except PreccError:
+            raise
+        except Exception as error:
+            half = "backward" if backward else "forward"
+            raise BackendError(
+                f"backend {backend.name!r} failed on a {half} graph: {type(error).__name__}: {error}\n"
+                "backend='reference' needs no compiler"
+            ) from error
 
         def run(args: list[Any]) -> Sequence[Any]:
             count(args)

@@ -62,6 +62,7 @@ class CapturedGraph:
             self._prepared[plan] = rows
             if len(self._prepared) > _KEPT_PLANS:
                 self._prepared.popitem(last=False)
+        self._prepared.move_to_end(plan)
         self.rows = rows
 
     def plan_of(self, rows: Tensor) -> PrecisionPlan | None:

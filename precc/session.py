@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from inspect import signature
 from types import FunctionType
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import nn
@@ -17,7 +18,7 @@ from torch.utils import _pytree
 
 from precc.capture import GraphCompiler
 from precc.captured_graph import CapturedGraph, evaluate
-from precc.errors import BackendError, CaptureError, DeviceError, PlanError, PreccError, RecompileLimitError
+from precc.errors import CaptureError, DeviceError, PlanError, PreccError, RecompileLimitError
 from precc.pipeline import Pipeline
 from precc.plan import PrecisionPlan
 from precc.protocols import Backend
@@ -127,14 +128,11 @@ class Session:
             BackendError: the backend failed on the graph.
         """
         compiler = self._compiler
-        runs, compiler.root = compiler.runs, net
+        runs, compiler.root = compiler.runs, ref(net)
         breaks = counters["graph_break"]
         known_breaks = len(breaks)
-        try:
-            with _strict_dynamo(net, args, kwargs):
-                result = self._entry(net, args, kwargs)
-        finally:
-            compiler.root = None
+        with _strict_dynamo(net, args, kwargs):
+            result = self._entry(net, args, kwargs)
         if len(breaks) > known_breaks:
             self.graph_breaks += list(breaks)[known_breaks:]
         if compiler.runs == runs:
@@ -192,7 +190,7 @@ def _strict_dynamo(net: nn.Module, args: Any, kwargs: Any) -> Iterator[None]:
         inner = error.inner_exception
         if isinstance(inner, PreccError):
             raise inner from error
-        raise BackendError(f"compiling {name} failed: {inner}. backend='reference' needs no compiler") from error
+        raise CaptureError(f"{name} cannot be captured: {type(inner).__name__}: {inner}") from error
     except Unsupported as error:
         raise CaptureError(f"{name} cannot be captured: {error}") from error
     except PreccError:
