@@ -42,10 +42,12 @@ class Product:
 
     @property
     def role(self) -> Role:
+        """fprop, dgrad or wgrad."""
         return self.operands[0].slot.role
 
     @property
     def op(self) -> str:
+        """The op that it belongs to, such as ``conv2/product``."""
         return self.operands[0].slot.op
 
 
@@ -53,7 +55,6 @@ class Product:
 class Unrounded:
     """A product that is computed in the tensors' own format, and why."""
 
-    op: str
     layer: str
     reason: str
 

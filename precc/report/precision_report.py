@@ -147,8 +147,8 @@ def _executed(executed: Mapping[str, int]) -> list[str]:
 def _not_rounded(graphs: Sequence[CapturedGraph]) -> list[str]:
     found = {record for graph in graphs for record in graph.unrounded}
     if not found:
-        return ["not rounded: nothing; every product of the graphs has its slots"] if graphs else []
-    ordered = sorted(found, key=lambda record: (record.layer, record.op))
+        return ["not rounded: no product that precc knows of"] if graphs else []
+    ordered = sorted(found, key=lambda record: (record.layer, record.reason))
     return [f"not rounded: {record.layer or '(root)'}: {record.reason}" for record in ordered]
 
 

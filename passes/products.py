@@ -1,0 +1,168 @@
+"""Which ATen ops are products, where their operands are, and how much work they do."""
+
+import math
+
+import torch
+from torch.fx import Node
+from torch.utils.flop_counter import flop_registry
+
+from precc.annotations import Size
+
+__all__ = [
+    "CONVOLUTION_BACKWARD",
+    "OPAQUE_PRODUCTS",
+    "PRODUCTS",
+    "has_slots",
+    "multiply_adds",
+    "op_name",
+    "operands",
+    "origin",
+]
+
+_aten = torch.ops.aten
+
+#: Ops that compute one product, and the positions of its two operands. The composite ones appear in exports only.
+PRODUCTS: dict[object, tuple[int, int]] = {
+    _aten.mm.default: (0, 1),
+    _aten.addmm.default: (1, 2),
+    _aten.bmm.default: (0, 1),
+    _aten.baddbmm.default: (1, 2),
+    _aten.convolution.default: (0, 1),
+    _aten.linear.default: (0, 1),
+    _aten.matmul.default: (0, 1),
+    _aten.conv1d.default: (0, 1),
+    _aten.conv2d.default: (0, 1),
+    _aten.conv3d.default: (0, 1),
+    _aten.conv1d.padding: (0, 1),
+    _aten.conv2d.padding: (0, 1),
+    _aten.conv3d.padding: (0, 1),
+    _aten.conv_transpose1d.default: (0, 1),
+    _aten.conv_transpose2d.input: (0, 1),
+    _aten.conv_transpose3d.input: (0, 1),
+}
+
+CONVOLUTION_BACKWARD = _aten.convolution_backward.default
+
+# With what `torch.utils.flop_counter` does not know; forward and backward, all overloads.
+_OTHER_PRODUCTS = (
+    "_addmm_activation",
+    "_cdist_backward",
+    "_cdist_forward",
+    "_cudnn_rnn",
+    "_cudnn_rnn_backward",
+    "_int_mm",
+    "_native_multi_head_attention",
+    "_scaled_dot_product_attention_math_for_mps",
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_flash_attention_for_cpu_backward",
+    "_scaled_dot_product_fused_attention_overrideable",
+    "_scaled_dot_product_fused_attention_overrideable_backward",
+    "_scaled_grouped_mm",
+    "_sparse_mm",
+    "_transformer_encoder_layer_fwd",
+    "_trilinear",
+    "addbmm",
+    "addmv",
+    "addr",
+    "conv_tbc",
+    "conv_tbc_backward",
+    "dot",
+    "einsum",
+    "linalg_matrix_exp",
+    "linalg_solve_ex",
+    "matrix_exp",
+    "miopen_rnn",
+    "mkldnn_rnn_layer",
+    "mkldnn_rnn_layer_backward",
+    "mv",
+    "scaled_dot_product_attention",
+    "vdot",
+)
+
+#: Names of ops with products inside that have no slots: what torch counts floating-point operations of, and more.
+OPAQUE_PRODUCTS = (
+    frozenset(f"aten.{name}" for name in _OTHER_PRODUCTS)
+    | frozenset(str(getattr(op, "overloadpacket", op)) for op in flop_registry)
+) - frozenset(str(op.overloadpacket) for op in (*PRODUCTS, CONVOLUTION_BACKWARD))
+
+#: Ops whose result holds the values of their first argument, at other places or in another dtype.
+_SAME_VALUES = frozenset(
+    f"aten.{name}"
+    for name in (
+        "_reshape_alias",
+        "_to_copy",
+        "_unsafe_view",
+        "alias",
+        "clone",
+        "detach",
+        "expand",
+        "permute",
+        "reshape",
+        "squeeze",
+        "t",
+        "transpose",
+        "unsqueeze",
+        "view",
+    )
+)
+
+
+def multiply_adds(node: Node) -> Size:
+    """Multiply-adds of a product: elements of the result times the length of a dot product.
+
+    A convolution's fprop, dgrad and wgrad have the same number: each element on the side that
+    the filter is applied to (the output; of a transposed one, the input) meets each weight of its filter once.
+    """
+    if node.target is CONVOLUTION_BACKWARD:
+        output, x, weight = node.args[:3]
+        transposed = bool(node.args[7])
+    else:
+        output, (x, weight) = node, operands(node)
+        if "conv" not in op_name(node):
+            return _elements(node) * _shape(x)[-1]
+        transposed = "conv_transpose" in op_name(node) or (
+            node.target is _aten.convolution.default and bool(node.args[6])
+        )
+    assert isinstance(output, Node)
+    assert isinstance(x, Node)
+    assert isinstance(weight, Node)
+    # weight: [out, in / groups, *kernel]; transposed: [in, out / groups, *kernel]
+    filter_size: Size = math.prod(_shape(weight)[1:])
+    return _elements(x if transposed else output) * filter_size
+
+
+def operands(node: Node) -> tuple[Node, Node]:
+    """The two operands of a node of `PRODUCTS`."""
+    first, second = (node.args[position] for position in PRODUCTS[node.target])
+    assert isinstance(first, Node)
+    assert isinstance(second, Node)
+    return first, second
+
+
+def _shape(node: Node) -> tuple[Size, ...]:
+    return tuple(node.meta["val"].shape)
+
+
+def _elements(node: Node) -> Size:
+    size: Size = math.prod(_shape(node))
+    return size
+
+
+def has_slots(node: Node) -> bool:
+    """Whether it is a product of real matrices: one with a vector is `mv` or `dot` once it is opened."""
+    pair = operands(node)
+    real = all(operand.meta["val"].dtype.is_floating_point for operand in pair)
+    return real and all(len(_shape(operand)) >= 2 for operand in pair)
+
+
+def origin(node: Node) -> Node:
+    """The node whose values this one shows, through views, transposes and conversions."""
+    while op_name(node) in _SAME_VALUES and isinstance(node.args[0], Node):
+        node = node.args[0]
+    return node
+
+
+def op_name(node: Node) -> str:
+    """Name of the ATen op without its overload, such as ``aten.mm``; empty for any other node."""
+    target = node.target
+    return str(target.overloadpacket) if isinstance(target, torch._ops.OpOverload) else ""
