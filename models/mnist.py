@@ -52,7 +52,9 @@ def load_mnist(folder: str | Path | None = None) -> Mnist:
     chosen = folder if folder is not None else os.environ.get(ENVIRONMENT_VARIABLE) or None
     if chosen is None:
         return _standardised(_read_npz(_SUBSET), _SUBSET)
-    root = Path(chosen)
+    root = Path(chosen).expanduser()
+    if root.is_file():
+        raise DataError(f"{str(root)!r} is a file; name the folder that holds it")
     if not root.is_dir():
         raise DataError(f"the data folder {str(root)!r} does not exist")
     archive = root / "mnist.npz"

@@ -1,6 +1,7 @@
 """Which ATen ops are products, where their operands are, and how much work they do."""
 
 import math
+from typing import Any
 
 import torch
 from torch.fx import Node
@@ -22,7 +23,7 @@ __all__ = [
 _aten = torch.ops.aten
 
 #: Ops that compute one product, and the positions of its two operands. The composite ones appear in exports only.
-PRODUCTS: dict[object, tuple[int, int]] = {
+PRODUCTS: dict[Any, tuple[int, int]] = {
     _aten.mm.default: (0, 1),
     _aten.addmm.default: (1, 2),
     _aten.bmm.default: (0, 1),
@@ -50,6 +51,7 @@ _OTHER_PRODUCTS = (
     "_cdist_forward",
     "_cudnn_rnn",
     "_cudnn_rnn_backward",
+    "_euclidean_dist",
     "_int_mm",
     "_native_multi_head_attention",
     "_scaled_dot_product_attention_math_for_mps",
@@ -64,17 +66,22 @@ _OTHER_PRODUCTS = (
     "addbmm",
     "addmv",
     "addr",
+    "cdist",
     "conv_tbc",
     "conv_tbc_backward",
     "dot",
     "einsum",
+    "gru",
     "linalg_matrix_exp",
     "linalg_solve_ex",
+    "lstm",
     "matrix_exp",
     "miopen_rnn",
     "mkldnn_rnn_layer",
     "mkldnn_rnn_layer_backward",
     "mv",
+    "rnn_relu",
+    "rnn_tanh",
     "scaled_dot_product_attention",
     "vdot",
 )

@@ -38,6 +38,9 @@ _aten = torch.ops.aten
 _LOCAL = re.compile(r"L\['(\w+)'\]\.?(.*)")
 _FAMILY = "product"
 
+#: Of torch's own operators, none of which holds products beside those of `precc.passes.products`.
+_OWN_NAMESPACES = frozenset({"aten", "prims", "precc", "profiler", "rngprims"})
+
 
 @dataclass(frozen=True, slots=True)
 class _Forward:
@@ -155,7 +158,10 @@ def _why_no_slots(node: Node, graph: GraphModule) -> str:
         return f"{op_name(node)} has no slots in this version"
     if node.target in PRODUCTS and not has_slots(node):
         return f"{op_name(node)} of vectors, integers or complex numbers has no slots in this version"
-    if isinstance(node.target, torch._ops.HigherOrderOperator) and _holds_products(node, graph):
+    if isinstance(node.target, torch._ops.OpOverload) and node.target.namespace not in _OWN_NAMESPACES:
+        return f"{op_name(node)} is an operator that precc does not know: what it computes is not rounded"
+    flex = "flex_attention" in str(node.target)
+    if isinstance(node.target, torch._ops.HigherOrderOperator) and (flex or _holds_products(node, graph)):
         return f"products inside {node.target} have no slots in this version"
     return ""
 
@@ -189,8 +195,9 @@ def _layer(node: Node, context: GraphContext) -> str:
     stack = node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack") or {}
     path = str(list(stack.values())[-1][0]) if stack else ""
     local = _LOCAL.fullmatch(path)
-    if local is None:
-        base = "" if stack else next(iter(context.layers.values()), "")
-        return path or base
-    base = context.layers.get(local[1], f"L['{local[1]}']")
-    return ".".join(part for part in (base, local[2]) if part)
+    if local is not None:
+        base = context.layers.get(local[1], f"L['{local[1]}']")
+        path = ".".join(part for part in (base, local[2]) if part)
+    elif not stack:
+        path = next(iter(context.layers.values()), "")
+    return context.aliases.get(path, path)

@@ -8,7 +8,7 @@ from precc.api import compile, export_onnx  # noqa: E402
 from precc.control.trust_region import TrustRegion  # noqa: E402
 from precc.formats import FORMATS, FloatFormat  # noqa: E402
 from precc.module import PrecisionModule  # noqa: E402
-from precc.plan import PrecisionPlan  # noqa: E402
+from precc.plan import Precision, PrecisionPlan  # noqa: E402
 from precc.policy import Policy, Uniform  # noqa: E402
 from precc.rounding import round_to  # noqa: E402
 
@@ -16,6 +16,7 @@ __all__ = [
     "FORMATS",
     "FloatFormat",
     "Policy",
+    "Precision",
     "PrecisionModule",
     "PrecisionPlan",
     "TrustRegion",

@@ -12,7 +12,7 @@ from precc.formats import FloatFormat
 from precc.module import PrecisionModule, read_plan, wrap
 from precc.passes import naming_pipeline, rounding_pipeline
 from precc.plan import PrecisionPlan
-from precc.policy import Policy, Uniform, parse_policy
+from precc.policy import Policy, assigned, parse_policy
 from precc.session import CompileOptions, Session
 
 __all__ = ["compile", "export_onnx"]
@@ -49,14 +49,13 @@ def compile(
     _check_model(model)
     if policy is not None and plan is not None:
         raise PlanError("pass a policy or a plan, not both")
-    full_precision = _full_precision(model)
-    first = full_precision
+    first = None
     if plan is not None:
         first = read_plan(plan)
     elif policy is not None:
-        first = parse_policy(policy).assign(None)
+        first = assigned(parse_policy(policy))
     options = CompileOptions(rounding_pipeline(), naming_pipeline(), find_backend(backend), fullgraph, dynamic)
-    return wrap(model, Session(options, first, full_precision))
+    return wrap(model, Session(options, first))
 
 
 def _check_model(model: nn.Module) -> None:
@@ -66,14 +65,11 @@ def _check_model(model: nn.Module) -> None:
         raise CaptureError("a ScriptModule has no Python forward to capture: pass the module that it was made from")
     if hasattr(model, "_orig_mod"):
         raise CaptureError("the model went through torch.compile already: pass the module that was given to it")
+    if type(model).__call__ is not nn.Module.__call__:
+        raise CaptureError(
+            f"{type(model).__name__} has a __call__ of its own, which a compiled net would not run: move it to forward"
+        )
     for path, module in model.named_modules():
         if isinstance(module, PrecisionModule):
             where = f"its submodule {path!r}" if path else "it"
             raise CaptureError(f"{where} is a compiled net already: compile the whole model once")
-
-
-def _full_precision(model: nn.Module) -> PrecisionPlan:
-    """The plan that rounds nothing: float32, or float64 for a model that has float64 values."""
-    values = [*model.parameters(), *model.buffers()]
-    double = any(value.dtype == torch.float64 for value in values)
-    return Uniform("float64" if double else "float32").assign()

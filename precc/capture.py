@@ -21,12 +21,12 @@ from torch._guards import CompileContext, TracingContext
 from torch.fx import Graph, GraphModule, Node
 
 from precc.captured_graph import CapturedGraph, plan_position
-from precc.decompositions import decomposition_table
+from precc.decompositions import MATRIX_PRODUCTS, decomposition_table, matmul
 from precc.errors import BackendError, CaptureError, DeviceError, PreccError
 from precc.pipeline import Pipeline
 from precc.protocols import Backend, BoxedCallable, GraphContext
 from precc.rounding import ROW_WIDTH
-from precc.slots import CallNumbers
+from precc.slots import CallNumbers, aliases_of
 
 __all__ = ["GraphCompiler"]
 
@@ -56,7 +56,8 @@ class GraphCompiler:
         device = _common_device(example_inputs)
         plan_input = torch.empty(1, ROW_WIDTH, dtype=torch.float64, device=self.backend.plan_device(device))
         layers = self._layers()
-        captured = CapturedGraph(next(iter(layers.values()), ""), plan_input.device, self.tally)
+        parameters = frozenset(id(value) for value in example_inputs if isinstance(value, nn.Parameter))
+        captured = CapturedGraph(next(iter(layers.values()), ""), plan_input.device, self.tally, parameters)
         build = _Build(self, captured, _constants(dynamo_graph, example_inputs), len(example_inputs), layers)
         aot_compile = aot_autograd(
             fw_compiler=build.forward,
@@ -75,12 +76,17 @@ class GraphCompiler:
 
         return run
 
-    def _layers(self) -> dict[str, str]:
-        """Module paths of the local variables by which the captured code knows its modules."""
+    @property
+    def net(self) -> nn.Module:
+        """The net that is being captured."""
         net = self.root() if self.root is not None else None
         if net is None:
             raise CaptureError("a graph was captured outside a call of its net")
-        paths = {id(module): path for path, module in net.named_modules()}
+        return net
+
+    def _layers(self) -> dict[str, str]:
+        """Module paths of the local variables by which the captured code knows its modules."""
+        paths = {id(module): path for path, module in self.net.named_modules()}
         scope = InstructionTranslator.current_tx().output.local_scope
         return {name: paths[id(value)] for name, value in scope.items() if id(value) in paths}
 
@@ -130,6 +136,7 @@ class _Build:
             constants=frozenset(names[index] for index in self.constants if index in names),
             plan=names.get(self.plan_index),
             layers=self.layers,
+            aliases=aliases_of(self.compiler.net),
             frame=-1 if frame is None else frame,
             numbers=self.compiler.numbers,
         )
@@ -192,6 +199,9 @@ def _with_plan_input(graph: GraphModule, plan_input: torch.Tensor) -> GraphModul
     with copy.inserting_after(last[-1]) if last else copy.inserting_before():
         plan = copy.placeholder("precc_plan")
     plan.meta["example_value"] = plan_input
+    for node in copy.nodes:
+        if node.target in MATRIX_PRODUCTS:
+            node.op, node.target = "call_function", matmul
     plan._dynamo_source = ConstantSource("precc_plan")
     copy.output(output)
     result = GraphModule(graph, copy)

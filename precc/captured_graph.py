@@ -3,7 +3,7 @@
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import sympy
@@ -17,7 +17,7 @@ from precc.round_op import ROUND
 from precc.rounding import ROW_WIDTH, Row
 from precc.slots import Slot
 
-__all__ = ["CapturedGraph", "evaluate", "format_label", "plan_position"]
+__all__ = ["CapturedGraph", "plan_position", "size_value"]
 
 #: Plans whose rows are kept; a controller switches between a handful.
 _KEPT_PLANS = 64
@@ -31,14 +31,18 @@ class CapturedGraph:
         start: module path by which the captured code begins; not the root after a graph break.
         plan_device: where the plan's tensor lies.
         tally: multiply-adds executed so far by format, shared by the graphs of a net.
+        parameters: identities of the parameters that it takes in.
         training: whether it has a backward.
+        double: whether it has products of float64 values.
         visible_outputs: outputs that the caller sees.
     """
 
     start: str
     plan_device: torch.device
     tally: Counter[str]
+    parameters: frozenset[int]
     training: bool = False
+    double: bool = False
     visible_outputs: int = 0
     slots: tuple[Slot, ...] = ()
     products: tuple[Product, ...] = ()
@@ -50,6 +54,7 @@ class CapturedGraph:
         """Note the slots in the order of the plan's rows, and the products."""
         self.slots = slots_of(graph)
         self.products = tuple(product for _, product in products_of(graph))
+        self.double = any(_is_double(node.args[0]) for node, _ in products_of(graph))
         self.unrounded = tuple(unrounded_of(graph))
 
     def use(self, plan: PrecisionPlan) -> None:
@@ -83,26 +88,26 @@ class CapturedGraph:
         products = tuple(product for _, product in products_of(graph))
         position = plan_position(graph)
         sizes = _SymbolReader.of(graph, [product.multiply_adds for product in products])
-        known: dict[tuple[PrecisionPlan | None, tuple[int, ...]], Counter[str]] = {}
+
+        @lru_cache(maxsize=_KEPT_PLANS)
+        def work(plan: PrecisionPlan | None, values: tuple[int, ...]) -> Counter[str]:
+            return _work(products, plan, sizes.bindings(values))
 
         def count(args: list[Any]) -> None:
             if position is None:
                 return
-            key = (self.plan_of(args[position]), sizes.read(args))
-            if key not in known:
-                known[key] = _work(products, key[0], sizes.bindings(key[1]))
-            self.tally.update(known[key])
+            self.tally.update(work(self.plan_of(args[position]), sizes.read(args)))
 
         return count
 
 
-def format_label(product: Product, plan: PrecisionPlan) -> str:
+def _format_label(product: Product, plan: PrecisionPlan) -> str:
     """The formats of a product's operands: one name if they agree, else both, in operand order."""
     first, second = (plan.precision(operand.slot.name).format.name for operand in product.operands)
     return first if first == second else f"{first} x {second}"
 
 
-def evaluate(size: Size, bindings: Mapping[sympy.Symbol, int]) -> int:
+def size_value(size: Size, bindings: Mapping[sympy.Symbol, int]) -> int:
     """A size as a number, its symbols replaced; symbols that are not bound take their example's value."""
     if isinstance(size, int):
         return size
@@ -117,9 +122,13 @@ def _work(
 ) -> Counter[str]:
     work: Counter[str] = Counter()
     for product in products:
-        label = "(plan no longer kept)" if plan is None else format_label(product, plan)
-        work[label] += evaluate(product.multiply_adds, bindings)
+        label = "(plan no longer kept)" if plan is None else _format_label(product, plan)
+        work[label] += size_value(product.multiply_adds, bindings)
     return work
+
+
+def _is_double(value: Any) -> bool:
+    return isinstance(value, Node) and value.meta["val"].dtype == torch.float64
 
 
 def plan_position(graph: Graph) -> int | None:

@@ -17,11 +17,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if chosen.command == "formats":
             _print_formats()
+            sys.stdout.flush()
         else:
             from precc.demo import run_demo
 
             run_demo(data=chosen.data, out=chosen.out, epochs=chosen.epochs, seed=chosen.seed, backend=chosen.backend)
-    except PreccError as error:
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has left, as in `precc formats | head`
+        return 0
+    except (PreccError, OSError) as error:
         print(f"precc: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -42,18 +46,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--data", help="folder with mnist.npz or the four IDX files (default: $PRECC_DATA, or a subset)")
     demo.add_argument("--out", default="out", help="folder for plan.json, report.txt and lenet5.onnx (default: out)")
-    demo.add_argument("--epochs", type=_positive, default=10, help="default: 10")
-    demo.add_argument("--seed", type=int, default=0, help="default: 0")
+    demo.add_argument("--epochs", type=_epochs, default=10, help="default: 10")
+    demo.add_argument("--seed", type=_seed, default=0, help="default: 0")
     demo.add_argument("--backend", default="auto", help="auto, inductor or reference (default: auto)")
     commands.add_parser("formats", help="list the named formats")
     return parser
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a number of at least 1, got {number}")
-    return number
+def _epochs(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 2**63 - 1, got {text!r}")
+    return int(text)
 
 
 def _print_formats() -> None:

@@ -1,12 +1,14 @@
 """The op set of precc's graphs: which ATen ops are opened before slots are placed, for every backend alike."""
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._decomp import get_decompositions
 
-__all__ = ["decomposition_table"]
+__all__ = ["MATRIX_PRODUCTS", "decomposition_table", "matmul"]
 
 _aten = torch.ops.aten
 
@@ -19,3 +21,18 @@ def decomposition_table() -> dict[Any, Callable[..., Any]]:
     """
     table: dict[Any, Callable[..., Any]] = dict(get_decompositions([_aten.native_dropout]))
     return table
+
+
+#: What Dynamo writes for ``a @ b``, `torch.matmul` and the method.
+MATRIX_PRODUCTS = frozenset({operator.matmul, torch.matmul, "matmul", "__matmul__"})
+
+
+def matmul(first: Tensor, second: Tensor) -> Tensor:
+    """`torch.matmul`, with the operands of its product always in this order.
+
+    For a matrix times a batch of matrices torch computes the transposed product if a gradient is needed, and else
+    expands the matrix: the first operand would be ``b`` in training and ``a`` under no_grad.
+    """
+    if first.dim() == 2 and second.dim() > 2:
+        first = first.expand(*second.shape[:-2], *first.shape)
+    return torch.matmul(first, second)

@@ -53,7 +53,7 @@ def run_demo(*, data: str | None, out: str, epochs: int, seed: int, backend: str
         "",
         f"test accuracy: {dynamic:.2%} with TrustRegion, {plain:.2%} in fp32 with SGD (lr {LEARNING_RATE})",
         f"multiply-adds of the training, evaluations included: {shares}",
-        f"compilations: {net.compilations} (one to train, one to test)",
+        f"compilations: {net.compilations}",
     ]
     net.plan.save(folder / "plan.json")
     write_whole(folder / "report.txt", ("\n".join(lines) + "\n").encode())

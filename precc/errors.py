@@ -11,6 +11,7 @@ __all__ = [
     "FormatError",
     "PlanError",
     "PreccError",
+    "PrecisionWarning",
     "RecompileLimitError",
     "UnsupportedError",
     "expected_one_of",
@@ -55,6 +56,10 @@ class DataError(PreccError, OSError):
 
 class UnsupportedError(PreccError, NotImplementedError):
     """A thing that exists in principle and that this version does not do."""
+
+
+class PrecisionWarning(UserWarning):
+    """Something runs in another precision than the plan says, and goes on."""
 
 
 def expected_one_of(names: Iterable[str]) -> str:

@@ -1,7 +1,7 @@
 """Write files whole or not at all."""
 
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 __all__ = ["write_whole"]
@@ -11,15 +11,15 @@ def write_whole(path: Path, content: bytes) -> None:
     """Replace a file by new content in one step: a reader sees the old file or the new one.
 
     Raises:
-        OSError: the folder cannot be made or written; the old file, if any, is as it was.
+        OSError: the folder does not exist or cannot be written; the old file, if any, is as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    if path.is_dir():
+        raise IsADirectoryError(f"{str(path)!r} is a folder, not a file to write")
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with draft.open("xb") as file:
             file.write(content)
-        Path(draft).chmod(0o644)
         os.replace(draft, path)
     except BaseException:
-        Path(draft).unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
         raise

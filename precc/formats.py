@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import lru_cache
+from typing import TypeVar
 
 from precc.errors import FormatError, expected_one_of
 
@@ -32,6 +33,9 @@ class Overflow(Enum):
     SATURATE = "saturate"  #: the largest finite value, also for an infinite input
     INF = "inf"  #: infinity
     NAN = "nan"  #: NaN
+
+
+_Choice = TypeVar("_Choice", Specials, Overflow)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,15 +63,21 @@ class FloatFormat:
     overflow: Overflow = field(default=None)  # type: ignore[assignment]  # set in __post_init__
 
     def __post_init__(self) -> None:
-        if self.overflow is None:
+        if not all(type(width) is int for width in (self.exponent_bits, self.mantissa_bits)):
+            raise FormatError(f"format {self.name!r}: the numbers of bits must be integers")
+        object.__setattr__(self, "specials", _member(Specials, self.specials))
+        if self.overflow is not None:
+            object.__setattr__(self, "overflow", _member(Overflow, self.overflow))
+        else:
             rule = Overflow.INF if self.has_inf else Overflow.SATURATE
             object.__setattr__(self, "overflow", rule)
-        fits_float32 = 2 <= self.exponent_bits <= 8 and 0 <= self.mantissa_bits <= 23
-        is_float64 = (self.exponent_bits, self.mantissa_bits) == (11, 52)
+        fits_float32 = 2 <= self.exponent_bits <= 8 and 0 <= self.mantissa_bits <= 23 and self.emax <= 127
+        is_float64 = (self.exponent_bits, self.mantissa_bits) == (11, 52) and self.has_inf
         if not (fits_float32 or is_float64):
             raise FormatError(
-                f"format {self.name!r}: 2 to 8 exponent bits and 0 to 23 mantissa bits are supported "
-                f"(what float32 can hold), and float64; got {self.exponent_bits} and {self.mantissa_bits}"
+                f"format {self.name!r}: 2 to 8 exponent bits, 0 to 23 mantissa bits and exponents up to 127 are "
+                f"supported (what float32 can hold), and float64; got {self.exponent_bits} and {self.mantissa_bits} "
+                f"bits and exponents up to {self.emax}"
             )
         if self.specials is Specials.NAN and self.mantissa_bits == 0:
             raise FormatError(f"format {self.name!r}: a NaN beside numbers needs a mantissa bit")
@@ -78,6 +88,7 @@ class FloatFormat:
 
     @property
     def has_inf(self) -> bool:
+        """Whether it has infinities."""
         return self.specials is Specials.INF_NAN
 
     @property
@@ -87,6 +98,7 @@ class FloatFormat:
 
     @property
     def bias(self) -> int:
+        """What is added to the exponent in its field: 2**(exponent_bits - 1) - 1."""
         return int(2 ** (self.exponent_bits - 1)) - 1
 
     @property
@@ -113,10 +125,12 @@ class FloatFormat:
 
     @property
     def smallest_normal(self) -> float:
+        """2**emin."""
         return 2.0**self.emin
 
     @property
     def smallest_subnormal(self) -> float:
+        """2**k_min, the smallest positive number."""
         return 2.0**self.k_min
 
     @property
@@ -130,19 +144,21 @@ class FloatFormat:
         >>> FORMATS["float8_e5m2"].with_overflow("saturate").overflow.value
         'saturate'
         """
-        try:
-            return replace(self, overflow=Overflow(rule))
-        except ValueError as error:
-            if isinstance(error, FormatError):
-                raise
-            valid = expected_one_of(choice.value for choice in Overflow)
-            raise FormatError(f"unknown overflow rule {rule!r}: {valid}") from None
+        return replace(self, overflow=_member(Overflow, rule))
 
     def __repr__(self) -> str:
         what = "" if self.has_inf else ", no inf"
         natural = Overflow.INF if self.has_inf else Overflow.SATURATE
         rule = "" if self.overflow is natural else f", overflow to {self.overflow.value}"
         return f"{self.name} ({self.bits} bits, bias {self.bias}, max {self.max:.6g}{what}{rule})"
+
+
+def _member(kind: type[_Choice], choice: object) -> _Choice:
+    try:
+        return kind(choice)
+    except ValueError:
+        valid = expected_one_of(str(member.value) for member in kind)
+        raise FormatError(f"unknown {kind.__name__.lower()} rule {choice!r}: {valid}") from None
 
 
 def _named(*formats: FloatFormat) -> dict[str, FloatFormat]:
@@ -177,7 +193,7 @@ ALIASES: dict[str, str] = {
     "e2m1": "float4_e2m1fn",
 }
 
-_EXMY = re.compile(r"e(\d+)m(\d+)")
+_EXMY = re.compile(r"e([1-9]\d*)m(0|[1-9]\d*)")
 
 
 @lru_cache(maxsize=256)
@@ -191,8 +207,7 @@ def _parse_name(name: str) -> FloatFormat:
         known = expected_one_of([*FORMATS, *ALIASES])
         raise FormatError(f"unknown format {name!r}: {known}, or any 'e<X>m<Y>' such as 'e5m4'")
     exponent_bits, mantissa_bits = (int(width) for width in widths.groups())
-    canonical = f"e{exponent_bits}m{mantissa_bits}"
-    fmt = FloatFormat(name=canonical, exponent_bits=exponent_bits, mantissa_bits=mantissa_bits)
+    fmt = FloatFormat(name=key, exponent_bits=exponent_bits, mantissa_bits=mantissa_bits)
     return next((named for named in FORMATS.values() if named == fmt), fmt)
 
 

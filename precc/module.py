@@ -9,11 +9,13 @@ import torch
 from torch import nn
 
 from precc.errors import CaptureError, PlanError
+from precc.formats import ALIASES, FORMATS
 from precc.plan import PrecisionPlan
 from precc.report.precision_report import PrecisionReport
-from precc.session import Session
+from precc.session import Session, training_first
+from precc.strict_dynamo import base_name
 
-__all__ = ["PUBLIC_NAMES", "PrecisionModule", "base_of", "original", "read_plan", "wrap"]
+__all__ = ["PUBLIC_NAMES", "PrecisionModule", "original", "read_plan", "session_of", "wrap"]
 
 #: The names that a compiled net has beside the model's own.
 PUBLIC_NAMES = ("plan", "set_plan", "report", "compilations", "precision_state")
@@ -25,7 +27,8 @@ class PrecisionModule(nn.Module):
     """A model whose products are computed in the formats of a plan. Made by `precc.compile`.
 
     It is also an instance of the model's class, and shares the model's parameters, buffers and submodules, under
-    the same names. The model itself is unchanged and computes as before.
+    the same names. The model itself computes as before. Call the net, not ``net.forward``, which is the model's own and
+    rounds nothing. ``net.train()`` and ``net.eval()`` act on the shared submodules too.
     """
 
     _precc_session: Session
@@ -33,7 +36,7 @@ class PrecisionModule(nn.Module):
     @property
     def plan(self) -> PrecisionPlan:
         """The plan of the next forward, each slot known so far by name."""
-        session = self._precc_session
+        session = session_of(self)
         return session.plan.resolve(session.multiply_adds)
 
     def set_plan(self, plan: PrecisionPlan | str | Path) -> None:
@@ -45,29 +48,30 @@ class PrecisionModule(nn.Module):
             PlanError: the file holds no plan, or the plan names a slot that the net does not have; the plan
                 in force stays.
         """
-        self._precc_session.use(read_plan(plan))
+        session_of(self).use(read_plan(plan), self)
 
     @property
     def compilations(self) -> int:
         """Graphs captured for calls of this net; a forward and its backward count once."""
-        return len(self._precc_session.graphs)
+        return len(session_of(self).graphs)
 
     def report(self) -> PrecisionReport:
         """The per-layer precision report: formats, multiply-adds, what was compiled and what was not rounded."""
-        session = self._precc_session
+        session = session_of(self)
         return PrecisionReport.of(
-            title=base_of(self).__name__,
+            title=base_name(self),
             backend=session.options.backend.name,
             plan=session.plan,
-            graphs=session.graphs,
+            graphs=training_first(session.graphs),
             graph_breaks=session.graph_breaks,
+            outside=session.outside(self) if session.graphs else [],
             executed=session.tally,
             events=session.events,
         )
 
     def precision_state(self) -> dict[str, Any]:
         """What precc knows beside the parameters: the plan, multiply-adds executed by format, events."""
-        session = self._precc_session
+        session = session_of(self)
         return {"plan": self.plan.to_json(), "multiply_adds": dict(session.tally), "events": dict(session.events)}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -79,15 +83,20 @@ class PrecisionModule(nn.Module):
         """Copies and pickles carry the plan and compile graphs of their own."""
         state = dict(self.__dict__)
         state.pop("_compiled_call_impl", None)
-        return _bare, (base_of(self),), state
+        return _bare, (_base(self),), state
 
 
 def _run(net: PrecisionModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return net._precc_session.call(net, args, kwargs)
+    return session_of(net).call(net, args, kwargs)
 
 
 #: Under a compiler of the user's the net runs as it is, by its own graphs, and is not traced a second time.
 _run_untraced = torch.compiler.disable(_run, recursive=False)
+
+
+def session_of(net: PrecisionModule) -> Session:
+    """What precc keeps of a net."""
+    return net._precc_session
 
 
 def read_plan(plan: PrecisionPlan | str | Path) -> PrecisionPlan:
@@ -99,7 +108,12 @@ def read_plan(plan: PrecisionPlan | str | Path) -> PrecisionPlan:
     if isinstance(plan, PrecisionPlan):
         return plan
     if isinstance(plan, (str, Path)):
-        return PrecisionPlan.load(plan)
+        try:
+            return PrecisionPlan.load(plan)
+        except PlanError as error:
+            if str(plan) in FORMATS or str(plan) in ALIASES:
+                raise PlanError(f"{error}; for one format in all slots: precc.PrecisionPlan({str(plan)!r})") from error
+            raise
     hint = "; for a policy, pass policy.assign()" if hasattr(plan, "assign") else ""
     raise PlanError(f"a plan is a PrecisionPlan or the path of one, not {plan!r}{hint}")
 
@@ -124,15 +138,14 @@ def wrap(model: nn.Module, session: Session) -> PrecisionModule:
     return net
 
 
-def base_of(net: PrecisionModule) -> type[nn.Module]:
-    """The class of the user's model."""
+def _base(net: PrecisionModule) -> type[nn.Module]:
     base: type[nn.Module] = type(net).__mro__[2]
     return base
 
 
 def original(net: PrecisionModule) -> nn.Module:
     """The model under a net, uncompiled, sharing all its state: what exports and analyses trace."""
-    base = base_of(net)
+    base = _base(net)
     model: nn.Module = base.__new__(base)
     model.__dict__.update({name: value for name, value in net.__dict__.items() if name != _SESSION})
     return model

@@ -6,13 +6,13 @@ resolves without a new plan. Two plans are equal when they give every slot the s
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from precc.errors import FormatError, PlanError
+from precc.errors import FormatError, PlanError, expected_one_of
 from precc.files import write_whole
 from precc.formats import FloatFormat, Overflow, Specials, parse_format
 from precc.rounding import RoundingMode, parse_rounding
@@ -30,6 +30,15 @@ class Precision:
     format: FloatFormat
     rounding: RoundingMode = RoundingMode.NEAREST_EVEN
 
+    @classmethod
+    def of(cls, choice: "Precision | FloatFormat | str") -> "Precision":
+        """A precision as it is; a format or its name means that format, to nearest even.
+
+        Raises:
+            FormatError: neither.
+        """
+        return choice if isinstance(choice, Precision) else cls(parse_format(choice))
+
     def __str__(self) -> str:
         nearest = self.rounding is RoundingMode.NEAREST_EVEN
         return self.format.name + ("" if nearest else f", {self.rounding.value}")
@@ -46,7 +55,7 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class SlotChange:
-    """One difference between two plans; `slot` is ``*`` for every slot that neither names."""
+    """One difference between two plans; `slot` is ``*`` for every slot that no other change names."""
 
     slot: str
     before: Precision
@@ -72,32 +81,44 @@ class PlanDiff:
         return "\n".join(str(change) for change in self.changes) or "no difference"
 
 
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+_UNKNOWN = Provenance()
+
+
 @dataclass(frozen=True, eq=False)
 class PrecisionPlan:
     """A precision for every slot.
 
     Args:
-        default: the precision of each slot that is not named.
-        slots: precisions by slot name.
+        default: the precision of each slot that is not named; a format's name will do.
+        slots: precisions by slot name, likewise.
         multiply_adds: work of the product that each slot feeds, for `average_bits`; not part of equality.
         provenance: what made the plan; not part of equality.
 
-    >>> coarse = PrecisionPlan(Precision(parse_format("e4m3")))
-    >>> mixed = PrecisionPlan(coarse.default, {"fc/product/wgrad.input": Precision(parse_format("bf16"))})
-    >>> print(coarse.diff(mixed))
+    >>> mixed = PrecisionPlan("e4m3", {"fc/product/wgrad.input": "bf16"})
+    >>> print(PrecisionPlan("e4m3").diff(mixed))
     fc/product/wgrad.input: float8_e4m3fn -> bfloat16
     >>> PrecisionPlan.from_json(mixed.to_json()) == mixed
     True
     """
 
     default: Precision
-    slots: Mapping[str, Precision] = field(default_factory=dict)
-    multiply_adds: Mapping[str, int] = field(default_factory=dict)
-    provenance: Provenance = Provenance()
+    slots: Mapping[str, Precision]
+    multiply_adds: Mapping[str, int]
+    provenance: Provenance
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "slots", MappingProxyType(dict(self.slots)))
-        object.__setattr__(self, "multiply_adds", MappingProxyType(dict(self.multiply_adds)))
+    def __init__(
+        self,
+        default: Precision | FloatFormat | str,
+        slots: Mapping[str, Precision | FloatFormat | str] = _NOTHING,
+        multiply_adds: Mapping[str, int] = _NOTHING,
+        provenance: Provenance = _UNKNOWN,
+    ) -> None:
+        own = {name: Precision.of(choice) for name, choice in slots.items()}
+        object.__setattr__(self, "default", Precision.of(default))
+        object.__setattr__(self, "slots", MappingProxyType(own))
+        object.__setattr__(self, "multiply_adds", MappingProxyType(dict(multiply_adds)))
+        object.__setattr__(self, "provenance", provenance)
 
     @cached_property
     def _content(self) -> tuple[Precision, frozenset[tuple[str, Precision]]]:
@@ -146,15 +167,18 @@ class PrecisionPlan:
                 "set the plan on a net, run a training step, and ask net.plan.average_bits"
             )
         total = sum(self.multiply_adds[name] for name in self.slots)
+        if not total:
+            raise PlanError("average_bits: the products of this plan have no multiply-adds")
         weighted = sum(self.multiply_adds[name] * own.format.bits for name, own in self.slots.items())
         return weighted / total
 
     def diff(self, other: "PrecisionPlan") -> PlanDiff:
         """What changes from this plan to the other."""
         names = sorted({*self.slots, *other.slots})
-        pairs = [(name, self.precision(name), other.precision(name)) for name in names]
-        pairs.append(("*", self.default, other.default))
-        return PlanDiff(tuple(SlotChange(*pair) for pair in pairs if pair[1] != pair[2]))
+        rest = SlotChange("*", self.default, other.default)
+        changes = [SlotChange(name, self.precision(name), other.precision(name)) for name in names]
+        special = [own for own in changes if (own.before, own.after) != (rest.before, rest.after)]
+        return PlanDiff(tuple(change for change in (*special, rest) if change.before != change.after))
 
     def __str__(self) -> str:
         made_by = f" by {self.provenance.policy}" if self.provenance.policy else ""
@@ -190,21 +214,26 @@ class PrecisionPlan:
         """
         try:
             document = json.loads(text, object_pairs_hook=_without_duplicates)
-        except json.JSONDecodeError as error:
+        except PlanError:
+            raise
+        except (ValueError, RecursionError) as error:
             raise PlanError(f"the plan is not JSON: {error}") from None
         if not isinstance(document, dict) or "precc_plan" not in document:
             raise PlanError("the JSON is not a plan: it has no 'precc_plan' version")
         version = document["precc_plan"]
-        if version != PLAN_VERSION:
+        if type(version) is not int or version != PLAN_VERSION:
             raise PlanError(f"the plan is of version {version!r}; this precc reads version {PLAN_VERSION}")
         try:
+            _refuse_unknown(document, ("precc_plan", "default", "slots", "multiply_adds", "provenance"))
             return cls(
                 _precision_from_json(document["default"]),
                 {str(name): _precision_from_json(own) for name, own in document["slots"].items()},
                 {str(name): int(work) for name, work in document.get("multiply_adds", {}).items()},
                 Provenance(**document.get("provenance", {})),
             )
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except PlanError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise PlanError(f"the plan is malformed: {type(error).__name__}: {error}") from error
 
     def save(self, path: str | Path) -> None:
@@ -232,6 +261,14 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = sorted({key for key, _ in pairs if sum(key == other for other, _ in pairs) > 1})
         raise PlanError(f"the plan names {twice[0]!r} twice")
     return document
+
+
+def _refuse_unknown(document: Any, known: tuple[str, ...]) -> None:
+    if not isinstance(document, dict):
+        raise PlanError(f"the plan is malformed: {document!r} stands where an object with {known} was expected")
+    unknown = sorted(set(document) - set(known))
+    if unknown:
+        raise PlanError(f"the plan has an unknown entry {unknown[0]!r}: {expected_one_of(known)}")
 
 
 def _format_to_json(fmt: FloatFormat) -> str | dict[str, str | int]:
@@ -262,4 +299,7 @@ def _precision_to_json(precision: Precision) -> dict[str, Any]:
 
 
 def _precision_from_json(document: Any) -> Precision:
+    if isinstance(document, str):
+        return Precision.of(document)
+    _refuse_unknown(document, ("format", "rounding"))
     return Precision(_format_from_json(document["format"]), parse_rounding(document["rounding"]))

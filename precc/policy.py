@@ -8,7 +8,7 @@ from precc.formats import FloatFormat, parse_format
 from precc.plan import Precision, PrecisionPlan, Provenance
 from precc.rounding import RoundingMode, parse_rounding
 
-__all__ = ["Policy", "Uniform", "parse_policy"]
+__all__ = ["Policy", "Uniform", "assigned", "parse_policy"]
 
 
 @runtime_checkable
@@ -89,6 +89,18 @@ def parse_policy(policy: Policy | FloatFormat | str) -> Policy:
             raise FormatError(f"policy {policy!r}: {error}") from None
     if isinstance(policy, PrecisionPlan):
         raise PlanError("a plan is no policy: pass it as plan=, or to net.set_plan")
-    if not isinstance(policy, Policy):
+    if isinstance(policy, type) or not isinstance(policy, Policy):
         raise PlanError(f"{policy!r} is no policy: it has no assign(analysis) -> plan")
     return policy
+
+
+def assigned(policy: Policy, analysis: object | None = None) -> PrecisionPlan:
+    """The plan of a policy.
+
+    Raises:
+        PlanError: what it assigns is no plan.
+    """
+    plan = policy.assign(analysis)
+    if not isinstance(plan, PrecisionPlan):
+        raise PlanError(f"{policy!r}.assign returned {type(plan).__name__}, not a PrecisionPlan")
+    return plan

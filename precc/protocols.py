@@ -23,6 +23,7 @@ class GraphContext:
         constants: names of the placeholders that hold parameters and buffers.
         plan: name of the placeholder that holds the plan.
         layers: module path of the modules by which the graph's module stacks start.
+        aliases: the first path of each module that has several, by its other paths.
         frame: which code of the model the graph was captured from.
         numbers: call numbers, shared by all graphs of a net.
     """
@@ -30,6 +31,7 @@ class GraphContext:
     constants: frozenset[str]
     plan: str | None
     layers: Mapping[str, str]
+    aliases: Mapping[str, str]
     frame: int
     numbers: CallNumbers
 

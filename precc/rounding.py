@@ -228,12 +228,16 @@ def round_to(
             "round_to has no derivative: pass x.detach(), or call it under torch.no_grad(); "
             "to train through rounding use precc.compile"
         )
+    if x.layout is not torch.strided:
+        raise FormatError(f"cannot round a {x.layout} tensor: round its values()")
+    if out is not None and out.requires_grad and torch.is_grad_enabled():
+        raise FormatError("out records gradients: call round_to under torch.no_grad(), or pass out.detach()")
     if out is not None and (out.shape, out.dtype, out.device) != (x.shape, x.dtype, x.device):
         raise FormatError(
             f"out is {out.dtype}{list(out.shape)} on {out.device}, but x is {x.dtype}{list(x.shape)} on {x.device}"
         )
     with torch.no_grad():
-        rounded = quantize(x, Row.of(fmt))
+        rounded = quantize(x.resolve_neg(), Row.of(fmt))
         if out is not None:
             return out.copy_(rounded)
         return rounded.clone() if rounded is x else rounded

@@ -1,9 +1,9 @@
 """The life of one net: its plan, its graphs, and each of its calls."""
 
 import itertools
+import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import signature
 from types import FunctionType
@@ -12,19 +12,19 @@ from weakref import ref
 
 import torch
 from torch import nn
-from torch._dynamo.exc import BackendCompilerFailed, FailOnRecompileLimitHit, Unsupported
 from torch._dynamo.utils import counters
-from torch.utils import _pytree
 
 from precc.capture import GraphCompiler
-from precc.captured_graph import CapturedGraph, evaluate
-from precc.errors import CaptureError, DeviceError, PlanError, PreccError, RecompileLimitError
+from precc.captured_graph import CapturedGraph, size_value
+from precc.errors import CaptureError, PlanError, PrecisionWarning
 from precc.pipeline import Pipeline
 from precc.plan import PrecisionPlan
+from precc.policy import Uniform
 from precc.protocols import Backend
-from precc.slots import CallNumbers
+from precc.slots import Slot
+from precc.strict_dynamo import base_name, strict_dynamo
 
-__all__ = ["CompileOptions", "Session"]
+__all__ = ["CompileOptions", "Session", "training_first"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +44,16 @@ class Session:
 
     Args:
         options: how it is compiled.
-        plan: the plan of the next forward.
-        full_precision: the plan that rounds nothing, in the model's own dtype.
+        chosen: the plan that somebody set; None for full precision.
+        full_precision: the plan that rounds nothing: float32, or float64 once a graph has float64 operands.
         graphs: those captured so far.
         graph_breaks: why the capture was interrupted.
         events: what controllers counted.
     """
 
     options: CompileOptions
-    plan: PrecisionPlan
-    full_precision: PrecisionPlan
+    chosen: PrecisionPlan | None = None
+    full_precision: PrecisionPlan = field(default_factory=lambda: Uniform("float32").assign())
     graphs: list[CapturedGraph] = field(default_factory=list)
     graph_breaks: list[str] = field(default_factory=list)
     events: Counter[str] = field(default_factory=Counter)
@@ -65,8 +65,18 @@ class Session:
         self._entry = _isolated_compile(self._compiler, self.options)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A copied or unpickled net has the plan and compiles its own graphs."""
-        return Session, (self.options, self.plan, self.full_precision)
+        """A copied or unpickled net has the plan and compiles graphs, and counts work and events, of its own."""
+        return Session, (self.options, self.chosen, self.full_precision)
+
+    @property
+    def plan(self) -> PrecisionPlan:
+        """The plan of the next forward."""
+        return self.full_precision if self.chosen is None else self.chosen
+
+    @property
+    def runs(self) -> int:
+        """How often a compiled graph was entered."""
+        return self._compiler.runs
 
     @property
     def tally(self) -> Counter[str]:
@@ -74,37 +84,38 @@ class Session:
         return self._compiler.tally
 
     @property
-    def numbers(self) -> CallNumbers:
-        return self._compiler.numbers
-
-    @property
     def multiply_adds(self) -> dict[str, int]:
-        """Multiply-adds of the product that each known slot feeds, at the sizes of its capture."""
+        """Multiply-adds of the product that each known slot feeds, at the sizes of its first capture in training."""
         work: dict[str, int] = {}
-        for graph in self.graphs:
+        for graph in training_first(self.graphs):
             for product in graph.products:
                 for operand in product.operands:
-                    work.setdefault(operand.slot.name, evaluate(product.multiply_adds, {}))
+                    work.setdefault(operand.slot.name, size_value(product.multiply_adds, {}))
         return work
 
-    def use(self, plan: PrecisionPlan) -> None:
+    def use(self, plan: PrecisionPlan, net: nn.Module) -> None:
         """Set the plan of the next forward.
 
         Raises:
-            PlanError: the plan names a slot that no captured graph has; the old plan stays.
+            PlanError: the plan names a slot that the net does not have; the old plan stays.
         """
-        if plan is self.plan:
-            return
-        self._check_slots(plan, self.graphs)
-        self.plan = plan
+        self._check_slots(plan, net)
         for graph in self.graphs:
             graph.use(plan)
+        self.chosen = plan
 
-    def _check_slots(self, plan: PrecisionPlan, graphs: list[CapturedGraph]) -> None:
-        if not any(graph.training for graph in graphs):
-            return  # an inference graph has a subset of the slots: nothing can be said yet
-        known = {slot.name for graph in graphs for slot in graph.slots}
-        unknown = sorted(set(plan.slots) - known)
+    def _check_slots(self, plan: PrecisionPlan, net: nn.Module) -> None:
+        """Refuse unknown slots, once a training graph is known: an inference graph has a subset.
+
+        A slot of a module of the net that the plan brings from a capture (it has its multiply-adds) may belong to
+        a graph that is still to come.
+        """
+        if not any(graph.training for graph in self.graphs):
+            return
+        known = {slot.name for graph in self.graphs for slot in graph.slots}
+        layers = {path for path, _ in net.named_modules()}
+        to_come = {name for name in plan.multiply_adds if Slot.parse(name).layer in layers}
+        unknown = sorted(set(plan.slots) - known - to_come)
         if unknown:
             some = ", ".join(repr(name) for name in unknown[:3])
             has = ", ".join(sorted(known)[:6]) or "none"
@@ -114,34 +125,62 @@ class Session:
             )
 
     def _on_capture(self, graph: CapturedGraph) -> None:
-        self._check_slots(self.plan, [*self.graphs, graph])
         self.graphs.append(graph)
-        graph.use(self.plan)
+        if graph.double:
+            self.full_precision = Uniform("float64").assign()
+        for known in self.graphs:
+            known.use(self.plan)
 
     def call(self, net: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Run the net's forward through its compiled graphs.
 
         Raises:
             CaptureError: no graph could be captured from it.
+            PlanError: the plan in force names a slot that the net, now that it is captured, does not have.
             RecompileLimitError: it needs one more graph than torch._dynamo allows.
             DeviceError: its tensors are on several devices.
             BackendError: the backend failed on the graph.
         """
         compiler = self._compiler
         runs, compiler.root = compiler.runs, ref(net)
-        breaks = counters["graph_break"]
-        known_breaks = len(breaks)
-        with _strict_dynamo(net, args, kwargs):
+        known_breaks, known_graphs = Counter(counters["graph_break"]), len(self.graphs)
+        with strict_dynamo(net, args, kwargs):
             result = self._entry(net, args, kwargs)
-        if len(breaks) > known_breaks:
-            self.graph_breaks += list(breaks)[known_breaks:]
+        breaks = list((Counter(counters["graph_break"]) - known_breaks).elements())
         if compiler.runs == runs:
+            why = f" (stopped by: {_first_line(breaks[-1])})" if breaks else ""
             raise CaptureError(
-                f"calling {type(net).__name__} ran no captured graph, so nothing was rounded: its forward has no "
+                f"calling {base_name(net)} ran no captured graph, so nothing was rounded{why}: its forward has no "
                 "tensor operation that torch.compile can capture, or compilation is switched off "
                 "(TORCHDYNAMO_DISABLE, torch.compiler.set_stance); fullgraph=True shows what stops the capture"
             )
+        if len(self.graphs) > known_graphs:
+            self._check_slots(self.plan, net)
+        if breaks:
+            self._tell(net, breaks)
         return result
+
+    def _tell(self, net: nn.Module, breaks: list[str]) -> None:
+        """Say what a graph break means: what lies outside the graphs runs unrounded."""
+        self.graph_breaks += [_first_line(reason) for reason in breaks]
+        outside = self.outside(net)
+        what = f"; weights {', '.join(outside)} are in no graph" if outside else ""
+        warnings.warn(
+            f"{base_name(net)} is captured in pieces ({_first_line(breaks[-1])}): what lies between them runs "
+            f"unrounded{what}. fullgraph=True makes this an error; net.report() lists all breaks",
+            PrecisionWarning,
+            stacklevel=5,
+        )
+
+    def outside(self, net: nn.Module) -> list[str]:
+        """Names of the matrices among the parameters that no captured graph has taken in so far."""
+        inside = {key for graph in self.graphs for key in graph.parameters}
+        return [name for name, value in net.named_parameters() if value.dim() >= 2 and id(value) not in inside]
+
+
+def training_first(graphs: Sequence[CapturedGraph]) -> list[CapturedGraph]:
+    """The graphs with those that have a backward in front, so that figures do not depend on the order of calls."""
+    return sorted(graphs, key=lambda graph: not graph.training)
 
 
 _entry_numbers = itertools.count()
@@ -172,41 +211,5 @@ def _isolated_compile(compiler: GraphCompiler, options: CompileOptions) -> Any:
 _HAS_ISOLATION = "isolate_recompiles" in signature(torch.compile).parameters
 
 
-@contextmanager
-def _strict_dynamo(net: nn.Module, args: Any, kwargs: Any) -> Iterator[None]:
-    """Make what Dynamo would do in silence an error, and its errors ours."""
-    strict = torch._dynamo.config.patch(fail_on_recompile_limit_hit=True, suppress_errors=False)
-    name = type(net).__name__
-    try:
-        with strict:
-            yield
-    except FailOnRecompileLimitHit as error:
-        raise RecompileLimitError(
-            f"{name} needs more than torch._dynamo.config.recompile_limit = "
-            f"{torch._dynamo.config.recompile_limit} graphs. Pass dynamic=True to precc.compile if its input "
-            "sizes vary, or raise the limit; TORCH_LOGS=recompiles tells what changes. Its graphs keep working"
-        ) from error
-    except BackendCompilerFailed as error:
-        inner = error.inner_exception
-        if isinstance(inner, PreccError):
-            raise inner from error
-        raise CaptureError(f"{name} cannot be captured: {type(inner).__name__}: {inner}") from error
-    except Unsupported as error:
-        raise CaptureError(f"{name} cannot be captured: {error}") from error
-    except PreccError:
-        raise
-    except Exception as error:
-        _explain_devices(net, args, kwargs, error)
-        raise
-
-
-def _explain_devices(net: nn.Module, args: Any, kwargs: Any, error: Exception) -> None:
-    homes = {parameter.device for parameter in net.parameters()}
-    inputs = [leaf for leaf in _pytree.tree_leaves((args, dict(kwargs))) if isinstance(leaf, torch.Tensor)]
-    away = next((leaf for leaf in inputs if leaf.dim() and leaf.device not in homes), None)
-    if len(homes) == 1 and away is not None:
-        home = homes.pop()
-        raise DeviceError(
-            f"{type(net).__name__} is on {home}, but an input of shape {list(away.shape)} is on {away.device}: "
-            f"move it with .to({str(home)!r})"
-        ) from error
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0] if text.strip() else "no reason given"

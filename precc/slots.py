@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from torch import nn
+
 from precc.errors import PlanError, expected_one_of
 
-__all__ = ["CallNumbers", "Role", "Slot"]
+__all__ = ["CallNumbers", "Role", "Slot", "aliases_of"]
 
 
 class Role(Enum):
@@ -47,6 +49,7 @@ class Slot:
 
     @property
     def name(self) -> str:
+        """The whole name."""
         return f"{self.op}/{self.role.value}.{self.operand}"
 
     @classmethod
@@ -66,6 +69,13 @@ class Slot:
             valid = expected_one_of(choice.value for choice in Role)
             raise PlanError(f"slot name {name!r} has the role {role!r}: {valid}")
         return cls(layer, family, int(call or 0), Role(role), operand)
+
+
+def aliases_of(net: nn.Module) -> dict[str, str]:
+    """The first path of each module that a net holds under several names, by its other paths."""
+    first = {id(module): path for path, module in net.named_modules()}
+    every = net.named_modules(remove_duplicate=False)
+    return {path: first[id(module)] for path, module in every if path != first[id(module)]}
 
 
 @dataclass(slots=True)

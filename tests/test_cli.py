@@ -38,19 +38,20 @@ def test_formats(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["demo", "--data", "/absent"], "'/absent' does not exist"),
         (["demo", "--backend", "tpu"], "unknown backend 'tpu'"),
+        (["demo", "--out", __file__], "test_cli.py"),
     ],
 )
 def test_errors_of_ours_are_one_line(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*arguments, "--out", str(tmp_path)]) == 1
+    assert main(["demo", "--out", str(tmp_path), *arguments[1:]]) == 1
     error = capsys.readouterr().err
     assert message in error
     assert error.startswith("precc: ")
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [[], ["demo", "--epochs", "0"], ["fly"]])
+@pytest.mark.parametrize("arguments", [[], ["demo", "--epochs", "x"], ["demo", "--seed", "9" * 30], ["fly"]])
 def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)

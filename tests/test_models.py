@@ -58,8 +58,9 @@ def test_folders_of_the_users(
             (tmp_path / file).write_bytes(idx(arrays[name]))
         elif form == "gz":
             (tmp_path / f"{file}.gz").write_bytes(gzip.compress(idx(arrays[name])))
-    for mnist in (load_mnist(tmp_path), [monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path)), load_mnist()][1]):
-        assert mnist is not None
+    by_folder = load_mnist(tmp_path)
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path))
+    for mnist in (by_folder, load_mnist()):
         assert mnist.train_labels.tolist() == [0, 1, 2, 3, 4, 5]
         pixels = mnist.test_images * 0.3081 + 0.1307
         assert torch.equal((pixels * 255).round().to(torch.uint8)[:, 0], torch.from_numpy(arrays["x_test"]))
@@ -68,6 +69,8 @@ def test_folders_of_the_users(
 def test_missing_folders_and_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="absent' does not exist"):
         load_mnist(tmp_path / "absent")
+    with pytest.raises(DataError, match="is a file; name the folder that holds it"):
+        load_mnist(__file__)
     with pytest.raises(DataError, match=r"neither mnist\.npz nor train-images-idx3-ubyte nor train-images.*\.gz"):
         load_mnist(tmp_path)
 

@@ -64,17 +64,28 @@ def test_json_goes_both_ways(default: Precision, slots: dict[str, Precision], wo
     assert pickle.loads(pickle.dumps(plan)) == plan
 
 
-def test_a_plan_file_is_written_whole(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "plan.json"
+def test_a_plan_file_is_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "plan.json"
     MIXED.save(path)
     assert PrecisionPlan.load(path) == MIXED
-    assert [entry.name for entry in path.parent.iterdir()] == ["plan.json"]
     before = path.read_bytes()
-    path.parent.chmod(0o755)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="file"):
-        write_whole(tmp_path / "file" / "plan.json", b"")
+
+    def fail(source: object, target: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="no space left"):
+        PrecisionPlan("bf16").save(path)
     assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["plan.json"]
+
+
+def test_where_a_file_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="absent"):
+        write_whole(tmp_path / "absent" / "plan.json", b"")
+    with pytest.raises(IsADirectoryError, match="is a folder, not a file to write"):
+        write_whole(tmp_path, b"")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -87,7 +98,14 @@ def test_a_plan_file_is_written_whole(tmp_path: Path) -> None:
         ('{"precc_plan": 2}', "version 2; this precc reads version 1"),
         ('{"precc_plan": "1"}', "version '1'"),
         ('{"precc_plan": 1}', "malformed: KeyError: 'default'"),
-        ('{"precc_plan": 1, "default": "e4m3", "slots": {}}', "malformed"),
+        ('{"precc_plan": true, "default": "e4m3", "slots": {}}', "version True"),
+        ('{"precc_plan": 1, "default": 3, "slots": {}}', "malformed: 3 stands where"),
+        ('{"precc_plan": 1, "default": "e4m3", "slotz": {}}', "unknown entry 'slotz'"),
+        ('{"precc_plan": 1, "default": "e4m3", "slots": {}, "multiply_adds": {"a": Infinity}}', "malformed"),
+        (
+            '{"precc_plan": 1, "default": {"format": "e4m3", "rounding": "nearest_even", "scaling": "tensor"}}',
+            "unknown entry 'scaling'",
+        ),
         ('{"precc_plan": 1, "default": {"format": "e4m3", "rounding": "up"}, "slots": {}}', "unknown rounding 'up'"),
         ('{"precc_plan": 1, "default": {"format": "fp7", "rounding": "nearest_even"}, "slots": {}}', "unknown format"),
         (
@@ -117,7 +135,6 @@ def test_differences() -> None:
     assert not MIXED.diff(MIXED)
     assert str(MIXED.diff(MIXED)) == "no difference"
     assert [str(change) for change in PrecisionPlan(FP32).diff(MIXED)] == [
-        "fc/product/fprop.input: float32 -> float8_e4m3fn",
         "fc/product/wgrad.input: float32 -> bfloat16",
         "*: float32 -> float8_e4m3fn",
     ]
@@ -157,8 +174,35 @@ def test_uniform_and_strings_as_policies() -> None:
         parse_policy("fp7")
     with pytest.raises(PlanError, match="a plan is no policy"):
         parse_policy(MIXED)  # type: ignore[arg-type]
-    with pytest.raises(PlanError, match="has no assign"):
-        parse_policy(3)  # type: ignore[arg-type]
+    for thing in (3, Uniform, torch.float16):
+        with pytest.raises(PlanError, match="has no assign"):
+            parse_policy(thing)  # type: ignore[arg-type]
+
+
+def test_plans_take_names_of_formats() -> None:
+    assert PrecisionPlan("e4m3", {"fc/product/wgrad.input": "bf16"}) == MIXED
+    with pytest.raises(FormatError, match="unknown format 'fp7'"):
+        PrecisionPlan("fp7")
+    with pytest.raises(FormatError, match="a format is a FloatFormat or its name"):
+        PrecisionPlan("e4m3", {"a": 3})  # type: ignore[dict-item]
+
+
+def test_average_bits_needs_work() -> None:
+    with pytest.raises(PlanError, match="no multiply-adds"):
+        _ = PrecisionPlan("e4m3", {"a": "bf16"}, {"a": 0}).average_bits
+
+
+def test_average_bits_does_not_depend_on_the_order_of_calls() -> None:
+    averages = []
+    for inference_first in (False, True):
+        net = precc.compile(nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 2)), backend="reference")
+        if inference_first:
+            with torch.no_grad():
+                net(torch.randn(1000, 8))
+        net(torch.randn(5, 8)).sum().backward()
+        net.set_plan(PrecisionPlan("fp32", {name: "e4m3" for name in net.plan.slots if "wgrad" in name}))
+        averages.append((net.plan.average_bits, [row.multiply_adds for row in net.report().rows]))
+    assert averages[0] == averages[1]
 
 
 @pytest.mark.parametrize("option", ["scaling", "results", "elementwise", "accumulator", "update"])

@@ -1,4 +1,4 @@
-"""Checks of the repository itself: doctests, direction of imports, packaging, one checkout, golden words."""
+"""Checks of the repository itself: doctests, direction of imports, packaging, one checkout."""
 
 import ast
 import doctest

@@ -244,9 +244,10 @@ def test_schedulers_act_on_the_radius() -> None:
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient", "after the step"])
-def test_what_is_not_finite_is_rejected_counted_and_reported(where: str) -> None:
+@pytest.mark.parametrize("levels", [FP32, ("e4m3", "e5m10", "float32")])
+def test_what_is_not_finite_is_rejected_counted_and_reported(where: str, levels: tuple[str, ...]) -> None:
     net, closure = quadratic([3.0, 4.0], [1.0, 1.0])
-    opt = TrustRegion(net, radius=1.0, levels=FP32)
+    opt = TrustRegion(net, radius=1.0, levels=levels)
     calls = 0
 
     def broken() -> Tensor:
@@ -255,13 +256,14 @@ def test_what_is_not_finite_is_rejected_counted_and_reported(where: str) -> None
         loss = closure()
         if where == "gradient":
             return loss + (loss - loss.detach()).abs().sqrt()  # the derivative of sqrt at 0 is infinite
-        return loss * math.nan if where == "loss" or calls > 1 else loss
+        return loss * math.nan if where == "loss" or calls > len(levels[:2]) else loss
 
     before = values(net)
     opt.step(broken)
     assert values(net) == before
     assert opt.radius == 0.5
     assert opt.events["reject"] == opt.events["nonfinite"] == 1
+    assert opt.level == 0, "no level is at fault where full precision is not finite either"
     assert "1 nonfinite" in str(net.report())
     opt.step(closure)
     assert opt.events["accept"] == 1
@@ -306,7 +308,7 @@ def test_levels_without_a_finer_one_are_judged_and_counted() -> None:
         (lambda: None, "as a tensor, not NoneType"),
         (lambda: torch.zeros(3, requires_grad=True), r"one real number, not a torch.float32 tensor of shape \[3\]"),
         (lambda: torch.tensor(1), "one real number, not a torch.int64"),
-        (lambda: torch.tensor(1.0), "depends on no parameter"),
+        (lambda: torch.tensor(1.0), r"did not call the net of this optimizer: does it say net\(x\)"),
     ],
 )
 def test_closures_that_return_no_loss(closure: Any, message: str) -> None:
@@ -344,12 +346,15 @@ def test_an_error_in_the_closure_loses_nothing() -> None:
         ({"gate": "difference"}, ValueError),
         ({"levels": ()}, ValueError),
         ({"levels": "e4m3"}, ValueError),
+        ({"levels": uniform("e4m3")}, ValueError),
+        ({"levels": (precc.Uniform,)}, PlanError),
         ({"levels": ("fp7",)}, FormatError),
         ({"levels": (3,)}, PlanError),
         ({"radius": 0.0}, ValueError),
         ({"eta1": 0.9}, ValueError),
         ({"evaluate_every": 0}, ValueError),
         ({"evaluate_every": 1.5}, ValueError),
+        ({"evaluate_every": math.inf}, ValueError),
         ({"momentum": 1.0}, ValueError),
         ({"momentum": -0.1}, ValueError),
         ({"weight_decay": -1.0}, ValueError),
@@ -363,6 +368,76 @@ def test_options_out_of_range(options: dict[str, Any], error: type[Exception]) -
         TrustRegion(net, **options)
 
 
+def test_a_closure_that_calls_the_model_is_an_error() -> None:
+    model = LeNet5()
+    net = precc.compile(model, backend="reference")
+    x = inputs_of(model)
+    with pytest.raises(ClosureError, match="did not call the net"):
+        TrustRegion(net).step(lambda: loss_of(model, x))
+
+
+def test_a_detached_loss_is_an_error() -> None:
+    net, closure = quadratic([3.0, 4.0], [1.0, 1.0])
+    with pytest.raises(ClosureError, match="depends on no parameter"):
+        TrustRegion(net).step(lambda: closure().detach())
+
+
+def test_a_step_under_no_grad_is_a_step() -> None:
+    net, closure = quadratic([3.0, 4.0], [1.0, 1.0])
+    with torch.no_grad():
+        TrustRegion(net, radius=1.0, levels=FP32).step(closure)
+    assert values(net) == pytest.approx([2.4, 3.2])
+
+
+@pytest.mark.parametrize("gradient", [1e-4, 300.0])
+def test_norms_of_float16_gradients_neither_underflow_nor_overflow(gradient: float) -> None:
+    net = precc.compile(nn.Linear(4, 1, bias=False).half(), backend="reference")
+    before = torch.tensor(values(net))
+    x = torch.full((1, 4), gradient).half()
+    TrustRegion(net, radius=0.5, levels=FP32, loss_scale=1.0).step(lambda: net(x).sum())
+    assert (before - torch.tensor(values(net))).tolist() == pytest.approx([0.25] * 4, abs=1e-3)
+
+
+def test_a_step_between_evaluations_needs_a_predicted_decrease() -> None:
+    net, closure = quadratic([0.3, 0.4], [1.0, 1.0])
+    opt = TrustRegion(net, radius=0.01, levels=FP32, weight_decay=10.0, evaluate_every=2)
+    opt.step(closure)
+    opt.param_groups[0]["lr"] = 50.0
+    before = values(net)
+    opt.step(closure)
+    assert values(net) == before
+    assert opt.radius == 25.0
+
+
+def test_groups_share_the_radius() -> None:
+    net, closure = quadratic([3.0, 4.0], [1.0, 1.0])
+    opt = TrustRegion(net, radius=0.5, levels=FP32)
+    extra = nn.Parameter(torch.ones(1))
+    with pytest.raises(ValueError, match="one radius for all groups"):
+        opt.add_param_group({"params": [extra], "lr": 7.0})
+    opt.add_param_group({"params": [extra], "weight_decay": 1.0})
+    opt.step(closure)
+    assert [group["lr"] for group in opt.param_groups] == [1.0, 1.0]
+
+
+def test_a_copied_optimizer_goes_on_with_the_copied_net() -> None:
+    net, closure = quadratic([3.0, 4.0], [1.0, 1.0])
+    opt = TrustRegion(net, radius=0.5, levels=FP32, momentum=0.5)
+    opt.step(closure)
+    twin_net, twin = copy.deepcopy((net, opt))
+    assert twin.net is twin_net
+    opt.step(closure)
+    twin.step(lambda: twin_net(torch.zeros(1, 2)))
+    assert values(twin_net) == values(net)
+    assert twin.events == opt.events
+
+
+def test_a_net_without_trainable_parameters() -> None:
+    net = precc.compile(nn.Linear(2, 2).requires_grad_(False), backend="reference")
+    with pytest.raises(ValueError, match="no parameter that requires a gradient"):
+        TrustRegion(net)
+
+
 def test_it_takes_a_compiled_net() -> None:
     with pytest.raises(CaptureError, match=r"made by precc\.compile, not Linear"):
         TrustRegion(nn.Linear(2, 2))  # type: ignore[arg-type]
@@ -371,14 +446,12 @@ def test_it_takes_a_compiled_net() -> None:
 def test_sparse_gradients_are_refused() -> None:
     net = precc.compile(nn.Sequential(nn.Embedding(4, 3), nn.Linear(3, 1)), backend="reference")
     opt = TrustRegion(net)
-    sparse = nn.Parameter(torch.ones(4, 3))
 
     def closure() -> Tensor:
         for parameter in net.parameters():
             parameter.grad = torch.zeros_like(parameter).to_sparse()
         return net(torch.tensor([0, 1])).sum()
 
-    assert sparse.is_leaf
     with pytest.raises(UnsupportedError, match="sparse"):
         opt.step(closure)
 
@@ -416,5 +489,10 @@ def test_state_dicts_of_something_else_are_refused() -> None:
     opt = TrustRegion(net)
     with pytest.raises(PlanError, match="not one of TrustRegion"):
         opt.load_state_dict(torch.optim.SGD(net.parameters(), lr=0.1).state_dict())
+    good = TrustRegion(net, radius=7.0).state_dict()
+    for broken in (None, {}, {**good["trust_region"], "level": 99}):
+        with pytest.raises(PlanError, match="the state_dict"):
+            opt.load_state_dict({**good, "trust_region": broken})
+    assert opt.radius == 0.1
     with pytest.raises(PlanError, match="other levels"):
         opt.load_state_dict(TrustRegion(net, levels=("bf16", "float32")).state_dict())

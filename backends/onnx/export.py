@@ -19,14 +19,15 @@ from torch.export import ExportedProgram, default_decompositions
 from torch.fx import GraphModule
 
 from precc.annotations import Product, products_of
-from precc.captured_graph import evaluate
+from precc.captured_graph import size_value
 from precc.errors import BackendError, CaptureError, PlanError
 from precc.files import write_whole
-from precc.module import PrecisionModule, original
+from precc.module import PrecisionModule, original, session_of
 from precc.protocols import GraphContext
-from precc.slots import CallNumbers
+from precc.slots import CallNumbers, aliases_of
+from precc.strict_dynamo import opened_products
 
-__all__ = ["annotated_model", "export_onnx", "export_products"]
+__all__ = ["annotated_model", "export_onnx"]
 
 _FX_NODE = "pkg.torch.onnx.fx_node"
 
@@ -63,18 +64,19 @@ def annotated_model(net: PrecisionModule, args: tuple[Any, ...]) -> Any:
     with warnings.catch_warnings():
         # torch.export copies its own pytree specs in a way that it has deprecated
         warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
-        program = _translate(_exported(net, args))
+        with opened_products():
+            program = _translate(_exported(net, args))
     translated = program.exported_program
-    products = export_products(net, translated)
+    products = _products(net, translated)
     slots = {operand.slot.name: product for product in products.values() for operand in product.operands}
-    session = net._precc_session
+    session = session_of(net)
     known = session.multiply_adds
     if any(graph.training for graph in session.graphs) and (strange := sorted(set(slots) - set(known))):
         raise PlanError(
             f"torch.export sees {len(strange)} slot(s) that the trained graph has not, such as {strange[0]!r}: "
             "does the forward depend on training mode, or break the graph inside a module?"
         )
-    plan = net.plan.resolve({name: evaluate(product.multiply_adds, {}) for name, product in slots.items()})
+    plan = net.plan.resolve({name: size_value(product.multiply_adds, {}) for name, product in slots.items()})
     annotated: set[str] = set()
     for node in program.model.graph:
         product = products.get(_fx_name(node.metadata_props))
@@ -97,7 +99,7 @@ def annotated_model(net: PrecisionModule, args: tuple[Any, ...]) -> Any:
 _PRODUCT_OPS = frozenset({"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"})
 
 
-def export_products(net: PrecisionModule, program: ExportedProgram) -> dict[str, Product]:
+def _products(net: PrecisionModule, program: ExportedProgram) -> dict[str, Product]:
     """The products of an exported program by node name, with the slots that they have in training."""
     graph: GraphModule = program.graph_module
     placeholders = [node.name for node in graph.graph.find_nodes(op="placeholder")]
@@ -106,10 +108,11 @@ def export_products(net: PrecisionModule, program: ExportedProgram) -> dict[str,
         constants=frozenset(name for name in placeholders if name not in inputs),
         plan=None,
         layers={},
+        aliases=aliases_of(net),
         frame=0,
         numbers=CallNumbers(),
     )
-    net._precc_session.options.naming.run(graph, context)
+    session_of(net).options.naming.run(graph, context)
     return {node.name: product for node, product in products_of(graph.graph)}
 
 
@@ -120,9 +123,10 @@ def _exported(net: PrecisionModule, args: tuple[Any, ...]) -> ExportedProgram:
             program = torch.export.export(model, args)
         except Exception as error:
             raise CaptureError(f"torch.export cannot trace {type(model).__name__}: {error}") from error
-    # einsum hides its products; training sees them opened
-    einsum = torch.ops.aten.einsum.default
-    opened: ExportedProgram = program.run_decompositions({einsum: default_decompositions()[einsum]})
+    # these hide their products; training sees them opened
+    hiding = (torch.ops.aten.einsum.default, torch.ops.aten.scaled_dot_product_attention.default)
+    decompositions = default_decompositions()
+    opened: ExportedProgram = program.run_decompositions({op: decompositions[op] for op in hiding})
     return opened
 
 

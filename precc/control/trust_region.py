@@ -2,40 +2,30 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from precc.control.evaluation import Moment, evaluate_closure
+from precc.control.linear_step import LinearStep, Values, propose
+from precc.control.snapshot import Snapshot, loss_of_closure
 from precc.control.trust_region_rule import Decision, Measurement, TrustRegionRule, TrustRegionState
 from precc.errors import CaptureError, ClosureError, PlanError, UnsupportedError, expected_one_of
-from precc.module import PrecisionModule
+from precc.module import PrecisionModule, session_of
 from precc.plan import PrecisionPlan
-from precc.policy import Policy, Uniform, parse_policy
+from precc.policy import Policy, Uniform, assigned, parse_policy
+from precc.session import Session
 
 __all__ = ["TrustRegion"]
 
 Closure = Callable[[], Tensor]
 Level = PrecisionPlan | Policy | str
-Values = dict[Tensor, Tensor]  # one tensor a parameter
 
 _GATES = ("source",)
 _DEFAULT_LEVELS = (Uniform("e4m3"), Uniform("e5m10"), Uniform("float32"))
 _STATE = "trust_region"  # its key in the state_dict
-
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """A step p from x, with what it promises."""
-
-    values: Values
-    direction: Values  # G
-    decay_reduction: float  # of the weight-decay term, exact
-    predicted_reduction: float  # of the whole objective
 
 
 class TrustRegion(Optimizer):
@@ -49,13 +39,15 @@ class TrustRegion(Optimizer):
 
     Args:
         net: a net made by `precc.compile`; this optimizer sets its plan from the first step on.
-        radius: the first radius; it lives in ``param_groups`` as ``lr``, so that schedulers act on it.
+        radius: the first radius; it lives in ``param_groups`` as ``lr``. Schedulers that multiply (StepLR,
+            MultiStepLR, ExponentialLR) shrink the region beside the rule; those that set a value (LambdaLR,
+            OneCycleLR, CosineAnnealingWarmRestarts) replace what the rule found.
         eta1, eta2: least ratios to accept a step, and to double the radius.
         levels: plans, policies or format names, coarsest first; refined in this order, never back.
         evaluate_every: steps between evaluations; those between are taken without one.
         momentum: mu in ``G <- mu * G + g``; the old G is dropped for a step on which the new one points uphill.
         weight_decay: adds ``weight_decay / 2 * ||x||_2**2`` to the objective, exactly in both reductions.
-        loss_scale: factor on the loss in the backward, taken off the gradient; 1024 in the source.
+        loss_scale: factor on the gradient in the backward, taken off it afterwards.
         gate: ``"source"``: epsilon of the loss at x against ``eta1 / 2 * pred``.
 
     A loss or gradient that is not finite is counted. If full precision has a finite loss there, the level
@@ -65,8 +57,9 @@ class TrustRegion(Optimizer):
         CaptureError: the net is not compiled by precc.
         ValueError, FormatError, PlanError: an option outside its range.
 
-    Source: the dynamic-precision trust region for networks, with radius 0.1 and levels E4M3, E5M10, FP32. The heavy
-    ball is one reading of its momentum formula; eta1 and eta2 are usual constants (Conn, Gould, Toint 2000).
+    Source: the mini-batch form of Conn, Gould and Toint (Trust-Region Methods, 2000, section 10.6) with levels of
+    arithmetic, radius 0.1 and levels E4M3, E5M10, FP32 (Estano, Filip, Riccietti 2022). eta1 and eta2 are usual
+    constants, and the heavy ball is one reading of its momentum, neither of which is given there.
     """
 
     def __init__(
@@ -86,9 +79,9 @@ class TrustRegion(Optimizer):
             raise CaptureError(f"TrustRegion takes a net made by precc.compile, not {type(net).__name__}")
         if gate not in _GATES:
             raise ValueError(f"unknown gate {gate!r}: {expected_one_of(_GATES)}")
-        if isinstance(levels, str):
+        if isinstance(levels, (str, PrecisionPlan)) or not isinstance(levels, Sequence):
             raise ValueError(f"levels is a sequence of plans, policies or format names, not {levels!r}")
-        if int(evaluate_every) != evaluate_every or evaluate_every < 1:
+        if not isinstance(evaluate_every, int) or evaluate_every < 1:
             raise ValueError(f"evaluate_every counts steps, at least 1; got {evaluate_every}")
         if not (0 <= momentum < 1):
             raise ValueError(f"momentum must be in [0, 1), got {momentum}")
@@ -106,7 +99,13 @@ class TrustRegion(Optimizer):
         #: Steps accepted and rejected, refinements, and what was not finite, stationary or judged without a gate.
         self.events: Counter[str] = Counter()
         parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
+        if not parameters:
+            raise ValueError(f"{type(net).__name__} has no parameter that requires a gradient")
         super().__init__(parameters, {"lr": radius, "momentum": momentum, "weight_decay": weight_decay})
+
+    @property
+    def _session(self) -> Session:
+        return session_of(self.net)
 
     @property
     def radius(self) -> float:
@@ -130,14 +129,14 @@ class TrustRegion(Optimizer):
         """
         if closure is None:
             raise ClosureError("TrustRegion.step needs a closure: opt.step(lambda: loss_fn(net(x), y))")
-        before = Moment.of(self.net)
+        before = Snapshot.of(self.net)
         try:
             decision = Decision.REFINE
             while decision is Decision.REFINE:
                 self.net.set_plan(self.plan)
                 before.restore(self.net)
                 loss, gradients = self._gradients(closure)
-                after = Moment.of(self.net)
+                after = Snapshot.of(self.net)
                 decision = self._decide(closure, before, loss, gradients)
                 self._count(decision.value)
         except BaseException:  # also Ctrl-C: a step that did not end leaves nothing behind
@@ -154,14 +153,17 @@ class TrustRegion(Optimizer):
     def _gradients(self, closure: Closure) -> tuple[Tensor, Values]:
         """Loss and gradient at x, the loss scale taken off."""
         self.zero_grad(set_to_none=True)
-        loss = evaluate_closure(closure)
+        runs = self._session.runs
+        loss = loss_of_closure(closure)
+        if self._session.runs == runs:
+            raise ClosureError("the closure did not call the net of this optimizer: does it say net(x), not model(x)?")
         parameters = self._parameters()
         if all(parameter.grad is None for parameter in parameters):
             if not loss.requires_grad:
                 raise ClosureError(
                     "the loss depends on no parameter of the net: is it computed under torch.no_grad, or detached?"
                 )
-            (loss * self.loss_scale).backward()
+            loss.backward(torch.full_like(loss, self.loss_scale))
             for parameter in parameters:
                 if parameter.grad is not None:
                     parameter.grad.div_(self.loss_scale)
@@ -171,21 +173,24 @@ class TrustRegion(Optimizer):
         self.zero_grad(set_to_none=True)
         return loss.detach(), gradients
 
-    def _decide(self, closure: Closure, before: Moment, loss: Tensor, gradients: Values) -> Decision:
+    def _decide(self, closure: Closure, before: Snapshot, loss: Tensor, gradients: Values) -> Decision:
         """Judge the step from x, and take it if it is accepted."""
         state = TrustRegionState(self.radius, self.level)
         if not all(bool(value.isfinite().all()) for value in (loss, *gradients.values())):
             self._count("nonfinite")
-            at_fault = math.isfinite(self._full_precision_loss(closure, before))
+            at_fault = self._finite_in_full_precision(closure, before)
             return self._keep(*self.rule.step_without_loss(state, level_at_fault=at_fault))
-        step = self._propose(gradients)
+        held = {p: own["momentum_buffer"] for p, own in self.state.items() if "momentum_buffer" in own}
+        step = propose(gradients, held, self.param_groups, self.radius)
         if step is None:
             self._count("stationary")
             return Decision.REJECT
         if self.steps % self.evaluate_every:
-            self._move(step)
-            return Decision.ACCEPT
-        exact = self.plan == self.net._precc_session.full_precision
+            decision, state = self.rule.step_between(step.predicted_reduction, state)
+            if decision is Decision.ACCEPT:
+                self._move(step)
+            return self._keep(decision, state)
+        exact = self.plan == self._session.full_precision
         epsilon = 0.0 if exact else abs(loss.item() - self._full_precision_loss(closure, before))
         measured = Measurement(step.predicted_reduction, epsilon)
         decision, state = self.rule.step(measured, state)
@@ -198,9 +203,9 @@ class TrustRegion(Optimizer):
     def _try(
         self,
         closure: Closure,
-        before: Moment,
+        before: Snapshot,
         loss: Tensor,
-        step: _Step,
+        step: LinearStep,
         epsilon: float,
         state: TrustRegionState,
     ) -> tuple[Decision, TrustRegionState]:
@@ -224,47 +229,27 @@ class TrustRegion(Optimizer):
                 self.state.update(heavy_balls)
         return decision, state
 
-    def _loss(self, closure: Closure, before: Moment, plan: PrecisionPlan) -> float:
+    def _loss(self, closure: Closure, before: Snapshot, plan: PrecisionPlan) -> float:
         """The loss here under a plan, at the same moment; the plan in force and gradients are left as they were."""
         before.restore(self.net)
         self.net.set_plan(plan)
-        loss = evaluate_closure(closure).item()
+        loss = loss_of_closure(closure).item()
         self.zero_grad(set_to_none=True)
         self.net.set_plan(self.plan)
         return float(loss)
 
-    def _full_precision_loss(self, closure: Closure, before: Moment) -> float:
-        return self._loss(closure, before, self.net._precc_session.full_precision)
+    def _finite_in_full_precision(self, closure: Closure, before: Snapshot) -> bool:
+        """Whether loss and gradient at x are finite in full precision: what is not, is then the level's fault."""
+        before.restore(self.net)
+        self.net.set_plan(self._session.full_precision)
+        loss, gradients = self._gradients(closure)
+        self.net.set_plan(self.plan)
+        return all(bool(value.isfinite().all()) for value in (loss, *gradients.values()))
 
-    def _propose(self, gradients: Values) -> _Step | None:
-        """The step against G; None where G is zero."""
-        objective, direction = {}, {}
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter in gradients:
-                    own = gradients[parameter] + group["weight_decay"] * parameter.detach()
-                    objective[parameter] = own
-                    held = self.state[parameter].get("momentum_buffer")
-                    direction[parameter] = own if held is None else group["momentum"] * held + own
-        if _dot(objective, direction) <= 0:
-            direction = objective
-        length = math.sqrt(_dot(direction, direction))
-        if length == 0.0:
-            return None
-        values = {p: (-self.radius / length) * towards for p, towards in direction.items()}
-        decay_reduction = self._decay_reduction(values)
-        return _Step(values, direction, decay_reduction, decay_reduction - _dot(gradients, values))
+    def _full_precision_loss(self, closure: Closure, before: Snapshot) -> float:
+        return self._loss(closure, before, self._session.full_precision)
 
-    def _decay_reduction(self, step: Values) -> float:
-        """``wd / 2 * (||x||**2 - ||x + p||**2)``, computed from p, without cancellation."""
-        total = 0.0
-        for group in self.param_groups:
-            here = {p: p.detach() for p in group["params"] if p in step}
-            ahead = {p: step[p] for p in here}
-            total -= group["weight_decay"] * (_dot(here, ahead) + 0.5 * _dot(ahead, ahead))
-        return total
-
-    def _move(self, step: _Step) -> None:
+    def _move(self, step: LinearStep) -> None:
         with torch.no_grad():
             for parameter, value in step.values.items():
                 parameter.add_(value)
@@ -282,10 +267,26 @@ class TrustRegion(Optimizer):
 
     def _count(self, event: str) -> None:
         self.events[event] += 1
-        self.net._precc_session.events[event] += 1
+        self._session.events[event] += 1
 
     def _parameters(self) -> list[Tensor]:
         return [parameter for group in self.param_groups for parameter in group["params"]]
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As torch's; momentum and weight decay are a group's own, the radius is one for all.
+
+        Raises:
+            ValueError: the group has an ``lr`` of its own.
+        """
+        radius = self.param_groups[0]["lr"] if self.param_groups else self.defaults["lr"]
+        if param_group.get("lr", radius) != radius:
+            raise ValueError(f"a trust region has one radius for all groups, {radius}; leave 'lr' out")
+        super().add_param_group({**param_group, "lr": radius})
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles take the net along."""
+        own = ("net", "levels", "rule", "evaluate_every", "loss_scale", "level", "steps", "events")
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
 
     def state_dict(self) -> dict[str, Any]:
         """As torch's, with the level, the number of steps, the events, and the plans of the levels."""
@@ -302,22 +303,19 @@ class TrustRegion(Optimizer):
 
         Raises:
             PlanError: it is of another optimizer, or of other levels; nothing is changed.
+            ValueError: its parameter groups are not those of this optimizer; nothing is changed.
         """
-        if _STATE not in state_dict:
-            raise PlanError("the state_dict is not one of TrustRegion: it has no 'trust_region' entry")
-        own = state_dict[_STATE]
+        own = state_dict.get(_STATE)
+        if not isinstance(own, Mapping) or set(own) != {"level", "steps", "events", "levels"}:
+            raise PlanError("the state_dict is not one of TrustRegion: it has no whole 'trust_region' entry")
         if [PrecisionPlan.from_json(text) for text in own["levels"]] != list(self.levels):
             raise PlanError("the state_dict is of a TrustRegion with other levels: pass the same levels first")
+        if own["level"] not in range(len(self.levels)):
+            raise PlanError(f"the state_dict has the level {own['level']!r} of {len(self.levels)}")
         super().load_state_dict({key: value for key, value in state_dict.items() if key != _STATE})
-        self.level, self.steps, self.events = own["level"], own["steps"], Counter(own["events"])
+        self.level, self.steps, self.events = own["level"], int(own["steps"]), Counter(own["events"])
         self.net.set_plan(self.plan)
 
 
 def _as_plan(level: Level) -> PrecisionPlan:
-    return level if isinstance(level, PrecisionPlan) else parse_policy(level).assign(None)
-
-
-def _dot(first: Values, second: Values) -> float:
-    """Inner product over the parameters of the second, in double precision."""
-    terms: Iterable[Tensor] = ((first[p] * second[p]).sum(dtype=torch.float64) for p in second)
-    return float(sum(terms, start=torch.zeros((), dtype=torch.float64)))
+    return level if isinstance(level, PrecisionPlan) else assigned(parse_policy(level))

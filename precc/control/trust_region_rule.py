@@ -109,6 +109,12 @@ class TrustRegionRule:
             return Decision.ACCEPT, state
         return Decision.REJECT, self._shrunk(state)
 
+    def step_between(self, predicted: float, state: TrustRegionState) -> tuple[Decision, TrustRegionState]:
+        """The decision on a step that is not evaluated: taken, if the model promises a decrease at all."""
+        if predicted > 0 and math.isfinite(predicted):
+            return Decision.ACCEPT, state
+        return Decision.REJECT, self._shrunk(state)
+
     def step_without_loss(self, state: TrustRegionState, *, level_at_fault: bool) -> tuple[Decision, TrustRegionState]:
         """The decision where the loss or its gradient at x is not finite.
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from precc.annotations import Product
-from precc.captured_graph import CapturedGraph, evaluate
+from precc.captured_graph import CapturedGraph, size_value
 from precc.plan import PrecisionPlan
 from precc.slots import Role
 
@@ -54,6 +54,7 @@ class PrecisionReport:
         plan: PrecisionPlan,
         graphs: Sequence[CapturedGraph],
         graph_breaks: Sequence[str],
+        outside: Sequence[str],
         executed: Mapping[str, int],
         events: Mapping[str, int],
     ) -> "PrecisionReport":
@@ -62,8 +63,10 @@ class PrecisionReport:
         notes += _executed(executed)
         if events:
             notes += ["events: " + ", ".join(f"{count} {name}" for name, count in sorted(events.items()))]
-        notes += _not_rounded(graphs)
-        notes += [f"graph break: {_first_line(reason)}" for reason in graph_breaks]
+        notes += _not_rounded(graphs, captured_whole=not graph_breaks)
+        notes += [f"graph break: {reason}; what lies between the graphs runs unrounded" for reason in graph_breaks]
+        if outside:
+            notes += [f"in no graph so far (unused, or used outside of them, unrounded): {', '.join(outside)}"]
         notes += [
             f"a graph starts in {graph.start!r} after a graph break: further modules of its class that run "
             "the same code share its slots"
@@ -91,7 +94,7 @@ def _rows(plan: PrecisionPlan, graphs: Sequence[CapturedGraph]) -> tuple[LayerRo
     for graph in graphs:
         for product in graph.products:
             ops.setdefault(product.op, {}).setdefault(product.role, product)
-    work = {op: sum(evaluate(product.multiply_adds, {}) for product in roles.values()) for op, roles in ops.items()}
+    work = {op: sum(size_value(product.multiply_adds, {}) for product in roles.values()) for op, roles in ops.items()}
     total = sum(work.values())
     return tuple(
         LayerRow(
@@ -144,13 +147,9 @@ def _executed(executed: Mapping[str, int]) -> list[str]:
     return [f"executed so far: {total:,} multiply-adds: " + ", ".join(shares)]
 
 
-def _not_rounded(graphs: Sequence[CapturedGraph]) -> list[str]:
+def _not_rounded(graphs: Sequence[CapturedGraph], *, captured_whole: bool) -> list[str]:
     found = {record for graph in graphs for record in graph.unrounded}
     if not found:
-        return ["not rounded: no product that precc knows of"] if graphs else []
+        return ["not rounded: no product that precc knows of"] if graphs and captured_whole else []
     ordered = sorted(found, key=lambda record: (record.layer, record.reason))
     return [f"not rounded: {record.layer or '(root)'}: {record.reason}" for record in ordered]
-
-
-def _first_line(text: str) -> str:
-    return text.strip().splitlines()[0] if text.strip() else "(no reason given)"

@@ -8,36 +8,42 @@ from torch import Tensor, nn
 
 from precc.errors import ClosureError
 
-__all__ = ["Moment", "evaluate_closure"]
+__all__ = ["Snapshot", "loss_of_closure"]
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class Snapshot:
     """States of torch's generators and values of a net's buffers, to be restored before each evaluation.
 
     So f(x) and f(x + p) see the same dropout masks, and batch-norm statistics advance once.
     """
 
     processor: Tensor
-    devices: dict[torch.device, Tensor]
+    accelerators: dict[torch.device, Tensor]
     buffers: dict[str, Tensor]
 
     @classmethod
-    def of(cls, net: nn.Module) -> "Moment":
-        values = [*net.parameters(), *net.buffers()]
-        accelerators = {value.device for value in values if value.device.type == "cuda"}
+    def of(cls, net: nn.Module) -> "Snapshot":
+        """What a forward of this net may change, as it is now."""
+        devices = {value.device for value in (*net.parameters(), *net.buffers())}
         return cls(
             processor=torch.get_rng_state(),
-            devices={device: torch.cuda.get_rng_state(device) for device in accelerators},
+            accelerators={
+                device: torch.get_device_module(device).get_rng_state(device)
+                for device in devices
+                if device.type not in ("cpu", "meta")
+            },
             buffers={name: buffer.detach().clone() for name, buffer in net.named_buffers()},
         )
 
     def restore_generators(self) -> None:
+        """Draw the same random numbers again."""
         torch.set_rng_state(self.processor)
-        for device, state in self.devices.items():
-            torch.cuda.set_rng_state(state, device)
+        for device, state in self.accelerators.items():
+            torch.get_device_module(device).set_rng_state(state, device)
 
     def restore(self, net: nn.Module) -> None:
+        """Put generators and buffers back."""
         self.restore_generators()
         with torch.no_grad():
             for name, buffer in net.named_buffers():
@@ -45,7 +51,7 @@ class Moment:
                     buffer.copy_(self.buffers[name])
 
 
-def evaluate_closure(closure: Callable[[], Tensor]) -> Tensor:
+def loss_of_closure(closure: Callable[[], Tensor]) -> Tensor:
     """The loss that a closure returns, with gradients recorded.
 
     Gradients are recorded even where only the value is wanted: the same compiled graph then runs, and a

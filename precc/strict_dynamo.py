@@ -1,0 +1,85 @@
+"""Make what torch would do in silence an error, or not do it, while a net is captured and runs."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch._dynamo.exc import BackendCompilerFailed, FailOnRecompileLimitHit, Unsupported
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree
+
+from precc.errors import CaptureError, DeviceError, PreccError, RecompileLimitError
+
+__all__ = ["base_name", "opened_products", "strict_dynamo"]
+
+_CONFIG = {
+    "fail_on_recompile_limit_hit": True,  # or the net goes on in plain fp32
+    "suppress_errors": False,  # likewise
+    "allow_rnn": True,  # or a net with an LSTM is not captured at all
+}
+
+
+@contextmanager
+def opened_products() -> Iterator[None]:
+    """Trace fused attention and the fused transformer layer as the products that they consist of.
+
+    Which fused kernel torch takes depends on dropout, on gradients and on the device; so would the slots.
+    """
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+@contextmanager
+def strict_dynamo(net: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[None]:
+    """Run a call of a net under Dynamo, with errors of ours.
+
+    Raises:
+        CaptureError, RecompileLimitError, DeviceError, BackendError: as `Session.call` says.
+    """
+    name = base_name(net)
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(torch._dynamo.config.patch(_CONFIG))
+            stack.enter_context(opened_products())
+            yield
+    except FailOnRecompileLimitHit as error:
+        raise RecompileLimitError(
+            f"{name} needs more than torch._dynamo.config.recompile_limit = "
+            f"{torch._dynamo.config.recompile_limit} graphs. Pass dynamic=True to precc.compile if its input "
+            "sizes vary, or raise the limit; TORCH_LOGS=recompiles tells what changes. Its graphs keep working"
+        ) from error
+    except BackendCompilerFailed as error:
+        inner = error.inner_exception
+        if isinstance(inner, PreccError):
+            raise inner from error
+        raise CaptureError(f"{name} cannot be captured: {type(inner).__name__}: {inner}") from error
+    except Unsupported as error:
+        raise CaptureError(f"{name} cannot be captured: {error}") from error
+    except RuntimeError as error:
+        if not isinstance(error, PreccError) and "device" in str(error):
+            _explain_devices(net, args, kwargs, error)
+        raise
+
+
+def base_name(net: nn.Module) -> str:
+    """Name of the class of the user's model."""
+    return type(net).__mro__[2].__name__
+
+
+def _explain_devices(net: nn.Module, args: Any, kwargs: Any, error: Exception) -> None:
+    homes = {parameter.device for parameter in net.parameters()}
+    inputs = [leaf for leaf in _pytree.tree_leaves((args, dict(kwargs))) if isinstance(leaf, torch.Tensor)]
+    away = next((leaf for leaf in inputs if leaf.dim() and leaf.device not in homes), None)
+    if len(homes) == 1 and away is not None:
+        home = homes.pop()
+        raise DeviceError(
+            f"{base_name(net)} is on {home}, but an input of shape {list(away.shape)} is on {away.device}: "
+            f"move it with .to({str(home)!r})"
+        ) from error
