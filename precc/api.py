@@ -65,11 +65,12 @@ def _check_model(model: nn.Module) -> None:
         raise CaptureError("a ScriptModule has no Python forward to capture: pass the module that it was made from")
     if hasattr(model, "_orig_mod"):
         raise CaptureError("the model went through torch.compile already: pass the module that was given to it")
-    if type(model).__call__ is not nn.Module.__call__:
-        raise CaptureError(
-            f"{type(model).__name__} has a __call__ of its own, which a compiled net would not run: move it to forward"
-        )
     for path, module in model.named_modules():
         if isinstance(module, PrecisionModule):
             where = f"its submodule {path!r}" if path else "it"
             raise CaptureError(f"{where} is a compiled net already: compile the whole model once")
+    own_call = type(model).__call__ is not nn.Module.__call__
+    if own_call and not isinstance(model, torch.fx.GraphModule):  # that one only words its errors
+        raise CaptureError(
+            f"{type(model).__name__} has a __call__ of its own, which a compiled net would not run: move it to forward"
+        )

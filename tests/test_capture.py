@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ from precc.errors import (
     FormatError,
     PlanError,
     PreccError,
+    PrecisionWarning,
     RecompileLimitError,
 )
 from precc.models.lenet5 import LeNet5
 from precc.module import PUBLIC_NAMES
 from precc.plan import Precision, PrecisionPlan
-from tests.nets import Broken, inputs_of, loss_of, uniform
+from tests.nets import Broken, inputs_of, uniform
 
 LINEAR_INPUT = torch.ones(2, 4)
 
@@ -127,6 +129,21 @@ def test_a_call_that_captured_nothing_is_an_error() -> None:
         compiled(Unchanged())(LINEAR_INPUT)
 
 
+def test_the_reason_of_a_failed_capture_is_given() -> None:
+    class Stopped(nn.Module):
+        @torch.compiler.disable
+        def inner(self, x: Tensor) -> Tensor:
+            return x @ x.T
+
+        def forward(self, x: Tensor) -> Tensor:
+            for _ in range(2):
+                x = self.inner(x)
+            return x
+
+    with pytest.raises(CaptureError, match="ran no captured graph, so nothing was rounded .stopped by"):
+        compiled(Stopped())(LINEAR_INPUT)
+
+
 def test_compilation_switched_off_is_an_error() -> None:
     net = compiled(nn.Linear(4, 4), policy="e4m3")
     with torch.compiler.set_stance("force_eager"), pytest.raises(CaptureError, match="ran no captured graph"):
@@ -207,19 +224,6 @@ def test_a_net_inside_torch_compile_still_rounds() -> None:
     assert torch.equal(step(LINEAR_INPUT), expected + 1)
 
 
-class SelfAttention(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return F.scaled_dot_product_attention(x, x, x)
-
-
-def test_products_without_slots_are_named_in_the_report() -> None:
-    net = compiled(SelfAttention(), policy="e4m3")
-    net(torch.randn(1, 2, 4, 8, requires_grad=True)).sum().backward()
-    text = str(net.report())
-    assert "not rounded: (root): aten._scaled_dot_product_flash_attention_for_cpu has no slots" in text
-    assert "backward has no slots" in text
-
-
 class VectorProducts(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return (x @ x[0]) * torch.dot(x[0], x[1])
@@ -256,8 +260,10 @@ def test_double_models_stay_double_until_a_plan_says_otherwise() -> None:
 def test_autocast_operands_are_rounded_in_their_own_dtype() -> None:
     net = compiled(nn.Linear(4, 4), policy="e4m3")
     with torch.autocast("cpu", torch.bfloat16):
-        low = net(torch.randn(2, 4))
+        low = net(LINEAR_INPUT)
     assert low.dtype == torch.bfloat16
+    rounded = [precc.round_to(value.detach().bfloat16(), "e4m3") for value in (LINEAR_INPUT, net.weight)]
+    assert torch.equal(low, F.linear(*rounded, net.bias.bfloat16()))
     low.sum().backward()
 
 
@@ -329,5 +335,161 @@ def test_loss_inside_a_net_and_keyword_arguments() -> None:
     assert set(net(LINEAR_INPUT)) == {"logits"}
 
 
-def test_loss_of_is_finite() -> None:
-    assert loss_of(compiled(LeNet5()), inputs_of(LeNet5())).isfinite()
+def test_a_graph_break_names_what_lies_outside_of_the_graphs_for_each_net() -> None:
+    for _ in range(2):  # the second net of a class hears of it too
+        net = compiled(nn.Sequential(nn.Linear(4, 4), Broken(), nn.Linear(4, 4)), policy="e2m1")
+        with pytest.warns(PrecisionWarning, match=r"weights 0\.weight, 2\.weight are in no graph"):
+            net(LINEAR_INPUT)
+        text = str(net.report())
+        assert "graph break: Call to `torch._dynamo.graph_break()`" in text
+        assert "in no graph so far (unused, or used outside of them, unrounded): 0.weight, 2.weight" in text
+        assert "no product that precc knows of" not in text
+
+
+def test_twelve_nets_with_graph_breaks_each_run_their_own_plan() -> None:
+    names = ["e4m3", "e5m2", "bf16", "e5m10", "e4m5", "e2m1", "fp32", "e3m4", "e5m4", "tf32", "e2m3", "e3m2"]
+    model = Broken()
+    x = torch.randn(2, 4)
+    for name in names:
+        net = compiled(model, policy=name)
+        with pytest.warns(PrecisionWarning):
+            ours = net(x)
+        low = x
+        for _ in range(2):
+            weight = precc.round_to(model.fc.weight.detach(), name)
+            low = F.linear(precc.round_to(low, name), weight, model.fc.bias).detach()
+        assert torch.equal(ours, low), name
+
+
+class Branches(nn.Module):
+    """A product inside each branch of a torch.cond."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = torch.cond(x.sum() > 0, lambda y: y @ self.w, lambda y: y @ self.w + 1, (x,))
+        return result
+
+
+def test_products_inside_control_flow_are_named() -> None:
+    net = compiled(Branches(), policy="e2m1")
+    with torch.no_grad():
+        net(LINEAR_INPUT)
+    assert "not rounded: (root): products inside cond have no slots" in str(net.report())
+
+
+@torch.library.custom_op("precc_tests::product", mutates_args=())
+def opaque_product(x: Tensor, w: Tensor) -> Tensor:
+    return x @ w
+
+
+@opaque_product.register_fake
+def _(x: Tensor, w: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0], w.shape[1])
+
+
+def test_operators_that_precc_does_not_know_are_named() -> None:
+    class Opaque(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return opaque_product(x, x.T) + torch.cdist(x, x)
+
+    net = compiled(Opaque(), policy="e2m1")
+    net(torch.randn(3, 4))
+    text = str(net.report())
+    assert "precc_tests.product is an operator that precc does not know" in text
+    assert "dist" in text
+
+
+def test_an_error_of_the_users_is_not_blamed_on_devices() -> None:
+    class Picky(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor, other: Tensor) -> Tensor:
+            raise ValueError("no such thing")
+
+    with pytest.raises(ValueError, match="no such thing"):
+        compiled(Picky())(LINEAR_INPUT, LINEAR_INPUT.to("meta"))
+
+
+@pytest.mark.parametrize("how", ["converted after", "no parameters", "a product inside"])
+def test_doubles_are_not_rounded_unless_a_plan_says_so(how: str) -> None:
+    class Inside(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.double() @ x.double().T
+
+    model: nn.Module = nn.Linear(4, 4) if how == "converted after" else Inside()
+    net = compiled(model)
+    x = torch.randn(3, 4)
+    if how == "converted after":
+        net(x)
+        net.to(torch.float64)
+    x = x if how == "a product inside" else x.double()
+    assert torch.equal(net(x), model(x))
+
+
+def test_a_saved_plan_fits_a_net_whose_graphs_come_one_by_one() -> None:
+    class TwoPaths(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor, which: bool) -> Tensor:
+            result: Tensor = self.a(x) if which else self.b(x)
+            return result
+
+    model = TwoPaths()
+    net = compiled(model, policy="e4m3")
+    expected = [net(LINEAR_INPUT, which) for which in (True, False)]
+    other = compiled(model, plan=PrecisionPlan.from_json(net.plan.to_json()))
+    assert all(torch.equal(other(LINEAR_INPUT, w), y) for w, y in zip((True, False), expected, strict=True))
+    assert other.plan == net.plan
+
+
+def test_a_policy_must_return_a_plan() -> None:
+    class Wrong:
+        def assign(self, analysis: object | None = None) -> str:
+            return "e4m3"
+
+    with pytest.raises(PlanError, match="returned str, not a PrecisionPlan"):
+        compiled(nn.Linear(4, 4), policy=Wrong())
+
+
+def test_a_call_of_the_models_own_is_refused() -> None:
+    class Counting(nn.Linear):
+        def __call__(self, x: Tensor) -> Tensor:
+            return super().__call__(x) + 1
+
+    with pytest.raises(CaptureError, match="Counting has a __call__ of its own"):
+        compiled(Counting(4, 4))
+
+
+@pytest.mark.parametrize("quoted", [True, False])
+def test_a_space_in_the_path_of_torch_does_not_break_the_link(
+    quoted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._inductor.utils import fresh_cache
+    from torch.utils import cpp_extension
+
+    from precc.backends import inductor
+
+    library = tmp_path / "a path" / "lib"
+    library.parent.mkdir()
+    library.symlink_to(cpp_extension.TORCH_LIB_PATH)
+    monkeypatch.setattr(cpp_extension, "TORCH_LIB_PATH", str(library))
+    if not quoted:  # the planted defect
+        monkeypatch.setattr(inductor, "_quoted_torch_library_path", nullcontext)
+    with fresh_cache():
+        net = compiled(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), policy="e4m3", backend="inductor")
+        with nullcontext() if quoted else pytest.raises(BackendError, match="failed on a forward graph"):
+            net(LINEAR_INPUT)
+
+
+def test_dynamic_sizes_from_the_start() -> None:
+    net = compiled(nn.Linear(4, 4), policy="e4m3", dynamic=True)
+    for batch in range(2, 14):
+        net(torch.randn(batch, 4)).sum().backward()
+    assert net.compilations == 1

@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import precc
 from precc.backends import BACKENDS
 from precc.backends.onnx.export import annotated_model
-from precc.errors import PlanError
+from precc.errors import PlanError, PrecisionWarning
 from precc.plan import Precision, PrecisionPlan
 from precc.slots import CallNumbers, Role, Slot
 from tests.nets import MODELS, Attention, Broken, Convolutional, Stack, equal, inputs_of, loss_of, uniform
@@ -189,7 +190,8 @@ def test_call_numbers_go_on_after_a_graph_break_and_stay_for_a_recompilation() -
 
 def test_slots_on_both_sides_of_a_graph_break_differ() -> None:
     net = precc.compile(Broken(), policy="e4m3", backend="reference")
-    net(torch.randn(2, 4)).sum().backward()
+    with pytest.warns(PrecisionWarning, match="Broken is captured in pieces"):
+        net(torch.randn(2, 4)).sum().backward()
     assert net.compilations == 2
     assert fprop(set(net.plan.slots)) == {
         f"fc/product{call}/fprop.{operand}" for call in ("", "#1") for operand in ("input", "weight")
@@ -210,7 +212,8 @@ class Wrapper(nn.Module):
 
 def test_a_graph_break_inside_a_submodule_keeps_full_paths() -> None:
     net = precc.compile(Wrapper(), policy="e4m3", backend="reference")
-    net(torch.randn(2, 4)).sum().backward()
+    with pytest.warns(PrecisionWarning, match="Wrapper is captured in pieces"):
+        net(torch.randn(2, 4)).sum().backward()
     assert {Slot.parse(name).op for name in net.plan.slots} == {"inner.fc/product", "inner.fc/product#1"}
 
 
@@ -233,3 +236,145 @@ def test_what_two_nets_round_does_not_depend_on_the_name_of_a_variable() -> None
     assert "fc/product/fprop.input" in net.plan.slots
     net.set_plan(uniform("float32"))
     assert not equal([low], [net(x)])
+
+
+class DropoutAttention(nn.Module):
+    """Fused attention whose kernel depends on the mode, and a product after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Parameter(torch.randn(8, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        attended = F.scaled_dot_product_attention(x, x, x, dropout_p=0.1 if self.training else 0.0)
+        return attended @ self.out
+
+
+def test_fused_attention_has_the_slots_of_its_products_in_every_mode() -> None:
+    net = precc.compile(DropoutAttention(), policy="e4m3", backend="reference")
+    x = torch.randn(1, 2, 4, 8, requires_grad=True)
+    net(x).sum().backward()
+    trained = training_slots(net)
+    assert {Slot.parse(name).op for name in trained} == {"product", "product#1", "product#2"}
+    assert "product#2/wgrad.input" in trained
+    net.eval()(x).sum().backward()
+    with torch.no_grad():
+        net(x)
+    assert set(net.plan.slots) == trained
+    operations = [
+        entry.value
+        for node in annotated_model(net, (x.detach(),)).graph.node
+        for entry in node.metadata_props
+        if entry.key == "precc.op"
+    ]
+    assert sorted(operations) == ["product", "product#1", "product#2"]
+
+
+def test_the_fused_transformer_layer_rounds_in_eval_too() -> None:
+    model = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+    net = precc.compile(model, policy="e2m1", backend="reference")
+    x = torch.randn(2, 5, 16)
+    trained = net(x)
+    trained.sum().backward()
+    names = training_slots(net)
+    with torch.no_grad():
+        inferred = net.eval()(x)
+    assert torch.allclose(inferred, trained, atol=1e-5)
+    assert set(net.plan.slots) == names
+    annotated_model(net, (x,))
+
+
+def test_recurrent_layers_have_slots() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.GRU(4, 4, batch_first=True))
+    net = precc.compile(model, policy="e4m3", backend="reference", fullgraph=True)
+    net(torch.randn(2, 3, 4))[0].sum().backward()
+    layers = {Slot.parse(name).layer for name in net.plan.slots}
+    assert layers == {"0", "1"}
+    assert not net._precc_session.outside(net)
+
+
+class MatrixTimesBatch(nn.Module):
+    """torch transposes this product where a gradient is needed, and else does not."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return (a * 1.0) @ b
+
+
+@pytest.mark.parametrize("operand", ["a", "b"])
+def test_the_operands_of_a_product_do_not_change_places(operand: str) -> None:
+    a, b = torch.randn(3, 4), torch.randn(2, 4, 5)
+    net = precc.compile(MatrixTimesBatch(), backend="reference")
+    net.set_plan(PrecisionPlan("float32", {f"product/fprop.{operand}": "e2m1"}))
+    low = {"a": a, "b": b} | {operand: precc.round_to({"a": a, "b": b}[operand], "e2m1")}
+    expected = low["a"] @ low["b"]
+    with torch.no_grad():
+        inferred = net(a, b)
+    trained = net(a.requires_grad_(), b.requires_grad_())
+    trained.sum().backward()
+    assert torch.allclose(inferred, expected, atol=1e-6)
+    assert torch.allclose(trained, expected, atol=1e-6)
+
+
+class TwoNames(nn.Module):
+    """One module under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(4, 4)
+        self.b = self.a
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.a(self.b(x))
+        return result
+
+
+def test_a_module_under_two_names_has_the_first() -> None:
+    net = precc.compile(TwoNames(), backend="reference")
+    net(torch.randn(2, 4)).sum().backward()
+    assert {Slot.parse(name).op for name in net.plan.slots} == {"a/product", "a/product#1"}
+    annotated_model(net, (torch.randn(2, 4),))
+
+
+CONVOLUTION_SLOTS = [
+    "fprop.input",
+    "fprop.weight",
+    "dgrad.grad_output",
+    "dgrad.weight",
+    "wgrad.grad_output",
+    "wgrad.input",
+]
+
+
+@pytest.mark.parametrize("slot", CONVOLUTION_SLOTS)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_each_slot_of_a_convolution_rounds_its_own_operand(slot: str, transposed: bool) -> None:
+    """Against the derivatives written out, with one operand rounded beforehand."""
+    kind = nn.ConvTranspose2d if transposed else nn.Conv2d
+    model = kind(4, 6, 3, stride=2, padding=1, groups=2)
+    functional = F.conv_transpose2d if transposed else F.conv2d
+    options = {"stride": 2, "padding": 1, "groups": 2}
+    x = torch.randn(2, 4, 9, 9, requires_grad=True)
+    net = precc.compile(model, plan=PrecisionPlan("float32", {f"product/{slot}": "e2m1"}), backend="reference")
+    output = net(x)
+    upstream = torch.randn_like(output)
+    output.backward(upstream)
+
+    def low(name: str, value: Tensor) -> Tensor:
+        value = value.detach()
+        return precc.round_to(value, "e2m1") if name == slot else value
+
+    def gradients(role: str) -> tuple[Tensor, ...]:
+        with_input = low(f"{role}.input", x).requires_grad_()
+        with_weight = low(f"{role}.weight", model.weight).requires_grad_()
+        product = functional(with_input, with_weight, None, **options)
+        return torch.autograd.grad(product, [with_input, with_weight], low(f"{role}.grad_output", upstream))
+
+    forward = functional(low("fprop.input", x), low("fprop.weight", model.weight), model.bias, **options)
+    assert x.grad is not None
+    assert model.weight.grad is not None
+    assert model.bias is not None
+    assert model.bias.grad is not None
+    assert torch.allclose(output, forward, atol=1e-5)
+    assert torch.allclose(x.grad, gradients("dgrad")[0], atol=1e-5)
+    assert torch.allclose(model.weight.grad, gradients("wgrad")[1], atol=1e-4)
+    assert torch.allclose(model.bias.grad, upstream.sum((0, 2, 3)), atol=1e-4)
