@@ -17,7 +17,7 @@ from precc.round_op import ROUND
 from precc.rounding import ROW_WIDTH, Row
 from precc.slots import Slot
 
-__all__ = ["CapturedGraph", "plan_position", "size_value"]
+__all__ = ["CapturedGraph", "depends_on_data", "plan_position", "size_value"]
 
 #: Plans whose rows are kept; a controller switches between a handful.
 _KEPT_PLANS = 64
@@ -108,13 +108,21 @@ def _format_label(product: Product, plan: PrecisionPlan) -> str:
 
 
 def size_value(size: Size, bindings: Mapping[sympy.Symbol, int]) -> int:
-    """A size as a number, its symbols replaced; symbols that are not bound take their example's value."""
+    """A size as a number, its symbols replaced; those that are not bound take the value of the capture's example.
+
+    A size that depends on data (the rows that a mask selects) is not known before the graph has run, and counts as 0.
+    """
     if isinstance(size, int):
         return size
     bound = size.node.expr.xreplace({symbol: sympy.Integer(value) for symbol, value in bindings.items()})
-    if bound.free_symbols:
-        return int(size.node.hint)
-    return int(bound)
+    if not bound.free_symbols:
+        return int(bound)
+    return 0 if depends_on_data(size) else int(size.node.hint)
+
+
+def depends_on_data(size: Size) -> bool:
+    """Whether a size is only known when the graph has run."""
+    return isinstance(size, torch.SymInt) and size.node.hint is None
 
 
 def _work(

@@ -493,3 +493,45 @@ def test_dynamic_sizes_from_the_start() -> None:
     for batch in range(2, 14):
         net(torch.randn(batch, 4)).sum().backward()
     assert net.compilations == 1
+
+
+class Selected(nn.Module):
+    """A product of the rows that a mask selects."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.fc(x[x[:, 0] > 0])
+        return result
+
+
+def test_sizes_that_depend_on_data_are_rounded_and_said_not_to_be_counted() -> None:
+    x = torch.randn(6, 4)
+    model = Selected()
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        net = compiled(model, policy="e2m1")
+        ours = net(x)
+    weight, rows = (precc.round_to(value, "e2m1") for value in (model.fc.weight.detach(), x[x[:, 0] > 0]))
+    assert torch.equal(ours, F.linear(rows, weight, model.fc.bias))
+    ours.sum().backward()
+    assert "multiply-adds not counted, for their size depends on data: fc/product" in str(net.report())
+
+
+def test_data_dependent_control_flow_is_refused_or_told() -> None:
+    class Sign(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = self.fc(x) if x.sum() > 0 else self.fc(-x)
+            return result
+
+    with pytest.raises(CaptureError, match="Sign cannot be captured"):
+        compiled(Sign(), fullgraph=True)(LINEAR_INPUT)
+    net = compiled(Sign(), policy="e2m1")
+    with pytest.warns(PrecisionWarning, match="Sign is captured in pieces"):
+        net(LINEAR_INPUT)
+    assert "fc/product/fprop.weight" in net.plan.slots

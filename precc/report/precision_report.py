@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from precc.annotations import Product
-from precc.captured_graph import CapturedGraph, size_value
+from precc.captured_graph import CapturedGraph, depends_on_data, size_value
 from precc.plan import PrecisionPlan
 from precc.slots import Role
 
@@ -60,6 +60,7 @@ class PrecisionReport:
     ) -> "PrecisionReport":
         rows = _rows(plan, graphs)
         notes = [_compiled(backend, graphs, plan, [row.multiply_adds for row in rows])]
+        notes += _uncounted(graphs)
         notes += _executed(executed)
         if events:
             notes += ["events: " + ", ".join(f"{count} {name}" for name, count in sorted(events.items()))]
@@ -137,6 +138,11 @@ def _compiled(backend: str, graphs: Sequence[CapturedGraph], plan: PrecisionPlan
         f"compiled: {len(graphs)} graph(s) by {backend} ({kinds}), {len(slots)} slots, "
         f"{sum(work):,} multiply-adds a step"
     )
+
+
+def _uncounted(graphs: Sequence[CapturedGraph]) -> list[str]:
+    ops = {product.op for graph in graphs for product in graph.products if depends_on_data(product.multiply_adds)}
+    return [f"multiply-adds not counted, for their size depends on data: {', '.join(sorted(ops))}"] if ops else []
 
 
 def _executed(executed: Mapping[str, int]) -> list[str]:

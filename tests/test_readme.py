@@ -1,0 +1,24 @@
+"""The README's Python runs as it stands."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from precc.models.lenet5 import LeNet5, example_inputs
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+
+
+def test_the_code_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (x,), y = example_inputs(), torch.arange(4)
+    names: dict[str, Any] = {"model": LeNet5(), "loader": [(x, y)], "loss_fn": F.cross_entropy, "x": x, "y": y}
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(block, names)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"net.onnx", "plan.json"}
