@@ -42,6 +42,7 @@ class GraphCompiler:
         root: the net whose module paths name the slots.
         runs: how often a compiled graph was entered.
         tally: multiply-adds executed so far, by format.
+        numbers: of the calls of each module.
     """
 
     pipeline: Pipeline
@@ -159,9 +160,9 @@ class _Build:
             raise
         except Exception as error:
             half = "backward" if backward else "forward"
+            hint = "" if backend.name == "reference" else "\nbackend='reference' needs no compiler"
             raise BackendError(
-                f"backend {backend.name!r} failed on a {half} graph: {type(error).__name__}: {error}\n"
-                "backend='reference' needs no compiler"
+                f"backend {backend.name!r} failed on a {half} graph: {type(error).__name__}: {error}{hint}"
             ) from error
 
         def run(args: list[Any]) -> Sequence[Any]:
@@ -199,10 +200,10 @@ def _with_plan_input(graph: GraphModule, plan_input: torch.Tensor) -> GraphModul
     with copy.inserting_after(last[-1]) if last else copy.inserting_before():
         plan = copy.placeholder("precc_plan")
     plan.meta["example_value"] = plan_input
-    for node in copy.nodes:
-        if node.target in MATRIX_PRODUCTS:
-            node.op, node.target = "call_function", matmul
     plan._dynamo_source = ConstantSource("precc_plan")
+    for node in copy.nodes:
+        if node.op in ("call_function", "call_method") and node.target in MATRIX_PRODUCTS:
+            node.op, node.target = "call_function", matmul
     copy.output(output)
     result = GraphModule(graph, copy)
     result.meta = dict(graph.meta)

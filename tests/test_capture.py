@@ -195,6 +195,28 @@ def test_the_recompile_limit_is_an_error_and_nothing_is_lost() -> None:
     assert net.compilations == limit
 
 
+class EveryLengthAfterABreak(EveryLength):
+    """The same, in the code that follows a graph break."""
+
+    def forward(self, x: Tensor, n: str) -> Tensor:
+        x = self.fc(x)
+        torch._dynamo.graph_break()
+        return x * len(n)
+
+
+def test_the_recompile_limit_holds_after_a_graph_break_too() -> None:
+    net = compiled(EveryLengthAfterABreak(), policy="e4m3")
+    with pytest.warns(PrecisionWarning):
+        net(LINEAR_INPUT, "a")
+
+    def lengthen() -> None:
+        for n in range(2, 20):
+            net(LINEAR_INPUT, "a" * n)
+
+    with pytest.raises(RecompileLimitError, match="needs more than"):
+        lengthen()
+
+
 def test_suppressed_errors_do_not_become_silent_fp32() -> None:
     with torch._dynamo.config.patch(suppress_errors=True):
         net = compiled(
