@@ -24,7 +24,7 @@ from precc.protocols import Backend
 from precc.slots import Slot
 from precc.strict_dynamo import base_name, strict_dynamo
 
-__all__ = ["CompileOptions", "Session", "training_first"]
+__all__ = ["HAS_ISOLATION", "CompileOptions", "Session", "training_first"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +198,7 @@ def _isolated_compile(compiler: GraphCompiler, options: CompileOptions) -> Any:
     """
     code = _call.__code__.replace(co_name=f"precc_call_{next(_entry_numbers)}")
     entry = FunctionType(code, globals())
-    isolation: dict[str, Any] = {"isolate_recompiles": True} if _HAS_ISOLATION else {}
+    isolation: dict[str, Any] = {"isolate_recompiles": True} if HAS_ISOLATION else {}
     return torch.compile(
         entry,
         backend=compiler,
@@ -208,7 +208,8 @@ def _isolated_compile(compiler: GraphCompiler, options: CompileOptions) -> Any:
     )
 
 
-_HAS_ISOLATION = "isolate_recompiles" in signature(torch.compile).parameters
+#: Whether torch.compile keeps a cache apart for each net, also for the code that follows a graph break.
+HAS_ISOLATION = "isolate_recompiles" in signature(torch.compile).parameters
 
 
 def _first_line(text: str) -> str:
