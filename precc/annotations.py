@@ -1,6 +1,5 @@
 """What precc knows of a node: one typed record in ``node.meta["precc"]``, behind these functions."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -79,9 +78,9 @@ def products_of(graph: Graph) -> list[tuple[Node, Product]]:
     return [(node, record) for node, record in _records(graph, Product) if isinstance(record, Product)]
 
 
-def unrounded_of(graph: Graph) -> Sequence[Unrounded]:
-    """The products of a graph that have no slots."""
-    return [record for _, record in _records(graph, Unrounded) if isinstance(record, Unrounded)]
+def unrounded_of(graph: Graph) -> list[tuple[Node, Unrounded]]:
+    """The products of a graph that have no slots, with the reasons."""
+    return [(node, record) for node, record in _records(graph, Unrounded) if isinstance(record, Unrounded)]
 
 
 def slots_of(graph: Graph) -> tuple[Slot, ...]:

@@ -27,6 +27,7 @@ from precc.pipeline import Pipeline
 from precc.protocols import Backend, BoxedCallable, GraphContext
 from precc.rounding import ROW_WIDTH
 from precc.slots import CallNumbers, aliases_of
+from precc.strict_dynamo import opened_products
 
 __all__ = ["GraphCompiler"]
 
@@ -59,7 +60,9 @@ class GraphCompiler:
         layers = self._layers()
         parameters = frozenset(id(value) for value in example_inputs if isinstance(value, nn.Parameter))
         captured = CapturedGraph(next(iter(layers.values()), ""), plan_input.device, self.tally, parameters)
-        build = _Build(self, captured, _constants(dynamo_graph, example_inputs), len(example_inputs), layers)
+        constants = _constants(dynamo_graph, example_inputs)
+        mkldnn = torch._C._get_mkldnn_enabled()
+        build = _Build(self, captured, constants, len(example_inputs), layers, mkldnn)
         aot_compile = aot_autograd(
             fw_compiler=build.forward,
             bw_compiler=build.backward,
@@ -68,7 +71,8 @@ class GraphCompiler:
             decompositions=decomposition_table(),
             keep_inference_input_mutations=True,
         )
-        compiled = aot_compile(_with_plan_input(dynamo_graph, plan_input), [*example_inputs, plan_input])
+        with opened_products():
+            compiled = aot_compile(_with_plan_input(dynamo_graph, plan_input), [*example_inputs, plan_input])
         self.on_capture(captured)
 
         def run(*args: Any) -> Any:
@@ -101,6 +105,7 @@ class _Build:
     constants: frozenset[int]
     plan_index: int
     layers: Mapping[str, str]
+    mkldnn: bool  # whether kernels may use it; it is off while the graph is traced
 
     def partition(
         self, joint: GraphModule, joint_inputs: Any, *, num_fwd_outputs: int, **options: Any
@@ -154,6 +159,8 @@ class _Build:
             inputs = [*inputs[:position], plan.meta["val"], *inputs[position + 1 :]]
         count = self.captured.work_counter(graph.graph)
         backend = self.compiler.backend
+        tracing = torch._C._get_mkldnn_enabled()
+        torch._C._set_mkldnn_enabled(self.mkldnn)
         try:
             compiled = backend.compile(graph, inputs, visible_outputs=visible_outputs, backward=backward)
         except PreccError:
@@ -164,6 +171,8 @@ class _Build:
             raise BackendError(
                 f"backend {backend.name!r} failed on a {half} graph: {type(error).__name__}: {error}{hint}"
             ) from error
+        finally:
+            torch._C._set_mkldnn_enabled(tracing)
 
         def run(args: list[Any]) -> Sequence[Any]:
             count(args)

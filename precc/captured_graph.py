@@ -55,7 +55,7 @@ class CapturedGraph:
         self.slots = slots_of(graph)
         self.products = tuple(product for _, product in products_of(graph))
         self.double = any(_is_double(node.args[0]) for node, _ in products_of(graph))
-        self.unrounded = tuple(unrounded_of(graph))
+        self.unrounded = tuple(record for _, record in unrounded_of(graph))
 
     def use(self, plan: PrecisionPlan) -> None:
         """Run under this plan from the next forward on. The rows are prepared once a plan."""

@@ -23,16 +23,19 @@ def decomposition_table() -> dict[Any, Callable[..., Any]]:
     return table
 
 
-#: What Dynamo writes for ``a @ b``, `torch.matmul` and the method.
-MATRIX_PRODUCTS = frozenset({operator.matmul, torch.matmul, "matmul", "__matmul__"})
+#: What Dynamo writes for ``a @ b``, ``a @= b``, `torch.matmul` and the methods.
+MATRIX_PRODUCTS = frozenset(
+    {operator.matmul, operator.imatmul, torch.matmul, torch.linalg.matmul, "matmul", "__matmul__"}
+)
 
 
-def matmul(first: Tensor, second: Tensor) -> Tensor:
+def matmul(input: Tensor, other: Tensor, *, out: Tensor | None = None) -> Tensor:
     """`torch.matmul`, with the operands of its product always in this order.
 
-    For a matrix times a batch of matrices torch computes the transposed product if a gradient is needed, and else
+    For one matrix times a batch of them torch computes the transposed product if a gradient is needed, and else
     expands the matrix: the first operand would be ``b`` in training and ``a`` under no_grad.
     """
-    if first.dim() == 2 and second.dim() > 2:
-        first = first.expand(*second.shape[:-2], *first.shape)
-    return torch.matmul(first, second)
+    if input.dim() >= 2 and other.dim() > 2:
+        batch = torch.broadcast_shapes(input.shape[:-2], other.shape[:-2])
+        input = input.expand(*batch, *input.shape[-2:])
+    return torch.matmul(input, other) if out is None else torch.matmul(input, other, out=out)

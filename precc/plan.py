@@ -14,7 +14,7 @@ from typing import Any
 
 from precc.errors import FormatError, PlanError, expected_one_of
 from precc.files import write_whole
-from precc.formats import FloatFormat, Overflow, Specials, parse_format
+from precc.formats import ALIASES, FORMATS, FloatFormat, Overflow, Specials, parse_format
 from precc.rounding import RoundingMode, parse_rounding
 
 __all__ = ["PLAN_VERSION", "PlanDiff", "Precision", "PrecisionPlan", "Provenance", "SlotChange"]
@@ -228,7 +228,7 @@ class PrecisionPlan:
             return cls(
                 _precision_from_json(document["default"]),
                 {str(name): _precision_from_json(own) for name, own in document["slots"].items()},
-                {str(name): int(work) for name, work in document.get("multiply_adds", {}).items()},
+                {name: _count(work) for name, work in document.get("multiply_adds", {}).items()},
                 Provenance(**document.get("provenance", {})),
             )
         except PlanError:
@@ -271,6 +271,12 @@ def _refuse_unknown(document: Any, known: tuple[str, ...]) -> None:
         raise PlanError(f"the plan has an unknown entry {unknown[0]!r}: {expected_one_of(known)}")
 
 
+def _count(work: Any) -> int:
+    if type(work) is not int or work < 0:
+        raise PlanError(f"the plan is malformed: multiply-adds are {work!r}")
+    return work
+
+
 def _format_to_json(fmt: FloatFormat) -> str | dict[str, str | int]:
     try:
         if parse_format(fmt.name) == fmt:
@@ -291,7 +297,11 @@ def _format_from_json(document: Any) -> FloatFormat:
         return parse_format(document)
     fields = dict(document)
     specials, overflow = Specials(fields.pop("specials")), Overflow(fields.pop("overflow"))
-    return FloatFormat(**fields, specials=specials, overflow=overflow)
+    fmt = FloatFormat(**fields, specials=specials, overflow=overflow)
+    named = FORMATS.get(ALIASES.get(fmt.name, fmt.name))
+    if named is not None and named.with_overflow(overflow) != fmt:
+        raise PlanError(f"the plan calls a format of its own {fmt.name!r}, which means another: {named}")
+    return fmt
 
 
 def _precision_to_json(precision: Precision) -> dict[str, Any]:

@@ -57,6 +57,7 @@ class Session:
     graphs: list[CapturedGraph] = field(default_factory=list)
     graph_breaks: list[str] = field(default_factory=list)
     events: Counter[str] = field(default_factory=Counter)
+    _checked: bool = False  # whether the plan in force was found to fit the graphs
     _compiler: GraphCompiler = field(init=False)
     _entry: Any = field(init=False)
 
@@ -102,7 +103,7 @@ class Session:
         self._check_slots(plan, net)
         for graph in self.graphs:
             graph.use(plan)
-        self.chosen = plan
+        self.chosen, self._checked = plan, True
 
     def _check_slots(self, plan: PrecisionPlan, net: nn.Module) -> None:
         """Refuse unknown slots, once a training graph is known: an inference graph has a subset.
@@ -126,6 +127,7 @@ class Session:
 
     def _on_capture(self, graph: CapturedGraph) -> None:
         self.graphs.append(graph)
+        self._checked = False
         if graph.double:
             self.full_precision = Uniform("float64").assign()
         for known in self.graphs:
@@ -141,9 +143,11 @@ class Session:
             DeviceError: its tensors are on several devices.
             BackendError: the backend failed on the graph.
         """
+        if not self._checked:
+            self._check_slots(self.plan, net)
         compiler = self._compiler
         runs, compiler.root = compiler.runs, ref(net)
-        known_breaks, known_graphs = Counter(counters["graph_break"]), len(self.graphs)
+        known_breaks = Counter(counters["graph_break"])
         with strict_dynamo(net, args, kwargs):
             result = self._entry(net, args, kwargs)
         breaks = list((Counter(counters["graph_break"]) - known_breaks).elements())
@@ -154,8 +158,9 @@ class Session:
                 "tensor operation that torch.compile can capture, or compilation is switched off "
                 "(TORCHDYNAMO_DISABLE, torch.compiler.set_stance); fullgraph=True shows what stops the capture"
             )
-        if len(self.graphs) > known_graphs:
+        if not self._checked:
             self._check_slots(self.plan, net)
+            self._checked = True
         if breaks:
             self._tell(net, breaks)
         return result

@@ -1,5 +1,6 @@
 """Make what torch would do in silence an error, or not do it, while a net is captured and runs."""
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -21,19 +22,38 @@ _CONFIG = {
 }
 
 
+_fast_path_lock = threading.Lock()
+_fast_path_users: list[bool] = []  # what the flag was, once for each call under way
+
+
+@contextmanager
+def _no_fast_path() -> Iterator[None]:
+    """Switch off the fused transformer layer, which Dynamo would take in eval, until the last call has ended."""
+    with _fast_path_lock:
+        _fast_path_users.append(_fast_path_users[0] if _fast_path_users else torch.backends.mha.get_fastpath_enabled())
+        torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        with _fast_path_lock:
+            before = _fast_path_users.pop()
+            if not _fast_path_users:
+                torch.backends.mha.set_fastpath_enabled(before)
+
+
 @contextmanager
 def opened_products() -> Iterator[None]:
-    """Trace fused attention and the fused transformer layer as the products that they consist of.
+    """Trace fused attention and fused recurrent layers as the products that they consist of.
 
     Which fused kernel torch takes depends on dropout, on gradients and on the device; so would the slots.
     """
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
+    mkldnn = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH):
+        with _no_fast_path(), sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
+        torch._C._set_mkldnn_enabled(mkldnn)
 
 
 @contextmanager
@@ -47,7 +67,7 @@ def strict_dynamo(net: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, An
     try:
         with ExitStack() as stack:
             stack.enter_context(torch._dynamo.config.patch(_CONFIG))
-            stack.enter_context(opened_products())
+            stack.enter_context(_no_fast_path())
             yield
     except FailOnRecompileLimitHit as error:
         raise RecompileLimitError(

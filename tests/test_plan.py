@@ -98,6 +98,7 @@ def test_where_a_file_cannot_be_written(tmp_path: Path) -> None:
         ('{"precc_plan": 2}', "version 2; this precc reads version 1"),
         ('{"precc_plan": "1"}', "version '1'"),
         ('{"precc_plan": 1}', "malformed: KeyError: 'default'"),
+        ('{"precc_plan": 1, "default": "e4m3", "slots": {}, "multiply_adds": {"a": 1.5}}', "multiply-adds are 1.5"),
         ('{"precc_plan": true, "default": "e4m3", "slots": {}}', "version True"),
         ('{"precc_plan": 1, "default": 3, "slots": {}}', "malformed: 3 stands where"),
         ('{"precc_plan": 1, "default": "e4m3", "slotz": {}}', "unknown entry 'slotz'"),

@@ -284,13 +284,27 @@ def test_the_fused_transformer_layer_rounds_in_eval_too() -> None:
     annotated_model(net, (x,))
 
 
-def test_recurrent_layers_have_slots() -> None:
-    model = nn.Sequential(nn.Linear(4, 4), nn.GRU(4, 4, batch_first=True))
-    net = precc.compile(model, policy="e4m3", backend="reference", fullgraph=True)
-    net(torch.randn(2, 3, 4))[0].sum().backward()
-    layers = {Slot.parse(name).layer for name in net.plan.slots}
-    assert layers == {"0", "1"}
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM, nn.RNN])
+@pytest.mark.parametrize("first", [True, False])
+def test_recurrent_layers_have_slots_in_every_mode(kind: type[nn.RNNBase], first: bool) -> None:
+    recurrent = kind(4, 4, batch_first=True)
+    model = nn.Sequential(nn.Linear(4, 4), recurrent) if first else recurrent
+    x = torch.randn(2, 3, 4)
+    plain = model(x)[0]
+    net = precc.compile(model, backend="reference", fullgraph=True)
+    trained = net(x)[0]
+    assert torch.allclose(trained, plain, atol=1e-6)
+    trained.sum().backward()
+    names = training_slots(net)
+    assert {Slot.parse(name).layer for name in names} == ({"0", "1"} if first else {""})
+    net.set_plan(uniform("e2m1"))
+    low = net(x)[0]
+    with torch.no_grad():
+        assert torch.allclose(net(x)[0], low, atol=1e-5)
+    assert set(net.plan.slots) == names
+    assert not torch.allclose(low, plain, atol=1e-3)
     assert not net._precc_session.outside(net)
+    assert torch._C._get_mkldnn_enabled()
 
 
 class MatrixTimesBatch(nn.Module):
@@ -301,8 +315,9 @@ class MatrixTimesBatch(nn.Module):
 
 
 @pytest.mark.parametrize("operand", ["a", "b"])
-def test_the_operands_of_a_product_do_not_change_places(operand: str) -> None:
-    a, b = torch.randn(3, 4), torch.randn(2, 4, 5)
+@pytest.mark.parametrize("batch", [(), (1,), (2,)])
+def test_the_operands_of_a_product_do_not_change_places(operand: str, batch: tuple[int, ...]) -> None:
+    a, b = torch.randn(*batch, 3, 4), torch.randn(2, 4, 5)
     net = precc.compile(MatrixTimesBatch(), backend="reference")
     net.set_plan(PrecisionPlan("float32", {f"product/fprop.{operand}": "e2m1"}))
     low = {"a": a, "b": b} | {operand: precc.round_to({"a": a, "b": b}[operand], "e2m1")}

@@ -398,6 +398,13 @@ def test_norms_of_float16_gradients_neither_underflow_nor_overflow(gradient: flo
     assert (before - torch.tensor(values(net))).tolist() == pytest.approx([0.25] * 4, abs=1e-3)
 
 
+def test_the_loss_scale_of_a_float16_net_outlives_its_removal() -> None:
+    net = precc.compile(nn.Linear(4, 1, bias=False).half(), backend="reference")
+    opt = TrustRegion(net, radius=0.5, levels=FP32)
+    opt.step(lambda: net(torch.ones(1, 4).half()).float().sum() * 1e-8)  # below float16's smallest number
+    assert "stationary" not in opt.events
+
+
 def test_a_step_between_evaluations_needs_a_predicted_decrease() -> None:
     net, closure = quadratic([0.3, 0.4], [1.0, 1.0])
     opt = TrustRegion(net, radius=0.01, levels=FP32, weight_decay=10.0, evaluate_every=2)
@@ -415,6 +422,8 @@ def test_groups_share_the_radius() -> None:
     extra = nn.Parameter(torch.ones(1))
     with pytest.raises(ValueError, match="one radius for all groups"):
         opt.add_param_group({"params": [extra], "lr": 7.0})
+    with pytest.raises(ValueError, match="momentum"):
+        opt.add_param_group({"params": [extra], "momentum": 3.0})
     opt.add_param_group({"params": [extra], "weight_decay": 1.0})
     opt.step(closure)
     assert [group["lr"] for group in opt.param_groups] == [1.0, 1.0]
@@ -490,7 +499,8 @@ def test_state_dicts_of_something_else_are_refused() -> None:
     with pytest.raises(PlanError, match="not one of TrustRegion"):
         opt.load_state_dict(torch.optim.SGD(net.parameters(), lr=0.1).state_dict())
     good = TrustRegion(net, radius=7.0).state_dict()
-    for broken in (None, {}, {**good["trust_region"], "level": 99}):
+    changes = ({"level": 99}, {"level": True}, {"steps": "x"}, {"steps": -1}, {"events": 3}, {"events": {"a": "b"}})
+    for broken in (None, {}, *({**good["trust_region"], **change} for change in changes)):
         with pytest.raises(PlanError, match="the state_dict"):
             opt.load_state_dict({**good, "trust_region": broken})
     assert opt.radius == 0.1

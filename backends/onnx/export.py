@@ -18,7 +18,7 @@ from torch import nn
 from torch.export import ExportedProgram, default_decompositions
 from torch.fx import GraphModule
 
-from precc.annotations import Product, products_of
+from precc.annotations import Product, products_of, unrounded_of
 from precc.captured_graph import size_value
 from precc.errors import BackendError, CaptureError, PlanError
 from precc.files import write_whole
@@ -77,9 +77,13 @@ def annotated_model(net: PrecisionModule, args: tuple[Any, ...]) -> Any:
             "does the forward depend on training mode, or break the graph inside a module?"
         )
     plan = net.plan.resolve({name: size_value(product.multiply_adds, {}) for name, product in slots.items()})
+    opaque = {node.name: record.reason for node, record in unrounded_of(translated.graph_module.graph)}
     annotated: set[str] = set()
     for node in program.model.graph:
         product = products.get(_fx_name(node.metadata_props))
+        reason = opaque.get(_fx_name(node.metadata_props))
+        if reason is not None:
+            node.metadata_props["precc.not_annotated"] = f"{reason}; slots that it has in training are in precc.plan"
         if product is not None and node.op_type in _PRODUCT_OPS:
             annotated.add(product.op)
             node.metadata_props["precc.op"] = product.op

@@ -83,12 +83,8 @@ class TrustRegion(Optimizer):
             raise ValueError(f"levels is a sequence of plans, policies or format names, not {levels!r}")
         if not isinstance(evaluate_every, int) or evaluate_every < 1:
             raise ValueError(f"evaluate_every counts steps, at least 1; got {evaluate_every}")
-        if not (0 <= momentum < 1):
-            raise ValueError(f"momentum must be in [0, 1), got {momentum}")
-        if not (weight_decay >= 0 and math.isfinite(weight_decay)):
-            raise ValueError(f"weight_decay must be finite and not negative, got {weight_decay}")
-        if not (loss_scale > 0 and math.isfinite(loss_scale)):
-            raise ValueError(f"loss_scale must be positive and finite, got {loss_scale}")
+        if not 0 < loss_scale < 2.0**127:
+            raise ValueError(f"loss_scale must be positive, and finite in float32; got {loss_scale}")
         self.net = net
         self.levels = tuple(_as_plan(level) for level in levels)
         self.rule = TrustRegionRule(radius=radius, eta1=eta1, eta2=eta2, levels=len(self.levels))
@@ -146,7 +142,8 @@ class TrustRegion(Optimizer):
         (before if decision is Decision.REJECT else after).restore(self.net)
         after.restore_generators()
         for parameter in self._parameters():
-            parameter.grad = gradients.get(parameter)
+            own = gradients.get(parameter)
+            parameter.grad = None if own is None else own.to(parameter.dtype)
         self.steps += 1
         return loss
 
@@ -158,18 +155,19 @@ class TrustRegion(Optimizer):
         if self._session.runs == runs:
             raise ClosureError("the closure did not call the net of this optimizer: does it say net(x), not model(x)?")
         parameters = self._parameters()
+        scale = 1.0
         if all(parameter.grad is None for parameter in parameters):
             if not loss.requires_grad:
                 raise ClosureError(
                     "the loss depends on no parameter of the net: is it computed under torch.no_grad, or detached?"
                 )
-            loss.backward(torch.full_like(loss, self.loss_scale))
-            for parameter in parameters:
-                if parameter.grad is not None:
-                    parameter.grad.div_(self.loss_scale)
-        gradients = {p: p.grad for p in parameters if p.grad is not None}
-        if any(gradient.is_sparse for gradient in gradients.values()):
+            scale = self.loss_scale
+            loss.backward(torch.full_like(loss, scale))
+        if any(parameter.grad is not None and parameter.grad.is_sparse for parameter in parameters):
             raise UnsupportedError("TrustRegion does not take sparse gradients: use Embedding(sparse=False)")
+        # in float32 at least: what the scale saved from underflow in float16 must outlive its removal
+        widened = {p: torch.promote_types(p.dtype, torch.float32) for p in parameters}
+        gradients = {p: p.grad.to(widened[p]) / scale for p in parameters if p.grad is not None}
         self.zero_grad(set_to_none=True)
         return loss.detach(), gradients
 
@@ -276,11 +274,16 @@ class TrustRegion(Optimizer):
         """As torch's; momentum and weight decay are a group's own, the radius is one for all.
 
         Raises:
-            ValueError: the group has an ``lr`` of its own.
+            ValueError: the group has an ``lr`` of its own, or an option outside its range.
         """
         radius = self.param_groups[0]["lr"] if self.param_groups else self.defaults["lr"]
         if param_group.get("lr", radius) != radius:
             raise ValueError(f"a trust region has one radius for all groups, {radius}; leave 'lr' out")
+        options = {**self.defaults, **param_group}
+        if not 0 <= options["momentum"] < 1:
+            raise ValueError(f"momentum must be in [0, 1), got {options['momentum']}")
+        if not 0 <= options["weight_decay"] < math.inf:
+            raise ValueError(f"weight_decay must be finite and not negative, got {options['weight_decay']}")
         super().add_param_group({**param_group, "lr": radius})
 
     def __getstate__(self) -> dict[str, Any]:
@@ -310,10 +313,14 @@ class TrustRegion(Optimizer):
             raise PlanError("the state_dict is not one of TrustRegion: it has no whole 'trust_region' entry")
         if [PrecisionPlan.from_json(text) for text in own["levels"]] != list(self.levels):
             raise PlanError("the state_dict is of a TrustRegion with other levels: pass the same levels first")
-        if own["level"] not in range(len(self.levels)):
-            raise PlanError(f"the state_dict has the level {own['level']!r} of {len(self.levels)}")
+        counts = own["events"].values() if isinstance(own["events"], Mapping) else [None]
+        whole = all(type(count) is int and count >= 0 for count in (own["level"], own["steps"], *counts))
+        if not whole or own["level"] >= len(self.levels):
+            raise PlanError(
+                f"the state_dict has a level, steps or events that cannot be: {dict(own) | {'levels': '...'}}"
+            )
         super().load_state_dict({key: value for key, value in state_dict.items() if key != _STATE})
-        self.level, self.steps, self.events = own["level"], int(own["steps"]), Counter(own["events"])
+        self.level, self.steps, self.events = own["level"], own["steps"], Counter(own["events"])
         self.net.set_plan(self.plan)
 
 

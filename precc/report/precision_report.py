@@ -67,7 +67,9 @@ class PrecisionReport:
         notes += _not_rounded(graphs, captured_whole=not graph_breaks)
         notes += [f"graph break: {reason}; what lies between the graphs runs unrounded" for reason in graph_breaks]
         if outside:
-            notes += [f"in no graph so far (unused, or used outside of them, unrounded): {', '.join(outside)}"]
+            notes += [
+                f"in no graph so far (unused, in a like module's graph, or unrounded outside): {', '.join(outside)}"
+            ]
         notes += [
             f"a graph starts in {graph.start!r} after a graph break: further modules of its class that run "
             "the same code share its slots"
