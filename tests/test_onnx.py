@@ -89,6 +89,31 @@ def test_einsum_has_the_slots_of_training(tmp_path: Path) -> None:
     assert [entry.value for entry in metadata if entry.key == "precc.op"] == ["product"]
 
 
+def test_a_recurrent_node_says_that_its_formats_are_in_the_plan(tmp_path: Path) -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+            self.rnn = nn.GRU(4, 4, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = self.rnn(self.fc(x))[0]
+            return result
+
+    net = precc.compile(Recurrent(), policy="e4m3", backend="reference")
+    x = torch.randn(2, 3, 4)
+    net(x).sum().backward()
+    precc.export_onnx(net, (x,), tmp_path / "net.onnx")
+    notes = {
+        node.op_type: entry.value
+        for node in onnx.load(tmp_path / "net.onnx").graph.node
+        for entry in node.metadata_props
+        if entry.key == "precc.not_annotated"
+    }
+    assert list(notes) == ["GRU"]
+    assert "slots that it has in training are in precc.plan" in notes["GRU"]
+
+
 def test_bad_arguments(tmp_path: Path) -> None:
     net = precc.compile(LeNet5(), backend="reference")
     with pytest.raises(CaptureError, match="made by precc.compile, not LeNet5"):

@@ -62,8 +62,10 @@ def annotated_model(net: PrecisionModule, args: tuple[Any, ...]) -> Any:
         raise CaptureError(f"args is the tuple of the net's inputs, such as (x,), not {type(args).__name__}")
     _require_onnx()
     with warnings.catch_warnings():
-        # torch.export copies its own pytree specs in a way that it has deprecated
+        # torch.export at itself: it copies its pytree specs in a way that it has deprecated, and
+        # remarks on the weights that its own recurrent layers keep in a list
         warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+        warnings.filterwarnings("ignore", message=".*_flat_weights", category=UserWarning)
         with opened_products():
             program = _translate(_exported(net, args))
     translated = program.exported_program
@@ -82,7 +84,7 @@ def annotated_model(net: PrecisionModule, args: tuple[Any, ...]) -> Any:
     for node in program.model.graph:
         product = products.get(_fx_name(node.metadata_props))
         reason = opaque.get(_fx_name(node.metadata_props))
-        if reason is not None:
+        if reason is not None and node.op_type in _PRODUCT_OPS | _RECURRENT_OPS:
             node.metadata_props["precc.not_annotated"] = f"{reason}; slots that it has in training are in precc.plan"
         if product is not None and node.op_type in _PRODUCT_OPS:
             annotated.add(product.op)
@@ -101,6 +103,9 @@ def annotated_model(net: PrecisionModule, args: tuple[Any, ...]) -> Any:
 
 #: ONNX ops that compute a product; an addition beside it, or a transpose, gets no annotation.
 _PRODUCT_OPS = frozenset({"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"})
+
+#: Ops with products inside, which have slots in training and one node here.
+_RECURRENT_OPS = frozenset({"GRU", "LSTM", "RNN"})
 
 
 def _products(net: PrecisionModule, program: ExportedProgram) -> dict[str, Product]:
