@@ -111,8 +111,8 @@ class Session:
         A slot of a module of the net that the plan brings from a capture (it has its multiply-adds) may belong to
         a graph that is still to come.
         """
-        if not any(graph.training for graph in self.graphs):
-            return
+        if not plan.slots or not any(graph.training for graph in self.graphs):
+            return  # a plan that names no slot fits any net: controllers switch between such plans at each step
         known = {slot.name for graph in self.graphs for slot in graph.slots}
         layers = {path for path, _ in net.named_modules()}
         to_come = {name for name in plan.multiply_adds if Slot.parse(name).layer in layers}
