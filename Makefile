@@ -28,7 +28,9 @@ test: lint  ## ruff, mypy, doctests and all tests
 	$(RUN) -m pytest
 
 bench: .venv/.complete  ## the published numbers: JSON files in benchmarks/results/
-	$(RUN) benchmarks/step_time.py
+	$(RUN) benchmarks/rounding.py
+	$(RUN) benchmarks/accumulate.py
+	$(RUN) benchmarks/train_step.py
 	$(RUN) benchmarks/trust_region_lenet5.py
 
 clean:  ## remove the environment and what was built

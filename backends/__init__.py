@@ -1,5 +1,6 @@
 """Backends: one a file, file name = the name that `precc.compile` takes."""
 
+from precc.backends.cpp.backend import Cpp
 from precc.backends.inductor import Inductor
 from precc.backends.reference import Reference
 from precc.errors import BackendError, expected_one_of
@@ -8,7 +9,7 @@ from precc.protocols import Backend
 __all__ = ["BACKENDS", "find_backend"]
 
 #: By name, in order of preference: the first one is what ``"auto"`` means.
-BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (Inductor(), Reference())}
+BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (Inductor(), Cpp(), Reference())}
 
 
 def find_backend(name: str) -> Backend:

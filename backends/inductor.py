@@ -1,4 +1,4 @@
-"""Fused kernels by Inductor: each half of the graph is lowered to ATen ops on bits, and compiled.
+"""Fused kernels by Inductor between the products, whose operands our own kernels round.
 
 Lowering runs after the partition, so the slots are those of every other backend. Random ops fall back on
 torch's own generator, so that masks are those of the reference backend.
@@ -10,15 +10,15 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch._guards import detect_fake_mode
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from precc.backends.cpp.backend import ROUND_COMPILED
+from precc.backends.cpp.build import load_library
 from precc.errors import BackendError
 from precc.protocols import BoxedCallable
 from precc.round_op import ROUND
-from precc.rounding import round_row
 
 __all__ = ["Inductor"]
 
@@ -42,9 +42,7 @@ class Inductor:
             raise BackendError(
                 "backend 'inductor' needs a C++ compiler: install g++ or clang, set CXX, or use backend='reference'"
             ) from error
-
-    def plan_device(self, device: torch.device) -> torch.device:
-        return device
+        load_library()
 
     def compile(
         self, graph: GraphModule, inputs: Sequence[Any], *, visible_outputs: int, backward: bool
@@ -52,6 +50,9 @@ class Inductor:
         from torch._inductor import config
         from torch._inductor.compile_fx import compile_fx_inner
 
+        for node in graph.graph.find_nodes(op="call_function", target=ROUND):
+            node.target = ROUND_COMPILED
+        graph.recompile()
         with config.patch(_CONFIG), _quoted_torch_library_path():
             lowered = _lower(graph, inputs)
             lowered.graph.output_node().meta["user_visible_output_idxs"] = list(range(visible_outputs))
@@ -60,10 +61,10 @@ class Inductor:
 
 
 def _lower(graph: GraphModule, inputs: Sequence[Any]) -> GraphModule:
-    """The graph on Inductor's op set, with every rounding written out."""
+    """The graph on Inductor's op set."""
     from torch._inductor.decomposition import select_decomp_table
 
-    table = {**select_decomp_table(), ROUND: round_row}
+    table = select_decomp_table()
     fake_mode = detect_fake_mode(inputs)
     with fake_mode or nullcontext():
         lowered: GraphModule = make_fx(graph, decomposition_table=table, _allow_non_fake_inputs=True)(*inputs)

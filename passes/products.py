@@ -13,6 +13,7 @@ __all__ = [
     "CONVOLUTION_BACKWARD",
     "OPAQUE_PRODUCTS",
     "PRODUCTS",
+    "axes",
     "has_slots",
     "multiply_adds",
     "op_name",
@@ -127,15 +128,18 @@ def multiply_adds(node: Node) -> Size:
         output, (x, weight) = node, operands(node)
         if "conv" not in op_name(node):
             return _elements(node) * _shape(x)[-1]
-        transposed = "conv_transpose" in op_name(node) or (
-            node.target is _aten.convolution.default and bool(node.args[6])
-        )
+        transposed = _is_transposed(node)
     assert isinstance(output, Node)
     assert isinstance(x, Node)
     assert isinstance(weight, Node)
     # weight: [out, in / groups, *kernel]; transposed: [in, out / groups, *kernel]
     filter_size: Size = math.prod(_shape(weight)[1:])
     return _elements(x if transposed else output) * filter_size
+
+
+def _is_transposed(node: Node) -> bool:
+    """Whether a convolution is a transposed one."""
+    return "conv_transpose" in op_name(node) or (node.target is _aten.convolution.default and bool(node.args[6]))
 
 
 def operands(node: Node) -> tuple[Node, Node]:
@@ -160,6 +164,24 @@ def has_slots(node: Node) -> bool:
     pair = operands(node)
     real = all(operand.meta["val"].dtype.is_floating_point for operand in pair)
     return real and all(len(_shape(operand)) >= 2 for operand in pair)
+
+
+def axes(node: Node, position: int) -> tuple[int, int]:
+    """The contracted dimension of an operand of a product, and its dimension of channels."""
+    operand = node.args[position]
+    assert isinstance(operand, Node)
+    if node.target is CONVOLUTION_BACKWARD:
+        transposed, wgrad = bool(node.args[7]), not node.args[10][0]  # type: ignore[index]
+        if wgrad:
+            return 0, 1
+        return (int(transposed), 0) if position == 2 else (1, 1)
+    first = position == PRODUCTS[node.target][0]
+    if "conv" in op_name(node):
+        return (1, 1) if first else (int(not _is_transposed(node)), 0)
+    last = len(_shape(operand)) - 1
+    if first or node.target is _aten.linear.default:
+        return last, last - 1
+    return last - 1, last
 
 
 def origin(node: Node) -> Node:

@@ -22,6 +22,7 @@ from precc.passes.products import (
     CONVOLUTION_BACKWARD,
     OPAQUE_PRODUCTS,
     PRODUCTS,
+    axes,
     has_slots,
     multiply_adds,
     op_name,
@@ -146,7 +147,7 @@ def _backward_positions(node: Node) -> tuple[int, int]:
 def _annotate(node: Node, product: _Forward, role: Role, positions: tuple[int, int], names: tuple[str, str]) -> None:
     slot = product.slot
     first, second = (
-        Operand(position, Slot(slot.layer, slot.family, slot.call, role, name))
+        Operand(position, Slot(slot.layer, slot.family, slot.call, role, name), *axes(node, position))
         for position, name in zip(positions, names, strict=True)
     )
     annotate(node, Product((first, second), multiply_adds(node)))

@@ -4,25 +4,53 @@ from precc import _checkout
 
 _checkout.install()
 
+from precc.accumulator import Accumulator, int_matmul, safe_chain_length  # noqa: E402
 from precc.api import compile, export_onnx  # noqa: E402
 from precc.control.trust_region import TrustRegion  # noqa: E402
-from precc.formats import FORMATS, FloatFormat  # noqa: E402
+from precc.formats import (  # noqa: E402
+    FORMATS,
+    BlockFormat,
+    FixedPoint,
+    FloatFormat,
+    Format,
+    NestedInteger,
+    PowerLaw,
+    Scaling,
+    parse_format,
+)
 from precc.module import PrecisionModule  # noqa: E402
-from precc.plan import Precision, PrecisionPlan  # noqa: E402
+from precc.numerics import matmul, round_to  # noqa: E402
+from precc.plan import PrecisionPlan  # noqa: E402
 from precc.policy import Policy, Uniform  # noqa: E402
-from precc.rounding import round_to  # noqa: E402
+from precc.precision import Precision  # noqa: E402
+from precc.rounding import Rounding  # noqa: E402
+from precc.transforms import ShiftSqueeze, random_hadamard  # noqa: E402
 
 __all__ = [
     "FORMATS",
+    "Accumulator",
+    "BlockFormat",
+    "FixedPoint",
     "FloatFormat",
+    "Format",
+    "NestedInteger",
     "Policy",
+    "PowerLaw",
     "Precision",
     "PrecisionModule",
     "PrecisionPlan",
+    "Rounding",
+    "Scaling",
+    "ShiftSqueeze",
     "TrustRegion",
     "Uniform",
     "compile",
     "export_onnx",
+    "int_matmul",
+    "matmul",
+    "parse_format",
+    "random_hadamard",
     "round_to",
+    "safe_chain_length",
 ]
 __version__ = "0.1.0"

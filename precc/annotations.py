@@ -26,10 +26,19 @@ Size = int | torch.SymInt
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """One rounded argument of a product: its position in the node's arguments, and its slot."""
+    """One rounded argument of a product.
+
+    Args:
+        position: in the node's arguments.
+        slot: where it is rounded.
+        contracted: the dimension over which the product sums; of wgrad convolutions the batch.
+        channel: the dimension of channels: of a convolution 0 of the weight, else 1; of a matrix the one that is kept.
+    """
 
     position: int
     slot: Slot
+    contracted: int
+    channel: int
 
 
 @dataclass(frozen=True, slots=True)

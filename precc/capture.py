@@ -55,11 +55,11 @@ class GraphCompiler:
     numbers: CallNumbers = field(default_factory=CallNumbers)
 
     def __call__(self, dynamo_graph: GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
-        device = _common_device(example_inputs)
-        plan_input = torch.empty(1, ROW_WIDTH, dtype=torch.float64, device=self.backend.plan_device(device))
+        _refuse_several_devices(example_inputs)
+        plan_input = torch.empty(1, ROW_WIDTH, dtype=torch.float64)
         layers = self._layers()
         parameters = frozenset(id(value) for value in example_inputs if isinstance(value, nn.Parameter))
-        captured = CapturedGraph(next(iter(layers.values()), ""), plan_input.device, self.tally, parameters)
+        captured = CapturedGraph(next(iter(layers.values()), ""), self.tally, parameters)
         constants = _constants(dynamo_graph, example_inputs)
         mkldnn = torch._C._get_mkldnn_enabled()
         build = _Build(self, captured, constants, len(example_inputs), layers, mkldnn)
@@ -77,7 +77,7 @@ class GraphCompiler:
 
         def run(*args: Any) -> Any:
             self.runs += 1
-            return compiled(*args, captured.rows)
+            return compiled(*args, captured.next_rows())
 
         return run
 
@@ -182,13 +182,12 @@ class _Build:
         return run
 
 
-def _common_device(example_inputs: Sequence[Any]) -> torch.device:
+def _refuse_several_devices(example_inputs: Sequence[Any]) -> None:
     tensors = [value for value in example_inputs if isinstance(value, torch.Tensor)]
     devices = {value.device for value in tensors if value.dim() or value.device.type != "cpu"}
     if len(devices) > 1:
         names = " and ".join(sorted(str(device) for device in devices))
         raise DeviceError(f"one graph has tensors on {names}: move the model and its inputs to one device")
-    return devices.pop() if devices else torch.device("cpu")
 
 
 def _constants(graph: GraphModule, example_inputs: Sequence[Any]) -> frozenset[int]:

@@ -1,5 +1,6 @@
 """One compiled graph of a net: its slots and products, the plan's rows, and the work that it does."""
 
+import itertools
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, Node
 
-from precc.annotations import Product, Size, Unrounded, products_of, slots_of, unrounded_of
+from precc.annotations import Operand, Product, Size, Unrounded, products_of, slots_of, unrounded_of
 from precc.plan import PrecisionPlan
 from precc.round_op import ROUND
-from precc.rounding import ROW_WIDTH, Row
+from precc.rounding import KEY_COLUMNS, PLAN_COLUMN, ROW_WIDTH, draw_key, key_halves, slot_number
 from precc.slots import Slot
 
 __all__ = ["CapturedGraph", "depends_on_data", "plan_position", "size_value"]
@@ -29,7 +30,6 @@ class CapturedGraph:
 
     Args:
         start: module path by which the captured code begins; not the root after a graph break.
-        plan_device: where the plan's tensor lies.
         tally: multiply-adds executed so far by format, shared by the graphs of a net.
         parameters: identities of the parameters that it takes in.
         training: whether it has a backward.
@@ -38,7 +38,6 @@ class CapturedGraph:
     """
 
     start: str
-    plan_device: torch.device
     tally: Counter[str]
     parameters: frozenset[int]
     training: bool = False
@@ -47,41 +46,55 @@ class CapturedGraph:
     slots: tuple[Slot, ...] = ()
     products: tuple[Product, ...] = ()
     unrounded: tuple[Unrounded, ...] = ()
-    rows: Tensor = field(default_factory=lambda: torch.empty(0, ROW_WIDTH))
-    _prepared: "OrderedDict[PrecisionPlan, Tensor]" = field(default_factory=OrderedDict)
+    _operands: tuple[Operand, ...] = ()
+    _current: "_Rows" = field(default_factory=lambda: _Rows(torch.empty(0, ROW_WIDTH), False))
+    _prepared: "OrderedDict[PrecisionPlan, _Rows]" = field(default_factory=OrderedDict)
+    _plans: dict[int, PrecisionPlan] = field(default_factory=dict)  # those prepared, by number
+    _numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
 
     def take_records(self, graph: Graph) -> None:
         """Note the slots in the order of the plan's rows, and the products."""
         self.slots = slots_of(graph)
         self.products = tuple(product for _, product in products_of(graph))
+        self._operands = tuple(operand for product in self.products for operand in product.operands)
+        assert [operand.slot for operand in self._operands] == list(self.slots), "one rounding for each operand"
         self.double = any(_is_double(node.args[0]) for node, _ in products_of(graph))
         self.unrounded = tuple(record for _, record in unrounded_of(graph))
 
     def use(self, plan: PrecisionPlan) -> None:
         """Run under this plan from the next forward on. The rows are prepared once a plan."""
-        rows = self._prepared.get(plan)
-        if rows is None:
-            values = [Row.of(plan.precision(slot.name).format).values for slot in self.slots]
-            rows = torch.tensor(values, dtype=torch.float64).reshape(len(values), ROW_WIDTH)
-            rows = rows.to(self.plan_device)
-            self._prepared[plan] = rows
+        if plan not in self._prepared:
+            number = next(self._numbers)
+            self._prepared[plan] = self._rows_of(plan, number)
+            self._plans[number] = plan
             if len(self._prepared) > _KEPT_PLANS:
-                self._prepared.popitem(last=False)
+                _, dropped = self._prepared.popitem(last=False)
+                self._plans.pop(dropped.number, None)
         self._prepared.move_to_end(plan)
-        self.rows = rows
+        self._current = self._prepared[plan]
+
+    def _rows_of(self, plan: PrecisionPlan, number: int) -> "_Rows":
+        precisions = [plan.precision(slot.name) for slot in self.slots]
+        rows = [
+            precision.row(axis=operand.contracted, channel=operand.channel, slot=slot_number(operand.slot.name)).values
+            for precision, operand in zip(precisions, self._operands, strict=True)
+        ]
+        tensor = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), ROW_WIDTH)
+        tensor[:, PLAN_COLUMN] = number
+        return _Rows(tensor, any(precision.is_stochastic for precision in precisions), number)
+
+    def next_rows(self) -> Tensor:
+        """The rows of the next forward: those of the plan, with a key of their own where bits are drawn."""
+        current = self._current
+        if not current.stochastic:
+            return current.tensor
+        rows = current.tensor.clone()
+        rows[:, KEY_COLUMNS[0] : KEY_COLUMNS[1] + 1] = torch.tensor(key_halves(draw_key()), dtype=torch.float64)
+        return rows
 
     def plan_of(self, rows: Tensor) -> PrecisionPlan | None:
-        """The plan that these rows were prepared for; None if it is no longer kept.
-
-        Autograd hands the backward an alias of the tensor that it saved, or, under saved-tensor hooks, a copy.
-        """
-        for plan, prepared in self._prepared.items():
-            if prepared.data_ptr() == rows.data_ptr():
-                return plan
-        for plan, prepared in self._prepared.items():
-            if torch.equal(prepared.cpu(), rows.cpu()):
-                return plan
-        return None
+        """The plan that these rows were prepared for; None if it is no longer kept."""
+        return self._plans.get(int(rows[0, PLAN_COLUMN])) if len(rows) else None
 
     def work_counter(self, graph: Graph) -> Callable[[list[Any]], None]:
         """A function of a forward or backward graph's arguments that adds one run's work to the tally."""
@@ -99,6 +112,15 @@ class CapturedGraph:
             self.tally.update(work(self.plan_of(args[position]), sizes.read(args)))
 
         return count
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Rows:
+    """The rows of one plan."""
+
+    tensor: Tensor
+    stochastic: bool
+    number: int = 0
 
 
 def _format_label(product: Product, plan: PrecisionPlan) -> str:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from precc.errors import PreccError
-from precc.formats import ALIASES, FORMATS
+from precc.report.format_table import format_table
 
 __all__ = ["main"]
 
@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     try:
         if chosen.command == "formats":
-            _print_formats()
+            print(format_table())
             sys.stdout.flush()
         else:
             from precc.demo import run_demo
@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", default="out", help="folder for plan.json, report.txt and lenet5.onnx (default: out)")
     demo.add_argument("--epochs", type=_epochs, default=10, help="default: 10")
     demo.add_argument("--seed", type=_seed, default=0, help="default: 0")
-    demo.add_argument("--backend", default="auto", help="auto, inductor or reference (default: auto)")
+    demo.add_argument("--backend", default="auto", help="auto, inductor, cpp or reference (default: auto)")
     commands.add_parser("formats", help="list the named formats")
     return parser
 
@@ -63,14 +63,3 @@ def _seed(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**63:
         raise argparse.ArgumentTypeError(f"expected a number from 0 to 2**63 - 1, got {text!r}")
     return int(text)
-
-
-def _print_formats() -> None:
-    short = {name: alias for alias, name in ALIASES.items()}
-    print(f"{'name':<15} {'short':<6} {'bits':>4} {'u':>9} {'max':>12} {'min normal':>12} {'min subnormal':>13}")
-    for fmt in FORMATS.values():
-        print(
-            f"{fmt.name:<15} {short[fmt.name]:<6} {fmt.bits:>4} {fmt.unit_roundoff:>9.2e} {fmt.max:>12.5g} "
-            f"{fmt.smallest_normal:>12.4g} {fmt.smallest_subnormal:>13.4g}"
-        )
-    print("any other e<X>m<Y>, with 2 to 8 exponent and 0 to 23 mantissa bits, is IEEE-like with inf and NaN")

@@ -12,36 +12,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from precc.errors import FormatError, PlanError, expected_one_of
+from precc.errors import PlanError
 from precc.files import write_whole
-from precc.formats import ALIASES, FORMATS, FloatFormat, Overflow, Specials, parse_format
-from precc.rounding import RoundingMode, parse_rounding
+from precc.formats import Format
+from precc.plan_json import precision_from_json, precision_to_json, refuse_unknown
+from precc.precision import Precision
 
-__all__ = ["PLAN_VERSION", "PlanDiff", "Precision", "PrecisionPlan", "Provenance", "SlotChange"]
+__all__ = ["PLAN_VERSION", "PlanDiff", "PrecisionPlan", "Provenance", "SlotChange"]
 
 #: Version of the JSON form; a reader refuses any other.
 PLAN_VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Precision:
-    """A slot's choice: the format and the rounding into it."""
-
-    format: FloatFormat
-    rounding: RoundingMode = RoundingMode.NEAREST_EVEN
-
-    @classmethod
-    def of(cls, choice: "Precision | FloatFormat | str") -> "Precision":
-        """A precision as it is; a format or its name means that format, to nearest even.
-
-        Raises:
-            FormatError: neither.
-        """
-        return choice if isinstance(choice, Precision) else cls(parse_format(choice))
-
-    def __str__(self) -> str:
-        nearest = self.rounding is RoundingMode.NEAREST_EVEN
-        return self.format.name + ("" if nearest else f", {self.rounding.value}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +89,8 @@ class PrecisionPlan:
 
     def __init__(
         self,
-        default: Precision | FloatFormat | str,
-        slots: Mapping[str, Precision | FloatFormat | str] = _NOTHING,
+        default: Precision | Format | str,
+        slots: Mapping[str, Precision | Format | str] = _NOTHING,
         multiply_adds: Mapping[str, int] = _NOTHING,
         provenance: Provenance = _UNKNOWN,
     ) -> None:
@@ -159,7 +139,7 @@ class PrecisionPlan:
             PlanError: slots are named whose work is not known yet.
         """
         if all(own == self.default for own in self.slots.values()):
-            return float(self.default.format.bits)
+            return float(self.default.bits)
         unknown = [name for name in self.slots if name not in self.multiply_adds]
         if unknown:
             raise PlanError(
@@ -169,7 +149,7 @@ class PrecisionPlan:
         total = sum(self.multiply_adds[name] for name in self.slots)
         if not total:
             raise PlanError("average_bits: the products of this plan have no multiply-adds")
-        weighted = sum(self.multiply_adds[name] * own.format.bits for name, own in self.slots.items())
+        weighted = sum(self.multiply_adds[name] * own.bits for name, own in self.slots.items())
         return weighted / total
 
     def diff(self, other: "PrecisionPlan") -> PlanDiff:
@@ -194,8 +174,8 @@ class PrecisionPlan:
         """The plan as text, stable under a round trip."""
         document = {
             "precc_plan": PLAN_VERSION,
-            "default": _precision_to_json(self.default),
-            "slots": {name: _precision_to_json(own) for name, own in sorted(self.slots.items())},
+            "default": precision_to_json(self.default),
+            "slots": {name: precision_to_json(own) for name, own in sorted(self.slots.items())},
             "multiply_adds": dict(sorted(self.multiply_adds.items())),
             "provenance": {
                 "policy": self.provenance.policy,
@@ -224,10 +204,10 @@ class PrecisionPlan:
         if type(version) is not int or version != PLAN_VERSION:
             raise PlanError(f"the plan is of version {version!r}; this precc reads version {PLAN_VERSION}")
         try:
-            _refuse_unknown(document, ("precc_plan", "default", "slots", "multiply_adds", "provenance"))
+            refuse_unknown(document, ("precc_plan", "default", "slots", "multiply_adds", "provenance"))
             return cls(
-                _precision_from_json(document["default"]),
-                {str(name): _precision_from_json(own) for name, own in document["slots"].items()},
+                precision_from_json(document["default"]),
+                {str(name): precision_from_json(own) for name, own in document["slots"].items()},
                 {name: _count(work) for name, work in document.get("multiply_adds", {}).items()},
                 Provenance(**document.get("provenance", {})),
             )
@@ -263,53 +243,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return document
 
 
-def _refuse_unknown(document: Any, known: tuple[str, ...]) -> None:
-    if not isinstance(document, dict):
-        raise PlanError(f"the plan is malformed: {document!r} stands where an object with {known} was expected")
-    unknown = sorted(set(document) - set(known))
-    if unknown:
-        raise PlanError(f"the plan has an unknown entry {unknown[0]!r}: {expected_one_of(known)}")
-
-
 def _count(work: Any) -> int:
     if type(work) is not int or work < 0:
         raise PlanError(f"the plan is malformed: multiply-adds are {work!r}")
     return work
-
-
-def _format_to_json(fmt: FloatFormat) -> str | dict[str, str | int]:
-    try:
-        if parse_format(fmt.name) == fmt:
-            return fmt.name
-    except FormatError:
-        pass  # a format of the user's own: its name alone does not say what it is
-    return {
-        "name": fmt.name,
-        "exponent_bits": fmt.exponent_bits,
-        "mantissa_bits": fmt.mantissa_bits,
-        "specials": fmt.specials.value,
-        "overflow": fmt.overflow.value,
-    }
-
-
-def _format_from_json(document: Any) -> FloatFormat:
-    if not isinstance(document, dict):
-        return parse_format(document)
-    fields = dict(document)
-    specials, overflow = Specials(fields.pop("specials")), Overflow(fields.pop("overflow"))
-    fmt = FloatFormat(**fields, specials=specials, overflow=overflow)
-    named = FORMATS.get(ALIASES.get(fmt.name, fmt.name))
-    if named is not None and named.with_overflow(overflow) != fmt:
-        raise PlanError(f"the plan calls a format of its own {fmt.name!r}, which means another: {named}")
-    return fmt
-
-
-def _precision_to_json(precision: Precision) -> dict[str, Any]:
-    return {"format": _format_to_json(precision.format), "rounding": precision.rounding.value}
-
-
-def _precision_from_json(document: Any) -> Precision:
-    if isinstance(document, str):
-        return Precision.of(document)
-    _refuse_unknown(document, ("format", "rounding"))
-    return Precision(_format_from_json(document["format"]), parse_rounding(document["rounding"]))

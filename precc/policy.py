@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from precc.errors import FormatError, PlanError, UnsupportedError
-from precc.formats import FloatFormat, parse_format
-from precc.plan import Precision, PrecisionPlan, Provenance
-from precc.rounding import RoundingMode, parse_rounding
+from precc.formats import Format, Scaling, parse_format, parse_scaling
+from precc.plan import PrecisionPlan, Provenance
+from precc.precision import Precision
+from precc.rounding import NEAREST_EVEN, Rounding, RoundingMode, parse_rounding
 
 __all__ = ["Policy", "Uniform", "assigned", "parse_policy"]
 
@@ -26,8 +27,8 @@ class Uniform:
 
     Args:
         format: a format or its name.
-        rounding: a rounding mode or its name.
-        scaling: only ``None`` in this version.
+        rounding: a rounding or its name.
+        scaling: a `Scaling`, ``"tensor"``, ``"channel"``, ``"row"``, or None; block formats have their own.
         results, elementwise, accumulator, update: widen the policy to other values; not available in
             this version.
 
@@ -39,23 +40,22 @@ class Uniform:
     plan by Uniform('float8_e4m3fn'): float8_e4m3fn in every slot
     """
 
-    format: FloatFormat
-    rounding: RoundingMode
-    scaling: None
+    format: Format
+    rounding: Rounding
+    scaling: Scaling | None
 
     def __init__(
         self,
-        format: FloatFormat | str,
+        format: Format | str,
         *,
-        rounding: RoundingMode | str = RoundingMode.NEAREST_EVEN,
-        scaling: None = None,
+        rounding: Rounding | RoundingMode | str = NEAREST_EVEN,
+        scaling: Scaling | str | None = None,
         results: None = None,
         elementwise: None = None,
         accumulator: None = None,
         update: None = None,
     ) -> None:
         later = {
-            "scaling": scaling,
             "results": results,
             "elementwise": elementwise,
             "accumulator": accumulator,
@@ -63,26 +63,30 @@ class Uniform:
         }
         for name, value in later.items():
             if value is not None:
-                raise UnsupportedError(
-                    f"Uniform({name}={value!r}): this version rounds the operands of products only, unscaled"
-                )
+                raise UnsupportedError(f"Uniform({name}={value!r}): this version rounds the operands of products only")
         object.__setattr__(self, "format", parse_format(format))
         object.__setattr__(self, "rounding", parse_rounding(rounding))
-        object.__setattr__(self, "scaling", None)
+        object.__setattr__(self, "scaling", parse_scaling(scaling))
+        self._precision  # noqa: B018  # a combination that makes no sense is said here
+
+    @property
+    def _precision(self) -> Precision:
+        return Precision(self.format, self.rounding, self.scaling)
 
     def assign(self, analysis: object | None = None) -> PrecisionPlan:
-        provenance = Provenance(policy=f"Uniform({self.format.name!r})")
-        return PrecisionPlan(Precision(self.format, self.rounding), provenance=provenance)
+        options = "" if self.rounding == NEAREST_EVEN else f", rounding={str(self.rounding)!r}"
+        options += "" if self.scaling is None else f", scaling={self.scaling!r}"
+        return PrecisionPlan(self._precision, provenance=Provenance(policy=f"Uniform({self.format.name!r}{options})"))
 
 
-def parse_policy(policy: Policy | FloatFormat | str) -> Policy:
+def parse_policy(policy: Policy | Format | str) -> Policy:
     """A policy as it is; the name of a format means `Uniform` in it.
 
     Raises:
         FormatError: the name is no format.
         PlanError: the object is no policy.
     """
-    if isinstance(policy, (str, FloatFormat)):
+    if isinstance(policy, (str, Format)):
         try:
             return Uniform(policy)
         except FormatError as error:

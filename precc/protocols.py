@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
 from torch.fx import GraphModule
 
 from precc.slots import CallNumbers
@@ -53,10 +52,6 @@ class Backend(Protocol):
 
     def check(self) -> None:
         """Raise BackendError where this machine cannot run it, with the way out."""
-        ...
-
-    def plan_device(self, device: torch.device) -> torch.device:
-        """Where the plan's tensor lies for a graph on `device`."""
         ...
 
     def compile(

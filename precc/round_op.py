@@ -1,26 +1,44 @@
 """The rounding node ``precc.round(x, plan, row)``: one node a slot, in every graph of every backend.
 
-`plan` is the live float64 tensor ``[slots, ROW_WIDTH]`` of `precc.rounding.Row`s; a new plan is a new tensor.
+`plan` is the live float64 tensor ``[slots, ROW_WIDTH]`` of rows, in the processor's memory: reading one never waits for
+an accelerator. A new plan is a new tensor. A backend may put an operator of its own in the place of this one.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from precc.rounding import round_row
+from precc.rounding import parse_row, quantize
 
-__all__ = ["ROUND"]
-
-
-@torch.library.custom_op("precc::round", mutates_args=())
-def _round(x: Tensor, plan: Tensor, row: int) -> Tensor:
-    rounded = round_row(x, plan, row)
-    return rounded.clone() if rounded is x else rounded
+__all__ = ["ROUND", "define_rounding", "round_by_tensor_ops"]
 
 
-@_round.register_fake
-def _(x: Tensor, plan: Tensor, row: int) -> Tensor:
+def round_by_tensor_ops(x: Tensor, plan: Tensor, row: int) -> Tensor:
+    """`x` rounded as a row of the plan says; `x` itself where nothing changes."""
+    return quantize(x, *parse_row(plan[row].tolist()))
+
+
+def define_rounding(name: str, implementation: Callable[[Tensor, Tensor, int], Tensor]) -> torch._ops.OpOverload:
+    """An operator ``precc::<name>`` that rounds: a new tensor with the strides of ``torch.empty_like(x)``."""
+    operator = f"precc::{name}"
+    torch.library.define(operator, "(Tensor x, Tensor plan, int row) -> Tensor", tags=[torch.Tag.pt2_compliant_tag])
+
+    def run(x: Tensor, plan: Tensor, row: int) -> Tensor:
+        rounded = implementation(x, plan, row)
+        if rounded is not x and rounded.stride() == x.stride():
+            return rounded
+        return torch.empty_like(x).copy_(rounded)  # an operator's result is no alias of its argument
+
+    torch.library.impl(operator, "CompositeExplicitAutograd", run)
+    torch.library.register_fake(operator, _like)
+    overload: torch._ops.OpOverload = getattr(torch.ops.precc, name).default
+    return overload
+
+
+def _like(x: Tensor, plan: Tensor, row: int) -> Tensor:
     return torch.empty_like(x)
 
 
 #: The operator, as the target of an fx node.
-ROUND = torch.ops.precc.round.default
+ROUND = define_rounding("round", round_by_tensor_ops)

@@ -26,7 +26,8 @@ from precc.errors import (
 )
 from precc.models.lenet5 import LeNet5
 from precc.module import PUBLIC_NAMES
-from precc.plan import Precision, PrecisionPlan
+from precc.plan import PrecisionPlan
+from precc.precision import Precision
 from precc.session import HAS_ISOLATION
 from tests.nets import Broken, inputs_of, uniform
 
@@ -82,7 +83,7 @@ def test_what_is_no_model() -> None:
 
 def test_options_are_checked_at_once(tmp_path: Path) -> None:
     model = nn.Linear(2, 2)
-    with pytest.raises(BackendError, match="'auto', 'inductor', 'reference'"):
+    with pytest.raises(BackendError, match="'auto', 'inductor', 'cpp', 'reference'"):
         precc.compile(model, backend="tpu")
     with pytest.raises(FormatError, match="policy 'fp9'"):
         precc.compile(model, policy="fp9")

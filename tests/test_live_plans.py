@@ -11,7 +11,8 @@ from torch import nn
 import precc
 from precc.backends import BACKENDS
 from precc.models.lenet5 import LeNet5
-from precc.plan import Precision, PrecisionPlan
+from precc.plan import PrecisionPlan
+from precc.precision import Precision
 from tests.nets import MODELS, Attention, Convolutional, equal, inputs_of, loss_and_gradients, loss_of, uniform
 
 FORMATS = ["e4m3", "e5m2", "fp16", "bf16"]

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 import precc
 from precc.errors import BackendError, CaptureError
 from precc.models.lenet5 import LeNet5, example_inputs
-from precc.plan import Precision, PrecisionPlan
+from precc.plan import PrecisionPlan
+from precc.precision import Precision
 from tests.nets import MODELS, Attention, Convolutional, inputs_of, loss_of, uniform
 
 

@@ -14,8 +14,9 @@ import precc
 from precc.errors import FormatError, PlanError, UnsupportedError
 from precc.files import write_whole
 from precc.formats import FloatFormat, parse_format
-from precc.plan import Precision, PrecisionPlan, Provenance
+from precc.plan import PrecisionPlan, Provenance
 from precc.policy import Uniform, parse_policy
+from precc.precision import Precision
 from tests.golden import check_golden
 from tests.nets import uniform
 
@@ -104,8 +105,8 @@ def test_where_a_file_cannot_be_written(tmp_path: Path) -> None:
         ('{"precc_plan": 1, "default": "e4m3", "slotz": {}}', "unknown entry 'slotz'"),
         ('{"precc_plan": 1, "default": "e4m3", "slots": {}, "multiply_adds": {"a": Infinity}}', "malformed"),
         (
-            '{"precc_plan": 1, "default": {"format": "e4m3", "rounding": "nearest_even", "scaling": "tensor"}}',
-            "unknown entry 'scaling'",
+            '{"precc_plan": 1, "default": {"format": "e4m3", "rounding": "nearest_even", "scales": "tensor"}}',
+            "unknown entry 'scales'",
         ),
         ('{"precc_plan": 1, "default": {"format": "e4m3", "rounding": "up"}, "slots": {}}', "unknown rounding 'up'"),
         ('{"precc_plan": 1, "default": {"format": "fp7", "rounding": "nearest_even"}, "slots": {}}', "unknown format"),
@@ -184,7 +185,7 @@ def test_plans_take_names_of_formats() -> None:
     assert PrecisionPlan("e4m3", {"fc/product/wgrad.input": "bf16"}) == MIXED
     with pytest.raises(FormatError, match="unknown format 'fp7'"):
         PrecisionPlan("fp7")
-    with pytest.raises(FormatError, match="a format is a FloatFormat or its name"):
+    with pytest.raises(FormatError, match="a format is a Format or its name"):
         PrecisionPlan("e4m3", {"a": 3})  # type: ignore[dict-item]
 
 
@@ -206,9 +207,13 @@ def test_average_bits_does_not_depend_on_the_order_of_calls() -> None:
     assert averages[0] == averages[1]
 
 
-@pytest.mark.parametrize("option", ["scaling", "results", "elementwise", "accumulator", "update"])
+@pytest.mark.parametrize("option", ["results", "elementwise", "accumulator", "update"])
 def test_what_uniform_cannot_do_yet_says_so(option: str) -> None:
     with pytest.raises(UnsupportedError, match=option):
         Uniform("e4m3", **{option: "tensor"})  # type: ignore[arg-type]
     with pytest.raises(FormatError, match="unknown rounding"):
-        Uniform("e4m3", rounding="stochastic")
+        Uniform("e4m3", rounding="stochastically")
+    with pytest.raises(UnsupportedError, match="hysteresis"):
+        Uniform("e4m3", rounding="hysteresis")
+    with pytest.raises(FormatError, match="'mxfp8_e4m3' has a scaling of its own"):
+        Uniform("mxfp8", scaling="tensor")

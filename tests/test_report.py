@@ -5,7 +5,8 @@ import torch
 
 import precc
 from precc.models.lenet5 import LeNet5, example_inputs
-from precc.plan import Precision, PrecisionPlan
+from precc.plan import PrecisionPlan
+from precc.precision import Precision
 from tests.golden import check_golden
 from tests.nets import Stack, inputs_of, loss_of
 

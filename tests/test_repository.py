@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = {"precc": ROOT / "precc"} | {f"precc.{name}": ROOT / name for name in ("passes", "backends", "models")}
 
 #: The modules on top, which may import all; everything else in precc/ is core.
-TOP = {"precc", "precc.__main__", "precc.api", "precc.cli", "precc.demo"}
+TOP = {"precc", "precc.__main__", "precc.api", "precc.cli", "precc.demo", "precc.numerics"}
 
 
 def modules() -> Iterator[tuple[str, Path]]:

@@ -11,7 +11,8 @@ import precc
 from precc.backends import BACKENDS
 from precc.backends.onnx.export import annotated_model
 from precc.errors import PlanError, PrecisionWarning
-from precc.plan import Precision, PrecisionPlan
+from precc.plan import PrecisionPlan
+from precc.precision import Precision
 from precc.slots import CallNumbers, Role, Slot
 from tests.nets import MODELS, Attention, Broken, Convolutional, Stack, equal, inputs_of, loss_of, uniform
 

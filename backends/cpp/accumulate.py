@@ -1,0 +1,186 @@
+"""Matrix products with a rounded running sum by the compiled kernel."""
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from precc.accumulate import accumulate_tensor_ops, check_operands
+from precc.accumulator import Accumulator, Order
+from precc.backends.cpp.accumulate_paths import (
+    FLOAT32,
+    FLOAT64,
+    UNREACHED,
+    Facts,
+    Kind,
+    Path,
+    choose_path,
+    is_fixed,
+    kind_of,
+)
+from precc.backends.cpp.build import load_library
+from precc.rounding import MAX_RANDOM_BITS, RoundingMode
+from precc.rounding.row import Grid
+from precc.rounding.tensor_ops import Carrier, GridScalars
+
+__all__ = ["accumulate"]
+
+_ORDERS, _MODES = tuple(Order), tuple(RoundingMode)
+
+
+def _structure(*groups: tuple[Any, str]) -> list[tuple[str, Any]]:
+    return [(name, kind) for kind, names in groups for name in names.split()]
+
+
+class _Grid(ctypes.Structure):
+    _fields_ = _structure(
+        (ctypes.c_int64, "dropped_bits k_min negative_zero ties"),
+        (ctypes.c_double, "smallest_normal low high below above tiny"),
+    )
+
+
+class _FastGrid(ctypes.Structure):
+    _fields_ = _structure((ctypes.c_int64, "least dropped negative_zero random_mask"), (ctypes.c_double, "low high"))
+
+
+class _Job(ctypes.Structure):
+    _fields_ = _structure(
+        (
+            ctypes.c_int64,
+            "batch rows columns depth first mode order chunk block compensated rounds_product odd limit threads",
+        ),
+        (ctypes.c_uint64, "key slot random_mask"),
+        (_Grid, "sum product"),
+        (_FastGrid, "fast_sum fast_product"),
+    )
+
+
+class _Facts(ctypes.Structure):
+    _fields_ = _structure((ctypes.c_int64, "least_bit width"), (ctypes.c_double, "amax"))
+
+
+def accumulate(
+    a: Tensor,
+    b: Tensor,
+    accumulator: Accumulator,
+    key: int = 0,
+    out: Tensor | None = None,
+    *,
+    slot: int = 0,
+    first: int = 0,
+) -> Tensor:
+    """`accumulate_tensor_ops` by the compiled kernel, bit for bit; on other devices than the CPU by tensor operations.
+
+    Args:
+        a: float32 or float64, [M, K] or [B, M, K], of any strides.
+        b: of the same dtype, [K, N] or [B, K, N].
+        accumulator: the format of the sum, and how it is rounded.
+        key: of the stochastic bits.
+        out: receives the result.
+        slot: number of the slot, as in `accumulate_tensor_ops`.
+        first: number of the first output, likewise.
+
+    Raises:
+        FormatError: other dtypes or shapes.
+        BackendError: the kernels cannot be built on this machine.
+    """
+    shape = check_operands(a, b)
+    if a.device.type != "cpu":
+        result = accumulate_tensor_ops(a, b, accumulator, key, slot=slot, first=first)
+        return result if out is None else out.copy_(result)
+    direct = out is not None and out.shape == shape and out.dtype is a.dtype and out.is_contiguous()
+    result = out if out is not None and direct and not _overlaps(out, a, b) else torch.empty(shape, dtype=a.dtype)
+    if result.numel():
+        _run(a.contiguous(), b.contiguous(), result, accumulator, (key, slot, first))
+    return result if out is None or result is out else out.copy_(result)
+
+
+def _overlaps(out: Tensor, *operands: Tensor) -> bool:
+    """Whether a result might be written over an operand that is still read."""
+    storage = out.untyped_storage().data_ptr()
+    return any(x.untyped_storage().data_ptr() == storage for x in operands)
+
+
+def _run(a: Tensor, b: Tensor, result: Tensor, accumulator: Accumulator, stream: tuple[int, int, int]) -> None:
+    kind = kind_of(accumulator)
+    path = None
+    if kind.may_be_fast and a.shape[-1]:
+        path = choose_path(kind, _facts(a), _facts(b), a.shape[-1], FLOAT64 if a.dtype is torch.float64 else FLOAT32)
+    target = result
+    if path is not None and path.carrier.dtype is not a.dtype:
+        a, b, target = a.double(), b.double(), torch.empty_like(result, dtype=torch.float64)
+    job = _job(kind, a, b, stream, path)
+    function = _functions(a.dtype).accumulate
+    failed = function(a.data_ptr(), b.data_ptr(), target.data_ptr(), ctypes.byref(job), path is not None)
+    assert not failed, "choose_path knows the modes of the fast paths"
+    if target is not result:
+        result.copy_(target)
+
+
+def _job(kind: Kind, a: Tensor, b: Tensor, stream: tuple[int, int, int], path: Path | None) -> _Job:
+    job = _Job.from_buffer_copy(_constant(kind, None if path is None else path.carrier))
+    job.batch, job.rows, job.depth = a.shape[0] if a.dim() == 3 else 1, a.shape[-2], a.shape[-1]
+    job.columns, job.threads = b.shape[-1], torch.get_num_threads()
+    job.key, job.slot, job.first = stream
+    job.limit = UNREACHED if path is None else path.limit
+    return job
+
+
+@lru_cache(maxsize=1024)
+def _constant(kind: Kind, carrier: Carrier | None) -> _Job:
+    """What of a job depends on the accumulator alone, and on the carrier of its fast path."""
+    options, grid, product_grid = kind.accumulator, kind.grid, kind.grids[-1]
+    bits = options.rounding.random_bits
+    mask = ((1 << bits) - 1) << (MAX_RANDOM_BITS - bits)
+    job = _Job(
+        mode=_MODES.index(options.rounding.mode),
+        order=_ORDERS.index(options.order),
+        chunk=options.chunk,
+        block=options.block,
+        compensated=options.compensated,
+        rounds_product=options.product is not None,
+        odd=grid.mantissa_bits < 52 or is_fixed(grid),
+        random_mask=mask,
+        sum=_grid(grid),
+        product=_grid(product_grid),
+    )
+    if carrier is not None:
+        job.fast_sum, job.fast_product = _fast_grid(grid, carrier, mask), _fast_grid(product_grid, carrier, mask)
+    return job
+
+
+def _grid(grid: Grid) -> _Grid:
+    scalars = GridScalars.of(grid, FLOAT64)
+    return _Grid(*(getattr(scalars, name) for name, _ in _Grid._fields_))
+
+
+def _fast_grid(grid: Grid, carrier: Carrier, random_mask: int) -> _FastGrid:
+    fixed = is_fixed(grid)
+    least = grid.k_min + carrier.mantissa_bits if fixed else max(grid.emin, 1 - carrier.bias)
+    dropped = 0 if fixed else carrier.mantissa_bits - grid.mantissa_bits
+    return _FastGrid(least, dropped, grid.negative_zero, random_mask, grid.low, grid.high)
+
+
+def _facts(x: Tensor) -> Facts:
+    facts = _Facts()
+    _functions(x.dtype).facts(x.data_ptr(), x.numel(), ctypes.byref(facts))
+    return Facts(facts.least_bit, facts.width, facts.amax)
+
+
+@dataclass(frozen=True, slots=True)
+class _Functions:
+    accumulate: Callable[..., int]
+    facts: Callable[..., None]
+
+
+@lru_cache(maxsize=2)
+def _functions(dtype: torch.dtype) -> _Functions:
+    kind, pointer = "double" if dtype is torch.float64 else "float", ctypes.c_void_p
+    run, facts = (getattr(load_library(), f"precc_{name}_{kind}") for name in ("accumulate", "facts"))
+    run.argtypes, facts.argtypes = [*[pointer] * 4, ctypes.c_int], [pointer, ctypes.c_int64, pointer]
+    facts.restype = None
+    return _Functions(run, facts)

@@ -1,0 +1,162 @@
+"""Matrix products with a rounded running sum, by tensor operations: the twin of the compiled kernel.
+
+Every sum is rounded once. It is first rounded to odd in float64: the nearest float64 from which the rounding error
+(TwoSum; Knuth 1969) leads to the neighbour with an odd last bit. Such a value lies on the same side of every number
+of up to 51 bits as the exact sum does, so rounding it again gives what the exact sum would (Boldo and Melquiond 2008).
+"""
+
+import torch
+from torch import Tensor
+
+from precc.accumulator import Accumulator, Order, product_shape
+from precc.errors import FormatError
+from precc.formats import FixedPoint, FloatFormat
+from precc.rounding.modes import MAX_RANDOM_BITS, RoundingMode
+from precc.rounding.random_bits import hashed_at
+from precc.rounding.row import Grid, row_of
+from precc.rounding.tensor_ops import round_grid
+
+__all__ = ["STAGES", "accumulate_tensor_ops", "check_operands", "grid_of"]
+
+#: Which rounding of a term draws from which stream: the slot is that of the call plus this number.
+STAGES = {"add": 0, "multiply": 1, "leaf": 2, "outer": 2, "correct": 2, "recover": 3, "error": 4}
+
+
+def accumulate_tensor_ops(
+    a: Tensor, b: Tensor, accumulator: Accumulator, key: int = 0, *, slot: int = 0, first: int = 0
+) -> Tensor:
+    """``a @ b`` with the sum rounded as `accumulator` says.
+
+    Products of float32 operands are exact; those of float64 operands are rounded to float64 first, which changes
+    nothing where the two significands have 53 bits together. A result that float32 operands' dtype cannot hold is
+    rounded to it, to nearest even.
+
+    A stochastic rounding of term k of output i, counted row-major over [B,] M, N, draws number ``i * K + k`` of the
+    stream of (key, slot + stage): stage 0 adds, 1 multiplies; 2 rounds the leaves of a pairwise sum, adds the sums of
+    blocks, or makes the first operation of a compensated sum, whose third and fourth are 3 and 4. The addition of two
+    parts of a pairwise sum has the k of the first term of its right part, that of a block the k of the block's first.
+    Going up has the distance to the grid point below as its probability, truncated to 31 bits; formats of more than 21
+    stored significand bits take it from the sum rounded to odd.
+
+    Args:
+        a: float32 or float64, [M, K] or [B, M, K].
+        b: of the same dtype, [K, N] or [B, K, N].
+        accumulator: the format of the sum, and how it is rounded.
+        key: of the stochastic bits.
+        slot: number of the slot, likewise.
+        first: number of the first output, for a part of a larger product.
+
+    Returns:
+        [M, N] or [B, M, N], of the dtype of `a`.
+
+    Raises:
+        FormatError: other dtypes or shapes.
+    """
+    shape = check_operands(a, b)
+    sums = _Sums(a.double(), b.double(), shape, accumulator, (key, slot, first))
+    if not a.shape[-1]:
+        total = sums.zeros()
+    elif accumulator.compensated:
+        total = sums.compensated()
+    elif accumulator.order is Order.PAIRWISE:
+        total = sums.pairwise(0, a.shape[-1])
+    elif accumulator.order is Order.BLOCKED:
+        total = sums.blocked(accumulator.block)
+    else:
+        total = sums.sequential(0, a.shape[-1])
+    return total.to(a.dtype)
+
+
+def check_operands(a: Tensor, b: Tensor) -> tuple[int, ...]:
+    """The shape of the product of two tensors of floats.
+
+    Raises:
+        FormatError: they cannot be multiplied here.
+    """
+    if a.dtype is not b.dtype or a.dtype not in (torch.float32, torch.float64):
+        raise FormatError(f"accumulate takes two float32 or two float64 tensors, not {a.dtype} and {b.dtype}")
+    return product_shape(a, b)
+
+
+def grid_of(fmt: FloatFormat | FixedPoint) -> Grid:
+    """The grid of a format of sums."""
+    return row_of(fmt).grid
+
+
+class _Sums:
+    """The running sums of all outputs of one product."""
+
+    def __init__(
+        self, a: Tensor, b: Tensor, shape: tuple[int, ...], accumulator: Accumulator, stream: tuple[int, int, int]
+    ) -> None:
+        self.a, self.b, self.shape, self.depth = a, b, shape, a.shape[-1]
+        self.chunk, self.rounding = accumulator.chunk, accumulator.rounding
+        self.grid = grid_of(accumulator.format)
+        self.product = None if accumulator.product is None else grid_of(accumulator.product)
+        self.key, self.slot, first = stream
+        count = torch.Size(shape).numel()
+        self.index = (torch.arange(first, first + count, device=a.device) * self.depth).reshape(shape)
+
+    def zeros(self) -> Tensor:
+        return self.a.new_zeros(self.shape)
+
+    def term(self, k: int) -> Tensor:
+        """The products of index k, rounded where the accumulator says so."""
+        exact = self.a[..., :, k, None] * self.b[..., k, None, :]
+        return exact if self.product is None else self.round(exact, self.product, k, "multiply")
+
+    def round(self, x: Tensor, grid: Grid, k: int, stage: str) -> Tensor:
+        return round_grid(x, grid, self.rounding.mode, self.random(k, stage))
+
+    def add(self, x: Tensor, y: Tensor, k: int, stage: str = "add") -> Tensor:
+        exact = x + y if self.grid.mantissa_bits == 52 and self.grid.emin < 0 else _odd_sum(x, y)
+        return self.round(exact, self.grid, k, stage)
+
+    def random(self, k: int, stage: str) -> Tensor | None:
+        if self.rounding.mode is not RoundingMode.STOCHASTIC:
+            return None
+        unused = MAX_RANDOM_BITS - self.rounding.random_bits
+        hashes = hashed_at(self.index + k, self.key, self.slot + STAGES[stage]) >> 1
+        return (hashes >> unused) << unused
+
+    def sequential(self, begin: int, end: int) -> Tensor:
+        total = self.zeros()
+        for k in range(begin, end):
+            last = k + 1 == end or (k + 1 - begin) % self.chunk == 0
+            total = self.add(total, self.term(k), k) if last else total + self.term(k)
+        return total
+
+    def blocked(self, block: int) -> Tensor:
+        total = self.zeros()
+        for begin in range(0, self.depth, block):
+            inner = self.sequential(begin, min(begin + block, self.depth))
+            total = self.add(total, inner, begin, "outer")
+        return total
+
+    def pairwise(self, begin: int, end: int) -> Tensor:
+        if end - begin == 1:
+            return self.round(self.term(begin), self.grid, begin, "leaf")
+        middle = begin + (end - begin) // 2
+        return self.add(self.pairwise(begin, middle), self.pairwise(middle, end), middle)
+
+    def compensated(self) -> Tensor:
+        total, error = self.zeros(), self.zeros()
+        for k in range(self.depth):
+            corrected = self.add(self.term(k), -error, k, "correct")
+            following = self.add(total, corrected, k)
+            recovered = self.add(following, -total, k, "recover")
+            error = self.add(recovered, -corrected, k, "error")
+            total = following
+        return total
+
+
+def _odd_sum(x: Tensor, y: Tensor) -> Tensor:
+    """The sum rounded to odd: where float64 cannot hold it, the one of the two around it whose last bit is odd."""
+    total = x + y
+    of_y = total - x
+    error = (x - (total - of_y)) + (y - of_y)
+    bits = total.view(torch.int64)
+    inexact = (error > 0) | (error < 0)  # not where an infinite sum made it NaN
+    outward = (error > 0) == (total > 0)
+    odd = torch.where(inexact & (bits & 1 == 0), bits + torch.where(outward, 1, -1), bits)
+    return odd.view(torch.float64)

@@ -1,0 +1,28 @@
+"""Number formats as data."""
+
+from precc.formats.block_format import BlockFormat, ElementFormat, Format
+from precc.formats.fixed_point import FixedPoint, NestedInteger
+from precc.formats.float_format import FloatFormat, Overflow, Specials
+from precc.formats.names import ALIASES, FAMILIES, FORMATS, parse_format
+from precc.formats.power_law import PowerLaw
+from precc.formats.scaling import Granularity, ScaleRule, Scaling, parse_scaling
+
+__all__ = [
+    "ALIASES",
+    "FAMILIES",
+    "FORMATS",
+    "BlockFormat",
+    "ElementFormat",
+    "FixedPoint",
+    "FloatFormat",
+    "Format",
+    "Granularity",
+    "NestedInteger",
+    "Overflow",
+    "PowerLaw",
+    "ScaleRule",
+    "Scaling",
+    "Specials",
+    "parse_format",
+    "parse_scaling",
+]

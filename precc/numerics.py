@@ -1,0 +1,168 @@
+"""precc's arithmetic by hand: rounding a tensor, and products whose sums are rounded."""
+
+import torch
+from torch import Tensor
+
+from precc.accumulate import accumulate_tensor_ops
+from precc.accumulator import Accumulator
+from precc.backends.cpp import compiled_or_tensor_ops, warn_without_kernels
+from precc.backends.cpp.accumulate import accumulate
+from precc.errors import FormatError
+from precc.formats import Format, Scaling, parse_format, parse_scaling
+from precc.rounding import NEAREST_EVEN, Rounding, RoundingMode, Row, draw_key, parse_rounding, row_of
+from precc.rounding.stateful import round_corrected, round_with_hysteresis
+
+__all__ = ["matmul", "round_to"]
+
+
+def round_to(
+    x: Tensor,
+    format: Format | str,
+    *,
+    rounding: Rounding | RoundingMode | str = NEAREST_EVEN,
+    scaling: Scaling | str | None = None,
+    axis: int = -1,
+    seed: int | None = None,
+    previous: Tensor | None = None,
+    variance: Tensor | float | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Each element of `x` rounded to a number format, exactly; a tensor of the same dtype and shape.
+
+    Args:
+        x: float16, bfloat16, float32 or float64 tensor of any shape, with any strides.
+        format: a format or its name.
+        rounding: a `Rounding` or its name, such as ``"nearest_even"`` or ``"stochastic:8"``.
+        scaling: which values share a scale; block formats such as ``"mxfp8"`` have their own.
+        axis: the dimension of rows, blocks and tiles, where the scaling names none; of ``"channel"``, that of channels.
+        seed: for roundings that draw: the same seed gives the same bits on every device and number of threads. Without
+            one it is drawn from torch's default generator.
+        previous: for ``"hysteresis"``: the previous rounding of the same values.
+        variance: for ``"variance_corrected"``: the variance of the draw whose mean is `x`.
+        out: a tensor of the shape, dtype and device of `x` that receives the result; may be `x` itself.
+
+    Raises:
+        FormatError: unknown format or rounding, a dtype that cannot be rounded, an argument that does not fit.
+
+    NaN stays NaN, in every format: what is lost in a cast stays visible. Infinities and overflow follow
+    ``format.overflow``; the sign of zero is kept where the format has one. A block with a NaN or an infinity becomes
+    NaN as a whole. float16 and bfloat16 tensors are rounded in float32. Rounding has no useful derivative, so a tensor
+    that records gradients is refused. Where no kernels can be compiled, tensor operations give the same bits, more
+    slowly; a `PrecisionWarning` says so. With ``torch.set_flush_denormal(True)`` float32's subnormal numbers are lost.
+
+    >>> round_to(torch.tensor([1.06, -0.0, 500.0, 1e-3]), "e4m3").tolist()
+    [1.0, -0.0, 448.0, 0.001953125]
+    >>> round_to(torch.tensor([0.9, -0.1, 0.02, 3.5]), "mxfp4").tolist()
+    [1.0, -0.0, 0.0, 3.0]
+    """
+    mode = parse_rounding(rounding)
+    row = row_of(parse_format(format), mode, parse_scaling(scaling), axis=_checked_axis(axis), channel=axis)
+    _check_tensor(x)
+    _check_out(x, out)
+    with torch.no_grad():
+        values = x.resolve_neg()
+        if mode.needs_state:
+            rounded = _round_with_state(values, row, seed, previous, variance)
+            return rounded if out is None else out.copy_(rounded)
+        if previous is not None or variance is not None:
+            raise FormatError(f"previous and variance are for 'hysteresis' and 'variance_corrected', not {str(mode)!r}")
+        key = _key(seed) if row.is_stochastic else _refuse_seed(seed, mode)
+        rounded = compiled_or_tensor_ops(values, row, key, out)
+        if rounded is not values:
+            return rounded
+        return values.clone() if out is None else out.copy_(values)
+
+
+def matmul(
+    a: Tensor, b: Tensor, accumulator: Accumulator | Format | str, *, seed: int | None = None, out: Tensor | None = None
+) -> Tensor:
+    """The product of two matrices, or of two batches of them, whose sums are rounded as an `Accumulator` says.
+
+    Args:
+        a: float32 or float64, [M, K] or [B, M, K].
+        b: of the same dtype, [K, N] or [B, K, N].
+        accumulator: how sums are rounded; a format means: to it, to nearest even, after every fused multiply-add.
+        seed: for stochastic rounding, as in `round_to`.
+        out: receives the result, of the dtype of `a`.
+
+    Raises:
+        FormatError: operands, accumulator or seed that do not fit; operands that record gradients.
+
+    >>> ones = torch.ones(1, 4096)
+    >>> matmul(ones, ones.T, "e5m10").item(), matmul(ones, ones.T, "e4m3").item()
+    (2048.0, 16.0)
+    """
+    if not isinstance(accumulator, Accumulator):
+        accumulator = Accumulator(format=accumulator)
+    for operand in (a, b):
+        if isinstance(operand, Tensor) and operand.requires_grad and torch.is_grad_enabled():
+            raise FormatError("matmul has no derivative: pass operands.detach(), or call it under torch.no_grad()")
+    stochastic = accumulator.rounding.mode is RoundingMode.STOCHASTIC
+    key = _key(seed) if stochastic else _refuse_seed(seed, accumulator.rounding)
+    with torch.no_grad():
+        if warn_without_kernels():
+            result = accumulate_tensor_ops(a, b, accumulator, key)
+            return result if out is None else out.copy_(result)
+        return accumulate(a, b, accumulator, key, out)
+
+
+def _round_with_state(
+    x: Tensor, row: Row, seed: int | None, previous: Tensor | None, variance: Tensor | float | None
+) -> Tensor:
+    if row.mode is RoundingMode.HYSTERESIS:
+        if previous is None or variance is not None or previous.shape != x.shape:
+            raise FormatError("rounding='hysteresis' needs previous=, of the shape of x, and no variance")
+        _refuse_seed(seed, Rounding(row.mode))
+        return round_with_hysteresis(x, row, previous)
+    if variance is None or previous is not None:
+        raise FormatError("rounding='variance_corrected' needs variance=, and no previous")
+    if not bool((torch.as_tensor(variance) >= 0).all()):
+        raise FormatError("the variance has negative or NaN elements")
+    return round_corrected(x, row, variance, _key(seed))
+
+
+def _key(seed: int | None) -> int:
+    if seed is None:
+        return draw_key()
+    if type(seed) is not int or not 0 <= seed < 2**64:
+        raise FormatError(f"a seed is an integer from 0 to 2**64 - 1, not {seed!r}")
+    return seed
+
+
+def _refuse_seed(seed: int | None, mode: Rounding) -> int:
+    if seed is not None:
+        raise FormatError(f"a seed is for roundings that draw; {mode} does not")
+    return 0
+
+
+def _checked_axis(axis: int) -> int:
+    if type(axis) is not int:
+        raise FormatError(f"axis is the number of a dimension, not {axis!r}")
+    return axis
+
+
+def _check_tensor(x: Tensor) -> None:
+    if not isinstance(x, Tensor):
+        raise FormatError(f"round_to takes a tensor, not {type(x).__name__}")
+    if x.requires_grad and torch.is_grad_enabled():
+        raise FormatError(
+            "round_to has no derivative: pass x.detach(), or call it under torch.no_grad(); "
+            "to train through rounding use precc.compile"
+        )
+    if x.layout is not torch.strided:
+        raise FormatError(f"cannot round a {x.layout} tensor: round its values()")
+
+
+def _check_out(x: Tensor, out: Tensor | None) -> None:
+    if out is None:
+        return
+    if not isinstance(out, Tensor):
+        raise FormatError(f"out is a tensor, not {type(out).__name__}")
+    if out.requires_grad and torch.is_grad_enabled():
+        raise FormatError("out records gradients: call round_to under torch.no_grad(), or pass out.detach()")
+    if (out.shape, out.dtype, out.device) != (x.shape, x.dtype, x.device):
+        raise FormatError(
+            f"out is {out.dtype}{list(out.shape)} on {out.device}, but x is {x.dtype}{list(x.shape)} on {x.device}"
+        )
+    if any(stride == 0 and size > 1 for stride, size in zip(out.stride(), out.shape, strict=True)):
+        raise FormatError("out is expanded: several of its elements share one place in memory")

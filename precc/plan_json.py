@@ -1,0 +1,127 @@
+"""The JSON form of precisions: read strictly, written so that a round trip is exact."""
+
+from collections.abc import Callable
+from dataclasses import fields
+from enum import Enum
+from typing import Any
+
+from precc.errors import FormatError, PlanError, expected_one_of
+from precc.formats import (
+    ALIASES,
+    FORMATS,
+    BlockFormat,
+    FixedPoint,
+    FloatFormat,
+    Format,
+    NestedInteger,
+    PowerLaw,
+    Scaling,
+    parse_format,
+)
+from precc.precision import Precision
+from precc.rounding import parse_rounding
+
+__all__ = ["precision_from_json", "precision_to_json", "refuse_unknown"]
+
+_KINDS: dict[str, type[Format]] = {
+    "float": FloatFormat,
+    "fixed_point": FixedPoint,
+    "nested_integer": NestedInteger,
+    "power_law": PowerLaw,
+    "block": BlockFormat,
+}
+
+
+def refuse_unknown(document: Any, known: tuple[str, ...]) -> None:
+    """Raise PlanError where something else than an object with these entries stands."""
+    if not isinstance(document, dict):
+        raise PlanError(f"the plan is malformed: {document!r} stands where an object with {known} was expected")
+    unknown = sorted(set(document) - set(known))
+    if unknown:
+        raise PlanError(f"the plan has an unknown entry {unknown[0]!r}: {expected_one_of(known)}")
+
+
+def precision_to_json(precision: Precision) -> dict[str, Any]:
+    """A precision as an object."""
+    document = {"format": _format_to_json(precision.format), "rounding": str(precision.rounding)}
+    if precision.scaling is not None:
+        document["scaling"] = _fields_to_json(precision.scaling)
+    return document
+
+
+def precision_from_json(document: Any) -> Precision:
+    """A precision from an object, or from the name of a format.
+
+    Raises:
+        PlanError, FormatError: it is none.
+    """
+    if isinstance(document, str):
+        return Precision.of(document)
+    refuse_unknown(document, ("format", "rounding", "scaling"))
+    scaling = document.get("scaling")
+    return Precision(
+        _format_from_json(document["format"]),
+        parse_rounding(document["rounding"]),
+        None if scaling is None else _scaling_from_json(scaling),
+    )
+
+
+def _fields_to_json(value: Any) -> dict[str, Any]:
+    return {entry.name: _value_to_json(getattr(value, entry.name)) for entry in fields(value)}
+
+
+def _value_to_json(value: Any) -> Any:
+    if isinstance(value, Format):
+        return _format_to_json(value)
+    if isinstance(value, Scaling):
+        return _fields_to_json(value)
+    return value.value if isinstance(value, Enum) else value
+
+
+def _format_to_json(fmt: Format) -> str | dict[str, Any]:
+    try:
+        if parse_format(fmt.name) == fmt:
+            return fmt.name
+    except FormatError:
+        pass  # a format of the user's own: its name alone does not say what it is
+    kind = next(name for name, kind in _KINDS.items() if type(fmt) is kind)
+    return {"kind": kind, **_fields_to_json(fmt)}
+
+
+def _format_from_json(document: Any) -> Format:
+    if not isinstance(document, dict):
+        return parse_format(document)
+    entries = dict(document)
+    kind = _KINDS.get(entries.pop("kind", "float"))
+    if kind is None:
+        raise PlanError(f"the plan has a format of kind {document['kind']!r}: {expected_one_of(_KINDS)}")
+    refuse_unknown(entries, tuple(entry.name for entry in fields(kind)))
+    if "element" in entries:
+        entries["element"] = _format_from_json(entries["element"])
+    if "scaling" in entries:
+        entries["scaling"] = _scaling_from_json(entries["scaling"])
+    make: Callable[..., Format] = kind
+    fmt = make(**entries)
+    _refuse_other_meaning(fmt)
+    return fmt
+
+
+def _refuse_other_meaning(fmt: Format) -> None:
+    named = FORMATS.get(ALIASES.get(fmt.name, fmt.name))
+    if isinstance(named, FloatFormat) and isinstance(fmt, FloatFormat):
+        named = named.with_overflow(fmt.overflow)
+    if named is not None and named != fmt:
+        raise PlanError(f"the plan calls a format of its own {fmt.name!r}, which means another: {named}")
+
+
+def _scaling_from_json(document: Any) -> Scaling:
+    refuse_unknown(document, tuple(entry.name for entry in fields(Scaling)))
+    entries = dict(document)
+    granularity = entries.pop("granularity")
+    rows, columns = entries.pop("size", (1, 1))
+    size = {"block": columns, "tile": (rows, columns)}.get(granularity)
+    value = entries.pop("value", None) if granularity == "static" else entries.pop("value", None) and None
+    scale_format = _format_from_json(entries.pop("scale_format", "e8m0"))
+    if not isinstance(scale_format, FloatFormat):
+        raise PlanError(f"the plan is malformed: a scale cannot have the format {scale_format.name!r}")
+    return Scaling(granularity, size=size, value=value, scale_format=scale_format, **entries)

@@ -1,0 +1,81 @@
+"""A precision: the format, the rounding into it, and the scaling, of one slot."""
+
+from dataclasses import dataclass
+
+from precc.errors import FormatError, UnsupportedError
+from precc.formats import BlockFormat, ElementFormat, Format, Granularity, Scaling, parse_format, parse_scaling
+from precc.rounding import NEAREST_EVEN, Rounding, RoundingMode, Row, parse_rounding, row_of
+
+__all__ = ["Precision"]
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """A slot's choice.
+
+    Args:
+        format: a format.
+        rounding: the rounding into it; a mode will do.
+        scaling: for a format of single values; a block format has its own.
+
+    Raises:
+        FormatError: the format cannot be scaled.
+        UnsupportedError: a rounding that needs more than the value, which a slot does not have.
+
+    >>> from precc import Scaling
+    >>> print(Precision.of("e4m3"), Precision(parse_format("e5m2"), "stochastic", "tensor"), sep="; ")
+    float8_e4m3fn; float8_e5m2, stochastic, Scaling('tensor', scale_format='float8_e8m0fnu', rule='floor')
+    """
+
+    format: Format
+    rounding: Rounding = NEAREST_EVEN
+    scaling: Scaling | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.format, Format):
+            raise FormatError(f"a precision has a format, not {self.format!r}; Precision.of takes names")
+        object.__setattr__(self, "rounding", parse_rounding(self.rounding))
+        object.__setattr__(self, "scaling", parse_scaling(self.scaling))
+        if self.rounding.needs_state:
+            raise UnsupportedError(
+                f"a slot cannot round by {self.rounding}: it needs what came before; precc.round_to takes it"
+            )
+        if self.scaling is not None:
+            if not isinstance(self.format, ElementFormat):
+                raise FormatError(f"{self.format.name!r} has a scaling of its own: {self.format.scaling!r}")
+            BlockFormat(name=self.format.name, element=self.format, scaling=self.scaling)  # or it says why not
+
+    @classmethod
+    def of(cls, choice: "Precision | Format | str") -> "Precision":
+        """A precision as it is; a format or its name means that format, to nearest even.
+
+        Raises:
+            FormatError: neither.
+        """
+        return choice if isinstance(choice, Precision) else cls(parse_format(choice))
+
+    @property
+    def bits(self) -> float:
+        """Storage bits of a value, with its share of the scale."""
+        return self.format.bits + (self.scaling.bits if self.scaling is not None else 0.0)
+
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether it draws random bits."""
+        return self.rounding.mode is RoundingMode.STOCHASTIC
+
+    @property
+    def granularity(self) -> Granularity | None:
+        """What has one scale."""
+        scaling = self.format.scaling if isinstance(self.format, BlockFormat) else self.scaling
+        return scaling.granularity if scaling is not None else None
+
+    def row(self, *, axis: int = -1, channel: int = -1, slot: int = 0) -> Row:
+        """The numbers that a kernel reads; see `precc.rounding.row_of`."""
+        return row_of(self.format, self.rounding, self.scaling, axis=axis, channel=channel, slot=slot)
+
+    def __str__(self) -> str:
+        parts = [self.format.name]
+        parts += [str(self.rounding)] * (self.rounding != NEAREST_EVEN)
+        parts += [repr(self.scaling)] * (self.scaling is not None)
+        return ", ".join(parts)

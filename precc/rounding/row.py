@@ -1,0 +1,313 @@
+"""What a kernel reads of a precision: one row of the live tensor of a plan, all numbers.
+
+A row is self-contained: rows travel as a tensor through graphs, to the backward and through saved-tensor hooks, and
+whoever holds one can round.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, fields
+from functools import cached_property, lru_cache
+from typing import Any, TypeVar, cast
+
+import torch
+
+from precc.formats import (
+    BlockFormat,
+    ElementFormat,
+    FixedPoint,
+    FloatFormat,
+    Format,
+    Granularity,
+    NestedInteger,
+    Overflow,
+    PowerLaw,
+    ScaleRule,
+    Scaling,
+    parse_format,
+)
+from precc.rounding.modes import NEAREST_EVEN, Rounding, RoundingMode
+
+__all__ = ["KEY_COLUMNS", "PLAN_COLUMN", "ROW_WIDTH", "Grid", "Row", "ScaleRow", "key_halves", "parse_row", "row_of"]
+
+#: Beyond every exponent: a format without normal numbers has one quantum everywhere.
+_FAR = 9999
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The representable values, and what becomes of those beyond them.
+
+    The quantum of ``|x| < 2**emin`` is ``2**k_min``, above it ``2**(floor(log2 |x|) - mantissa_bits)``; results
+    above `high` become `above`, under `low` become `below`.
+
+    Args:
+        negative_zero: 1 where -0 is kept, else it becomes 0.
+        ties: with one significand bit, 0: ties go up; 1 or 2: to the even code of a format of odd or even bias.
+        tiny: magnitudes between 0 and this count as this (formats without zero).
+    """
+
+    mantissa_bits: int
+    emin: int
+    k_min: int
+    low: float
+    high: float
+    below: float
+    above: float
+    negative_zero: int
+    ties: int
+    tiny: float
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleRow:
+    """A scaling as numbers; `granularity` 0 is none, `axis` is counted from the first dimension."""
+
+    granularity: int = 0
+    rows: int = 1
+    columns: int = 1
+    axis: int = -1
+    value: float = 1.0
+    rule: int = 0
+    two_level: int = 0
+    mantissa_bits: int = 0
+    emin: int = 0
+    k_min: int = 0
+    zero: int = 1  # whether a scale may be rounded to 0
+    low: float = 0.0  # the smallest scale above 0
+    high: float = 1.0
+    element_high: float = 1.0
+
+
+_GRANULARITIES = tuple(Granularity)
+_RULES = tuple(ScaleRule)
+_MODES = tuple(RoundingMode)
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One precision, as numbers. Rows compare by identity: `row_of` and `parse_row` give equal ones once.
+
+    Args:
+        grid: of the (first) rounding.
+        shift: of a nested integer, whose second rounding is to multiples of ``2**shift``; 0 for none.
+        power: of a power-law grid of ``2**grid.mantissa_bits`` codes; 0 for none.
+        mode, random_bits: of the rounding.
+        scale: of the scaling.
+        slot: number of the slot: with the key of a forward it gives the stochastic bits.
+    """
+
+    grid: Grid
+    shift: int = 0
+    power: float = 0.0
+    mode: RoundingMode = RoundingMode.NEAREST_EVEN
+    random_bits: int = 0
+    scale: ScaleRow = ScaleRow()
+    slot: int = 0
+
+    @cached_property
+    def values(self) -> tuple[float, ...]:
+        """The columns of the live tensor; the last three are those of the key and the plan."""
+        return (
+            *(float(number) for number in astuple(self.grid)),
+            float(self.shift),
+            self.power,
+            float(_MODES.index(self.mode)),
+            float(self.random_bits),
+            *(float(number) for number in astuple(self.scale)),
+            *key_halves(self.slot),
+            *(0.0, 0.0, 0.0),
+        )
+
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether it draws random bits."""
+        return self.mode is RoundingMode.STOCHASTIC
+
+    @cached_property
+    def mode_index(self) -> int:
+        """The mode as a number."""
+        return _MODES.index(self.mode)
+
+    @cached_property
+    def mode_needs_state(self) -> bool:
+        """Whether the mode needs more than the value."""
+        return Rounding(self.mode).needs_state
+
+    @cached_property
+    def granularity(self) -> Granularity | None:
+        """What has one scale."""
+        return _GRANULARITIES[self.scale.granularity - 1] if self.scale.granularity else None
+
+    @property
+    def rule(self) -> ScaleRule:
+        """How the scale is found."""
+        return _RULES[self.scale.rule]
+
+    def is_identity(self, dtype: torch.dtype) -> bool:
+        """Whether rounding changes no value that a tensor of this dtype can hold."""
+        return dtype in self._unchanged
+
+    @cached_property
+    def _unchanged(self) -> frozenset[torch.dtype]:
+        if self.scale.granularity or self.shift or self.power:
+            return frozenset()
+        return frozenset(dtype for dtype in _DTYPES if self._holds(_own_grid(dtype)))
+
+    def _holds(self, own: Grid) -> bool:
+        grid = self.grid
+        return (
+            grid.mantissa_bits >= own.mantissa_bits
+            and grid.k_min <= own.k_min
+            and grid.high >= own.high
+            and grid.low <= own.low
+            and math.isinf(grid.above)
+            and grid.negative_zero == 1
+        )
+
+
+_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def _own_grid(dtype: torch.dtype) -> Grid:
+    fmt = parse_format(str(dtype).removeprefix("torch."))
+    assert isinstance(fmt, FloatFormat)
+    return _element_grid(fmt)
+
+
+#: Numbers in a row; where the two halves of its key stand, and the number of its plan.
+ROW_WIDTH = len(fields(Grid)) + 4 + len(fields(ScaleRow)) + 5
+KEY_COLUMNS = (ROW_WIDTH - 3, ROW_WIDTH - 2)
+PLAN_COLUMN = ROW_WIDTH - 1
+
+
+def key_halves(number: int) -> tuple[float, float]:
+    """A 64-bit number as two columns, which hold it exactly."""
+    return float(number >> 32), float(number & 0xFFFFFFFF)
+
+
+def parse_row(values: list[float]) -> tuple[Row, int]:
+    """The row and the key that the columns of a live tensor hold."""
+    key = (int(values[KEY_COLUMNS[0]]) << 32) | int(values[KEY_COLUMNS[1]])
+    return _parsed(tuple(values[: KEY_COLUMNS[0]])), key
+
+
+@lru_cache(maxsize=8192)
+def _parsed(values: tuple[float, ...]) -> Row:
+    grid, rest = values[: len(fields(Grid))], values[len(fields(Grid)) :]
+    shift, power, mode, random_bits = rest[:4]
+    scale, slot = rest[4 : 4 + len(fields(ScaleRow))], rest[4 + len(fields(ScaleRow)) :]
+    return Row(
+        _filled(Grid, grid),
+        int(shift),
+        power,
+        _MODES[int(mode)],
+        int(random_bits),
+        _filled(ScaleRow, scale),
+        (int(slot[0]) << 32) | int(slot[1]),
+    )
+
+
+_Record = TypeVar("_Record", Grid, ScaleRow)
+
+
+def _filled(record: type[_Record], numbers: Sequence[float]) -> _Record:
+    typed = (
+        int(number) if entry.type is int else number for entry, number in zip(fields(record), numbers, strict=True)
+    )
+    made: _Record = cast(Any, record)(*typed)
+    return made
+
+
+def _float_grid(fmt: FloatFormat) -> Grid:
+    unscaled_high, unscaled_low = fmt.max / fmt.scale, fmt.low / fmt.scale
+    overflow = {Overflow.SATURATE: unscaled_high, Overflow.INF: math.inf, Overflow.NAN: math.nan}[fmt.overflow]
+    below = -overflow if fmt.signed else {Overflow.SATURATE: unscaled_low}.get(fmt.overflow, math.nan)
+    ties = 0 if not fmt.ties_by_code else 1 + int(math.floor(fmt.bias) % 2 == 0)
+    return Grid(
+        mantissa_bits=fmt.mantissa_bits,
+        emin=fmt.emin,
+        k_min=fmt.k_min,
+        low=unscaled_low,
+        high=unscaled_high,
+        below=below,
+        above=overflow,
+        negative_zero=int(fmt.has_negative_zero),
+        ties=ties,
+        tiny=0.0 if fmt.zero else fmt.smallest_normal / fmt.scale,
+    )
+
+
+def _fixed_grid(fmt: FixedPoint) -> Grid:
+    return Grid(52, _FAR, fmt.k_min, fmt.low, fmt.max, fmt.low, fmt.max, negative_zero=0, ties=0, tiny=0.0)
+
+
+def _power_grid(fmt: PowerLaw) -> Grid:
+    return Grid(fmt.word, _FAR, 0, -1.0, 1.0, -1.0, 1.0, negative_zero=1, ties=0, tiny=0.0)
+
+
+def _scale_row(scaling: Scaling | None, element_high: float, axis: int, channel: int) -> ScaleRow:
+    if scaling is None:
+        return ScaleRow()
+    own_axis = channel if scaling.granularity is Granularity.CHANNEL else axis
+    scale = scaling.scale_format
+    return ScaleRow(
+        granularity=1 + _GRANULARITIES.index(scaling.granularity),
+        rows=scaling.size[0],
+        columns=scaling.size[1],
+        axis=own_axis if scaling.axis is None else scaling.axis,
+        value=scaling.value,
+        rule=_RULES.index(scaling.rule),
+        two_level=int(scaling.two_level),
+        mantissa_bits=scale.mantissa_bits,
+        emin=scale.emin,
+        k_min=scale.k_min,
+        zero=int(scale.zero),
+        low=scale.smallest_subnormal if scale.zero else scale.smallest_normal,
+        high=scale.max,
+        element_high=element_high,
+    )
+
+
+def _element_grid(fmt: ElementFormat) -> Grid:
+    if isinstance(fmt, FloatFormat):
+        return _float_grid(fmt)
+    if isinstance(fmt, NestedInteger):
+        return _fixed_grid(fmt.stages[0])
+    return _power_grid(fmt) if isinstance(fmt, PowerLaw) else _fixed_grid(fmt)
+
+
+@lru_cache(maxsize=8192)
+def row_of(
+    fmt: Format,
+    rounding: Rounding = NEAREST_EVEN,
+    scaling: Scaling | None = None,
+    *,
+    axis: int = -1,
+    channel: int = -1,
+    slot: int = 0,
+) -> Row:
+    """The row of a precision.
+
+    Args:
+        fmt: the format.
+        rounding: the rounding into it.
+        scaling: the scaling of an element format; a block format has its own.
+        axis: the contracted dimension, for scalings that name none.
+        channel: the channel dimension, likewise.
+        slot: number of the slot.
+
+    Raises:
+        FormatError: the format cannot be scaled.
+    """
+    if scaling is not None:
+        fmt = BlockFormat(name=fmt.name, element=fmt, scaling=scaling)  # type: ignore[arg-type]  # checked there
+    element = fmt.element if isinstance(fmt, BlockFormat) else fmt
+    scaling = fmt.scaling if isinstance(fmt, BlockFormat) else None
+    if isinstance(element, FloatFormat) and element.scale != 1.0:
+        scaling = Scaling("static", value=element.scale)
+    shift = element.high_bits - element.low_bits if isinstance(element, NestedInteger) else 0
+    power = element.power if isinstance(element, PowerLaw) else 0.0
+    bits = rounding.random_bits if rounding.mode is RoundingMode.STOCHASTIC else 0
+    scale = _scale_row(scaling, element.max, axis, channel)
+    return Row(_element_grid(element), shift, power, rounding.mode, bits, scale, slot)

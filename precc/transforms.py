@@ -1,0 +1,100 @@
+"""Transforms of a tensor before it is rounded: the random Hadamard transform, and shift-and-squeeze."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from precc.errors import FormatError
+from precc.rounding.random_bits import hashed
+
+__all__ = ["HADAMARD_SIZE", "ShiftSqueeze", "random_hadamard"]
+
+HADAMARD_SIZE = 16
+
+
+def random_hadamard(x: Tensor, *, seed: int, axis: int = -1) -> Tensor:
+    """``H D x / 4`` in each group of 16 neighbours along `axis`, `D` a diagonal of random signs (NVFP4; NVIDIA 2025).
+
+    The transform is orthogonal and, with one seed, the same for both operands of a product: with `axis` the dimension
+    over which the product sums, ``a @ b.T == random_hadamard(a) @ random_hadamard(b).T`` in exact arithmetic, while an
+    outlier is spread over its group before it is rounded. A last group of fewer than 16 stays as it is. Sums run in
+    four butterfly stages in float64 for float64, else in float32: each of the four adds a relative error of u at most.
+
+    Args:
+        x: floating-point tensor; the result has its shape and dtype.
+        seed: of the signs, 16 for all groups.
+        axis: the dimension of the groups.
+
+    Raises:
+        FormatError: not a floating-point tensor, or without such a dimension.
+
+    >>> x = torch.zeros(16); x[3] = 8.0
+    >>> random_hadamard(x, seed=1).abs().tolist() == [2.0] * 16
+    True
+    """
+    if not x.is_floating_point() or not -x.dim() <= axis < x.dim():
+        raise FormatError(f"a Hadamard transform along axis {axis} of a {x.dtype} tensor of shape {list(x.shape)}")
+    moved = x.movedim(axis, -1)
+    whole = moved.shape[-1] // HADAMARD_SIZE * HADAMARD_SIZE
+    groups = moved[..., :whole].to(torch.float64 if x.dtype is torch.float64 else torch.float32)
+    groups = groups.reshape(*groups.shape[:-1], whole // HADAMARD_SIZE, HADAMARD_SIZE) * _signs(seed, groups)
+    for stage in range(int(math.log2(HADAMARD_SIZE))):
+        pairs = groups.unflatten(-1, (-1, 2, 2**stage))
+        first, second = pairs.unbind(-2)
+        groups = torch.stack([first + second, first - second], -2).flatten(-3)
+    mixed = (groups / 4).flatten(-2).to(x.dtype)
+    return torch.cat([mixed, moved[..., whole:]], -1).movedim(-1, axis).contiguous()
+
+
+def _signs(seed: int, like: Tensor) -> Tensor:
+    bits = hashed(HADAMARD_SIZE, seed, 0, like.device) >> 31
+    return (1 - 2 * bits).to(like.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class ShiftSqueeze:
+    """``x' = sign(x) 2**beta |x|**alpha`` and back (S2FP8; Cambier et al. 2020, eq. 1 to 3).
+
+    Chosen so that ``log2 |x'|`` of the non-zero values has mean 0 and maximum 15, which e5m2 holds. Powers are taken
+    in float64: the error of both ways together is below ``2**-40`` relative to the values of a float32 tensor.
+
+    >>> x = torch.tensor([1e-12, -3e-10, 2e-9])
+    >>> ShiftSqueeze.of(x).squeeze(x).abs().max().item()
+    32768.0
+    """
+
+    alpha: float
+    beta: float
+
+    @classmethod
+    def of(cls, x: Tensor) -> "ShiftSqueeze":
+        """The transform of a tensor; where all magnitudes are equal it only shifts.
+
+        Raises:
+            FormatError: the tensor has a NaN or an infinity.
+        """
+        magnitude = x.detach().double().abs()
+        if not bool(magnitude.isfinite().all()):
+            raise FormatError("shift-and-squeeze needs finite values; the tensor has a NaN or an infinity")
+        logs = magnitude[magnitude > 0].log2()
+        if not logs.numel():
+            return cls(1.0, 0.0)
+        mean, largest = float(logs.mean()), float(logs.max())
+        alpha = 15.0 / (largest - mean) if largest - mean > 1e-9 else 1.0
+        return cls(alpha, -alpha * mean)
+
+    def squeeze(self, x: Tensor) -> Tensor:
+        """The transformed values, in the dtype of `x`."""
+        return self._bent(x, self.alpha, self.beta)
+
+    def restore(self, squeezed: Tensor) -> Tensor:
+        """The values of which these are the transform."""
+        return self._bent(squeezed, 1 / self.alpha, -self.beta / self.alpha)
+
+    @staticmethod
+    def _bent(x: Tensor, power: float, shift: float) -> Tensor:
+        values = x.double()
+        bent = torch.exp2(values.abs().log2() * power + shift)
+        return torch.where(values == 0, values, torch.copysign(bent, values)).to(x.dtype)
