@@ -8,7 +8,7 @@ from precc.accumulator import Accumulator
 from precc.backends.cpp import compiled_or_tensor_ops, warn_without_kernels
 from precc.backends.cpp.accumulate import accumulate
 from precc.errors import FormatError
-from precc.formats import Format, Scaling, parse_format, parse_scaling
+from precc.formats import FixedPoint, FloatFormat, Format, Scaling, parse_format, parse_scaling
 from precc.rounding import NEAREST_EVEN, Rounding, RoundingMode, Row, draw_key, parse_rounding, row_of
 from precc.rounding.stateful import round_corrected, round_with_hysteresis
 
@@ -74,7 +74,12 @@ def round_to(
 
 
 def matmul(
-    a: Tensor, b: Tensor, accumulator: Accumulator | Format | str, *, seed: int | None = None, out: Tensor | None = None
+    a: Tensor,
+    b: Tensor,
+    accumulator: Accumulator | FloatFormat | FixedPoint | str,
+    *,
+    seed: int | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """The product of two matrices, or of two batches of them, whose sums are rounded as an `Accumulator` says.
 

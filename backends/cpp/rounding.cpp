@@ -29,12 +29,14 @@ enum Rule { FLOOR = 0, CEIL = 1, NEAREST = 2 };
 enum Scaled { NONE, DIVIDE, MULTIPLY };
 
 template <int scaled, class T>
+inline T inverse_of(T scale) {
+  const T divisor = scale == 0 ? std::numeric_limits<T>::infinity() : scale;  // an underflown scale leaves zeros
+  return scaled == MULTIPLY ? T(1) / divisor : divisor;
+}
+
+template <int scaled, class T>
 struct Scaler {
   T scale, inverse;
-  explicit Scaler(T scale) : scale(scale) {
-    const T divisor = scale == 0 ? std::numeric_limits<T>::infinity() : scale;  // an underflown scale leaves zeros
-    inverse = scaled == MULTIPLY ? T(1) / divisor : divisor;
-  }
   inline T down(T x) const { return scaled == NONE ? x : scaled == MULTIPLY ? x * inverse : x / inverse; }
   inline T up(T x) const { return scaled == NONE ? x : x * scale; }
 };
@@ -59,7 +61,7 @@ constexpr int64_t SEGMENT = 1024;  // of a block row: read twice, the second tim
 
 template <int mode, bool fast, int scaled, class T>
 void round_flat(const T* x, T* y, int64_t count, const Rounder<T>& round, const Draw& draw, T scale, int threads) {
-  const Scaler<scaled, T> by(scale);
+  const Scaler<scaled, T> by{scale, inverse_of<scaled>(scale)};
   const int64_t pieces = (count + PIECE - 1) / PIECE;
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t piece = 0; piece < pieces; ++piece) {  // a power of two long: none crosses a multiple of 2**32
@@ -175,38 +177,38 @@ void amax_row(const T* x, BitsOf<T>* amax, int64_t columns, int64_t run) {
 }
 
 template <int mode, bool fast, int scaled, int fixed, class T>
-inline void round_runs(const T* x, T* y, const T* scales, int64_t columns, int64_t run, const Rounder<T>& round,
+inline void round_runs(const T* x, T* y, const T* scales, const T* inverses, int64_t columns, int64_t run, const Rounder<T>& round,
                        const Stream& stream, int64_t index) {
   const int64_t length = fixed ? fixed : run;
   int64_t block = 0, begin = 0;
   for (; begin + length <= columns; begin += length, ++block)
-    round_run<mode, fast, scaled>(x + begin, y + begin, length, round, Scaler<scaled, T>(scales[block]), stream,
-                                  index + begin);
-  if (begin < columns)
-    round_run<mode, fast, scaled>(x + begin, y + begin, columns - begin, round, Scaler<scaled, T>(scales[block]),
+    round_run<mode, fast, scaled>(x + begin, y + begin, length, round, Scaler<scaled, T>{scales[block], inverses[block]},
                                   stream, index + begin);
+  if (begin < columns)
+    round_run<mode, fast, scaled>(x + begin, y + begin, columns - begin, round,
+                                  Scaler<scaled, T>{scales[block], inverses[block]}, stream, index + begin);
 }
 
 template <int mode, bool fast, int scaled, class T>
-void round_row(const T* x, T* y, const T* scales, int64_t columns, int64_t run, const Rounder<T>& round,
-               const Draw& draw, int64_t index) {
+void round_row(const T* x, T* y, const T* scales, const T* inverses, int64_t columns, int64_t run,
+               const Rounder<T>& round, const Draw& draw, int64_t index) {
   const Stream stream(draw, index >> 32);
   if (mode == STOCHASTIC && index >> 32 != (index + columns - 1) >> 32)
     for (int64_t i = 0; i < columns; ++i)
-      round_run<mode, fast, scaled>(x + i, y + i, 1, round, Scaler<scaled, T>(scales[i / run]),
+      round_run<mode, fast, scaled>(x + i, y + i, 1, round, Scaler<scaled, T>{scales[i / run], inverses[i / run]},
                                     Stream(draw, (index + i) >> 32), index + i);
   else if (run == 1)
     for (int64_t i = 0; i < columns; ++i) {
       const uint32_t random = mode == STOCHASTIC ? stream(uint32_t(index) + uint32_t(i)) : 0;
-      const Scaler<scaled, T> by(scales[i]);
+      const Scaler<scaled, T> by{scales[i], inverses[i]};
       y[i] = by.up(round.template operator()<mode, fast>(by.down(x[i]), random));
     }
   else if (run == 16)
-    round_runs<mode, fast, scaled, 16>(x, y, scales, columns, run, round, stream, index);
+    round_runs<mode, fast, scaled, 16>(x, y, scales, inverses, columns, run, round, stream, index);
   else if (run == 32)
-    round_runs<mode, fast, scaled, 32>(x, y, scales, columns, run, round, stream, index);
+    round_runs<mode, fast, scaled, 32>(x, y, scales, inverses, columns, run, round, stream, index);
   else
-    round_runs<mode, fast, scaled, 0>(x, y, scales, columns, run, round, stream, index);
+    round_runs<mode, fast, scaled, 0>(x, y, scales, inverses, columns, run, round, stream, index);
 }
 
 int64_t parts(int64_t size, int64_t part) { return (size + part - 1) / part; }
@@ -228,7 +230,7 @@ void round_blocks(const T* x, T* y, const Shape& shape, const Rounder<T>& round,
 #pragma omp parallel num_threads(threads)
   {
     std::vector<BitsOf<T>> amax(size_t(parts(segment, width)));
-    std::vector<T> scales(amax.size());
+    std::vector<T> scales(amax.size()), inverses(amax.size());
 #pragma omp for schedule(static)
     for (int64_t task = 0; task < tasks; ++task) {
       const int64_t first = task % n3 * segment, columns = std::min(segment, d[3] - first);
@@ -244,8 +246,9 @@ void round_blocks(const T* x, T* y, const Shape& shape, const Rounder<T>& round,
       std::fill(amax.begin(), amax.begin() + blocks, 0);
       each_row([&](int64_t at) { amax_row(x + at, amax.data(), columns, width); });
       find(amax.data(), scales.data(), blocks);
+      for (int64_t i = 0; i < blocks; ++i) inverses[size_t(i)] = inverse_of<scaled>(scales[size_t(i)]);
       each_row([&](int64_t at) {
-        round_row<mode, fast, scaled>(x + at, y + at, scales.data(), columns, width, round, draw, at);
+        round_row<mode, fast, scaled>(x + at, y + at, scales.data(), inverses.data(), columns, width, round, draw, at);
       });
     }
   }
