@@ -7,6 +7,7 @@ _checkout.install()
 from precc.accumulator import Accumulator, int_matmul, safe_chain_length  # noqa: E402
 from precc.api import compile, export_onnx  # noqa: E402
 from precc.control.trust_region import TrustRegion  # noqa: E402
+from precc.errors import FormatError, PlanError, PreccError, PrecisionWarning  # noqa: E402
 from precc.formats import (  # noqa: E402
     FORMATS,
     BlockFormat,
@@ -23,7 +24,7 @@ from precc.numerics import matmul, round_to  # noqa: E402
 from precc.plan import PrecisionPlan  # noqa: E402
 from precc.policy import Policy, Uniform  # noqa: E402
 from precc.precision import Precision  # noqa: E402
-from precc.rounding import Rounding  # noqa: E402
+from precc.rounding import Rounding, RoundingMode  # noqa: E402
 from precc.transforms import ShiftSqueeze, random_hadamard  # noqa: E402
 
 __all__ = [
@@ -33,13 +34,18 @@ __all__ = [
     "FixedPoint",
     "FloatFormat",
     "Format",
+    "FormatError",
     "NestedInteger",
+    "PlanError",
     "Policy",
     "PowerLaw",
+    "PreccError",
     "Precision",
     "PrecisionModule",
     "PrecisionPlan",
+    "PrecisionWarning",
     "Rounding",
+    "RoundingMode",
     "Scaling",
     "ShiftSqueeze",
     "TrustRegion",

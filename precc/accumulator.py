@@ -92,13 +92,17 @@ class Accumulator:
         self._check_options()
 
     def _check_options(self) -> None:
-        if type(self.chunk) is not int or self.chunk < 1:
-            raise FormatError(f"accumulator: a chunk has at least 1 term, not {self.chunk!r}")
+        if type(self.chunk) is not int or not 1 <= self.chunk < 2**31:
+            raise FormatError(f"accumulator: a chunk has from 1 to 2**31 - 1 terms, not {self.chunk!r}")
         if type(self.compensated) is not bool:
             raise FormatError(f"accumulator: compensated is True or False, not {self.compensated!r}")
-        if type(self.block) is not int or (self.block < 1) is (self.order is Order.BLOCKED) or self.block < 0:
+        if (
+            type(self.block) is not int
+            or (self.block < 1) is (self.order is Order.BLOCKED)
+            or not 0 <= self.block < 2**31
+        ):
             raise FormatError(
-                f"accumulator: order 'blocked' needs a block of at least 1 term, and only that order has one; "
+                f"accumulator: order 'blocked' needs a block of 1 to 2**31 - 1 terms, and only that order has one; "
                 f"got order {self.order.value!r} and block {self.block!r}"
             )
         if self.order is not Order.SEQUENTIAL and (self.chunk > 1 or self.compensated):

@@ -8,7 +8,7 @@ from torch import nn
 from precc.backends import find_backend
 from precc.backends.onnx.export import export_onnx
 from precc.errors import CaptureError, PlanError
-from precc.formats import FloatFormat
+from precc.formats import Format
 from precc.module import PrecisionModule, read_plan, wrap
 from precc.passes import naming_pipeline, rounding_pipeline
 from precc.plan import PrecisionPlan
@@ -21,7 +21,7 @@ __all__ = ["compile", "export_onnx"]
 def compile(
     model: nn.Module,
     *,
-    policy: Policy | FloatFormat | str | None = None,
+    policy: Policy | Format | str | None = None,
     plan: PrecisionPlan | str | Path | None = None,
     backend: str = "auto",
     fullgraph: bool = False,
@@ -35,9 +35,9 @@ def compile(
 
     Args:
         model: any module that torch.compile can capture.
-        policy: makes the first plan; the name of a format means `Uniform`.
+        policy: makes the first plan; a format or its name means `Uniform`.
         plan: the first plan, or the path of its JSON file.
-        backend: ``"inductor"``, ``"reference"``, or ``"auto"``: the first of these.
+        backend: ``"inductor"``, ``"cpp"``, ``"reference"``, or ``"auto"``: the first of these.
         fullgraph: make graph breaks errors; otherwise the report names them.
         dynamic: as in torch.compile: whether sizes are symbols.
 

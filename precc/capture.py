@@ -56,7 +56,7 @@ class GraphCompiler:
 
     def __call__(self, dynamo_graph: GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         _refuse_several_devices(example_inputs)
-        plan_input = torch.empty(1, ROW_WIDTH, dtype=torch.float64)
+        plan_input = torch.empty(1, ROW_WIDTH, dtype=torch.float64, device="cpu")
         layers = self._layers()
         parameters = frozenset(id(value) for value in example_inputs if isinstance(value, nn.Parameter))
         captured = CapturedGraph(next(iter(layers.values()), ""), self.tally, parameters)

@@ -47,7 +47,7 @@ class CapturedGraph:
     products: tuple[Product, ...] = ()
     unrounded: tuple[Unrounded, ...] = ()
     _operands: tuple[Operand, ...] = ()
-    _current: "_Rows" = field(default_factory=lambda: _Rows(torch.empty(0, ROW_WIDTH), False))
+    _current: "_Rows" = field(default_factory=lambda: _Rows(torch.empty(0, ROW_WIDTH, device="cpu"), False))
     _prepared: "OrderedDict[PrecisionPlan, _Rows]" = field(default_factory=OrderedDict)
     _plans: dict[int, PrecisionPlan] = field(default_factory=dict)  # those prepared, by number
     _numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
@@ -79,7 +79,7 @@ class CapturedGraph:
             precision.row(axis=operand.contracted, channel=operand.channel, slot=slot_number(operand.slot.name)).values
             for precision, operand in zip(precisions, self._operands, strict=True)
         ]
-        tensor = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), ROW_WIDTH)
+        tensor = torch.tensor(rows, dtype=torch.float64, device="cpu").reshape(len(rows), ROW_WIDTH)
         tensor[:, PLAN_COLUMN] = number
         return _Rows(tensor, any(precision.is_stochastic for precision in precisions), number)
 
@@ -89,7 +89,9 @@ class CapturedGraph:
         if not current.stochastic:
             return current.tensor
         rows = current.tensor.clone()
-        rows[:, KEY_COLUMNS[0] : KEY_COLUMNS[1] + 1] = torch.tensor(key_halves(draw_key()), dtype=torch.float64)
+        rows[:, KEY_COLUMNS[0] : KEY_COLUMNS[1] + 1] = torch.tensor(
+            key_halves(draw_key()), dtype=torch.float64, device="cpu"
+        )
         return rows
 
     def plan_of(self, rows: Tensor) -> PrecisionPlan | None:

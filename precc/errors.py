@@ -59,7 +59,7 @@ class UnsupportedError(PreccError, NotImplementedError):
 
 
 class PrecisionWarning(UserWarning):
-    """Something runs in another precision than the plan says, and goes on."""
+    """Something runs in another precision than the plan says, or much slower than it could, and goes on."""
 
 
 def expected_one_of(names: Iterable[str]) -> str:

@@ -1,12 +1,15 @@
 """precc's arithmetic by hand: rounding a tensor, and products whose sums are rounded."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from precc.accumulate import accumulate_tensor_ops
+from precc.accumulate import accumulate_tensor_ops, check_operands
 from precc.accumulator import Accumulator
 from precc.backends.cpp import compiled_or_tensor_ops, warn_without_kernels
 from precc.backends.cpp.accumulate import accumulate
+from precc.backends.cpp.memory import is_plain, overlaps_itself
 from precc.errors import FormatError
 from precc.formats import FixedPoint, FloatFormat, Format, Scaling, parse_format, parse_scaling
 from precc.rounding import NEAREST_EVEN, Rounding, RoundingMode, Row, draw_key, parse_rounding, row_of
@@ -49,6 +52,7 @@ def round_to(
     NaN as a whole. float16 and bfloat16 tensors are rounded in float32. Rounding has no useful derivative, so a tensor
     that records gradients is refused. Where no kernels can be compiled, tensor operations give the same bits, more
     slowly; a `PrecisionWarning` says so. With ``torch.set_flush_denormal(True)`` float32's subnormal numbers are lost.
+    As with torch's own operations on several threads, a process that is forked after a call may hang in its next one.
 
     >>> round_to(torch.tensor([1.06, -0.0, 500.0, 1e-3]), "e4m3").tolist()
     [1.0, -0.0, 448.0, 0.001953125]
@@ -56,9 +60,9 @@ def round_to(
     [1.0, -0.0, 0.0, 3.0]
     """
     mode = parse_rounding(rounding)
-    row = row_of(parse_format(format), mode, parse_scaling(scaling), axis=_checked_axis(axis), channel=axis)
-    _check_tensor(x)
-    _check_out(x, out)
+    row = row_of(parse_format(format), mode, parse_scaling(scaling), axis=axis, channel=axis)
+    _check_tensor(x, axis)
+    _check_out(out, x.shape, x)
     with torch.no_grad():
         values = x.resolve_neg()
         if mode.needs_state:
@@ -100,12 +104,15 @@ def matmul(
     if not isinstance(accumulator, Accumulator):
         accumulator = Accumulator(format=accumulator)
     for operand in (a, b):
-        if isinstance(operand, Tensor) and operand.requires_grad and torch.is_grad_enabled():
+        if not isinstance(operand, Tensor):
+            raise FormatError(f"matmul takes tensors, not {type(operand).__name__}")
+        if operand.requires_grad and torch.is_grad_enabled():
             raise FormatError("matmul has no derivative: pass operands.detach(), or call it under torch.no_grad()")
+    _check_out(out, check_operands(a, b), a)
     stochastic = accumulator.rounding.mode is RoundingMode.STOCHASTIC
     key = _key(seed) if stochastic else _refuse_seed(seed, accumulator.rounding)
     with torch.no_grad():
-        if warn_without_kernels():
+        if not (is_plain(a) and is_plain(b)) or warn_without_kernels():
             result = accumulate_tensor_ops(a, b, accumulator, key)
             return result if out is None else out.copy_(result)
         return accumulate(a, b, accumulator, key, out)
@@ -115,14 +122,20 @@ def _round_with_state(
     x: Tensor, row: Row, seed: int | None, previous: Tensor | None, variance: Tensor | float | None
 ) -> Tensor:
     if row.mode is RoundingMode.HYSTERESIS:
-        if previous is None or variance is not None or previous.shape != x.shape:
-            raise FormatError("rounding='hysteresis' needs previous=, of the shape of x, and no variance")
+        fits = isinstance(previous, Tensor) and previous.is_floating_point() and previous.shape == x.shape
+        if previous is None or not fits or previous.device != x.device or variance is not None:
+            raise FormatError("rounding='hysteresis' needs previous=, a tensor of floats like x, and no variance")
         _refuse_seed(seed, Rounding(row.mode))
         return round_with_hysteresis(x, row, previous)
     if variance is None or previous is not None:
         raise FormatError("rounding='variance_corrected' needs variance=, and no previous")
-    if not bool((torch.as_tensor(variance) >= 0).all()):
+    if not isinstance(variance, (int, float, Tensor)) or (isinstance(variance, Tensor) and variance.is_complex()):
+        raise FormatError(f"a variance is a number or a tensor, not {variance!r}")
+    spread = torch.as_tensor(variance, device=x.device)
+    if not bool((spread >= 0).all()):
         raise FormatError("the variance has negative or NaN elements")
+    if spread.dim() and spread.shape != x.shape:
+        raise FormatError(f"the variance has the shape {list(spread.shape)}, but x has {list(x.shape)}")
     return round_corrected(x, row, variance, _key(seed))
 
 
@@ -140,15 +153,11 @@ def _refuse_seed(seed: int | None, mode: Rounding) -> int:
     return 0
 
 
-def _checked_axis(axis: int) -> int:
-    if type(axis) is not int:
-        raise FormatError(f"axis is the number of a dimension, not {axis!r}")
-    return axis
-
-
-def _check_tensor(x: Tensor) -> None:
+def _check_tensor(x: Tensor, axis: int) -> None:
     if not isinstance(x, Tensor):
         raise FormatError(f"round_to takes a tensor, not {type(x).__name__}")
+    if type(axis) is not int or not -max(1, x.dim()) <= axis < max(1, x.dim()):
+        raise FormatError(f"a tensor of shape {list(x.shape)} has no axis {axis!r}")
     if x.requires_grad and torch.is_grad_enabled():
         raise FormatError(
             "round_to has no derivative: pass x.detach(), or call it under torch.no_grad(); "
@@ -158,16 +167,17 @@ def _check_tensor(x: Tensor) -> None:
         raise FormatError(f"cannot round a {x.layout} tensor: round its values()")
 
 
-def _check_out(x: Tensor, out: Tensor | None) -> None:
+def _check_out(out: Tensor | None, shape: Sequence[int], like: Tensor) -> None:
     if out is None:
         return
     if not isinstance(out, Tensor):
         raise FormatError(f"out is a tensor, not {type(out).__name__}")
     if out.requires_grad and torch.is_grad_enabled():
-        raise FormatError("out records gradients: call round_to under torch.no_grad(), or pass out.detach()")
-    if (out.shape, out.dtype, out.device) != (x.shape, x.dtype, x.device):
+        raise FormatError("out records gradients: call it under torch.no_grad(), or pass out.detach()")
+    if (tuple(out.shape), out.dtype, out.device) != (tuple(shape), like.dtype, like.device):
         raise FormatError(
-            f"out is {out.dtype}{list(out.shape)} on {out.device}, but x is {x.dtype}{list(x.shape)} on {x.device}"
+            f"out is {out.dtype}{list(out.shape)} on {out.device}, but the result is {like.dtype}{list(shape)} "
+            f"on {like.device}"
         )
-    if any(stride == 0 and size > 1 for stride, size in zip(out.stride(), out.shape, strict=True)):
-        raise FormatError("out is expanded: several of its elements share one place in memory")
+    if overlaps_itself(out):
+        raise FormatError("several elements of out share one place in memory: it is expanded, or a view of that kind")

@@ -97,7 +97,8 @@ class PrecisionPlan:
         own = {name: Precision.of(choice) for name, choice in slots.items()}
         object.__setattr__(self, "default", Precision.of(default))
         object.__setattr__(self, "slots", MappingProxyType(own))
-        object.__setattr__(self, "multiply_adds", MappingProxyType(dict(multiply_adds)))
+        work = {name: _count(number) for name, number in multiply_adds.items()}
+        object.__setattr__(self, "multiply_adds", MappingProxyType(work))
         object.__setattr__(self, "provenance", provenance)
 
     @cached_property

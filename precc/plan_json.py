@@ -71,6 +71,8 @@ def _fields_to_json(value: Any) -> dict[str, Any]:
 
 
 def _value_to_json(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
     if isinstance(value, Format):
         return _format_to_json(value)
     if isinstance(value, Scaling):
@@ -84,6 +86,7 @@ def _format_to_json(fmt: Format) -> str | dict[str, Any]:
             return fmt.name
     except FormatError:
         pass  # a format of the user's own: its name alone does not say what it is
+    _refuse_other_meaning(fmt)
     kind = next(name for name, kind in _KINDS.items() if type(fmt) is kind)
     return {"kind": kind, **_fields_to_json(fmt)}
 
@@ -100,6 +103,8 @@ def _format_from_json(document: Any) -> Format:
         entries["element"] = _format_from_json(entries["element"])
     if "scaling" in entries:
         entries["scaling"] = _scaling_from_json(entries["scaling"])
+    if not isinstance(entries.get("name"), str):
+        raise PlanError(f"the plan is malformed: a format has the name {entries.get('name')!r}")
     make: Callable[..., Format] = kind
     fmt = make(**entries)
     _refuse_other_meaning(fmt)
@@ -111,17 +116,25 @@ def _refuse_other_meaning(fmt: Format) -> None:
     if isinstance(named, FloatFormat) and isinstance(fmt, FloatFormat):
         named = named.with_overflow(fmt.overflow)
     if named is not None and named != fmt:
-        raise PlanError(f"the plan calls a format of its own {fmt.name!r}, which means another: {named}")
+        raise PlanError(f"the plan calls a format of its own {fmt.name!r}, which means another ({named}): rename it")
 
 
 def _scaling_from_json(document: Any) -> Scaling:
     refuse_unknown(document, tuple(entry.name for entry in fields(Scaling)))
     entries = dict(document)
     granularity = entries.pop("granularity")
-    rows, columns = entries.pop("size", (1, 1))
+    size_entry = entries.pop("size", [1, 1])
+    if not isinstance(size_entry, list) or len(size_entry) != 2:
+        raise PlanError(f"the plan is malformed: the size of a group is {size_entry!r}, not [rows, columns]")
+    rows, columns = size_entry
     size = {"block": columns, "tile": (rows, columns)}.get(granularity)
-    value = entries.pop("value", None) if granularity == "static" else entries.pop("value", None) and None
+    value = entries.pop("value", None)
     scale_format = _format_from_json(entries.pop("scale_format", "e8m0"))
     if not isinstance(scale_format, FloatFormat):
         raise PlanError(f"the plan is malformed: a scale cannot have the format {scale_format.name!r}")
-    return Scaling(granularity, size=size, value=value, scale_format=scale_format, **entries)
+    static = value if granularity == "static" else None
+    scaling = Scaling(granularity, size=size, value=static, scale_format=scale_format, **entries)
+    for name, own in _fields_to_json(scaling).items():
+        if name in document and name != "scale_format" and own != document[name]:
+            raise PlanError(f"the plan has a scaling by {granularity} with {name} {document[name]!r}; expected {own!r}")
+    return scaling

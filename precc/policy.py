@@ -75,7 +75,7 @@ class Uniform:
 
     def assign(self, analysis: object | None = None) -> PrecisionPlan:
         options = "" if self.rounding == NEAREST_EVEN else f", rounding={str(self.rounding)!r}"
-        options += "" if self.scaling is None else f", scaling={self.scaling!r}"
+        options += "" if self.scaling is None else f", scaling={str(self.scaling)!r}"
         return PrecisionPlan(self._precision, provenance=Provenance(policy=f"Uniform({self.format.name!r}{options})"))
 
 

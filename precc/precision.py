@@ -14,28 +14,34 @@ class Precision:
     """A slot's choice.
 
     Args:
-        format: a format.
-        rounding: the rounding into it; a mode will do.
-        scaling: for a format of single values; a block format has its own.
+        format: a format, or its name.
+        rounding: the rounding into it, a mode, or the name of one.
+        scaling: for a format of single values, or its name; a block format has its own.
 
     Raises:
         FormatError: the format cannot be scaled.
         UnsupportedError: a rounding that needs more than the value, which a slot does not have.
 
-    >>> from precc import Scaling
-    >>> print(Precision.of("e4m3"), Precision(parse_format("e5m2"), "stochastic", "tensor"), sep="; ")
-    float8_e4m3fn; float8_e5m2, stochastic, Scaling('tensor', scale_format='float8_e8m0fnu', rule='floor')
+    >>> print(Precision("e4m3"), Precision("e5m2", "stochastic", "tensor"), sep="; ")
+    float8_e4m3fn; float8_e5m2/tensor stochastic
     """
 
     format: Format
-    rounding: Rounding = NEAREST_EVEN
-    scaling: Scaling | None = None
+    rounding: Rounding
+    scaling: Scaling | None
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.format, Format):
-            raise FormatError(f"a precision has a format, not {self.format!r}; Precision.of takes names")
-        object.__setattr__(self, "rounding", parse_rounding(self.rounding))
-        object.__setattr__(self, "scaling", parse_scaling(self.scaling))
+    def __init__(
+        self,
+        format: Format | str,
+        rounding: Rounding | RoundingMode | str = NEAREST_EVEN,
+        scaling: Scaling | str | None = None,
+    ) -> None:
+        object.__setattr__(self, "format", parse_format(format))
+        object.__setattr__(self, "rounding", parse_rounding(rounding))
+        object.__setattr__(self, "scaling", parse_scaling(scaling))
+        self._check()
+
+    def _check(self) -> None:
         if self.rounding.needs_state:
             raise UnsupportedError(
                 f"a slot cannot round by {self.rounding}: it needs what came before; precc.round_to takes it"
@@ -75,7 +81,6 @@ class Precision:
         return row_of(self.format, self.rounding, self.scaling, axis=axis, channel=channel, slot=slot)
 
     def __str__(self) -> str:
-        parts = [self.format.name]
-        parts += [str(self.rounding)] * (self.rounding != NEAREST_EVEN)
-        parts += [repr(self.scaling)] * (self.scaling is not None)
-        return ", ".join(parts)
+        scaled = f"/{self.scaling}" if self.scaling is not None else ""
+        rounded = f" {self.rounding}" if self.rounding != NEAREST_EVEN else ""
+        return f"{self.format.name}{scaled}{rounded}"

@@ -74,9 +74,26 @@ def test_the_folder_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
 
 def test_a_broken_library_is_named(fresh: Path) -> None:
-    library = build.cache_folder() / f"kernels-{build._digest(build._find_compiler())}.so"
-    library.write_bytes(b"no library")
+    name = f"kernels-{build._digest(build._find_compiler())}"
+    (build.cache_folder() / f"{name}-10.so").write_bytes(b"no library")
     with pytest.raises(BackendError, match=r"cannot be loaded.*delete the file"):
+        build.load_library()
+
+
+def test_a_part_of_a_library_is_built_again(fresh: Path) -> None:
+    name = f"kernels-{build._digest(build._find_compiler())}"
+    part = build.cache_folder() / f"{name}-5000.so"
+    part.write_bytes(b"x" * 4000)
+    assert build._kept(fresh, name) is None
+    build.load_library()
+    assert len(list(fresh.iterdir())) == 2
+
+
+def test_cxx_may_have_arguments(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", f"{os.environ['CXX']} -O2")
+    assert build._find_compiler()[1:] == ("-O2",)
+    monkeypatch.setenv("CXX", "true")
+    with pytest.raises(BackendError, match=r"cannot be made.*set PRECC_CACHE"):
         build.load_library()
 
 

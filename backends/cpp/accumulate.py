@@ -1,7 +1,7 @@
 """Matrix products with a rounded running sum by the compiled kernel."""
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -23,6 +23,7 @@ from precc.backends.cpp.accumulate_paths import (
     kind_of,
 )
 from precc.backends.cpp.build import load_library
+from precc.backends.cpp.memory import overlaps, written
 from precc.rounding import MAX_RANDOM_BITS, RoundingMode
 from precc.rounding.row import Grid
 from precc.rounding.tensor_ops import Carrier, GridScalars
@@ -92,17 +93,22 @@ def accumulate(
     if a.device.type != "cpu":
         result = accumulate_tensor_ops(a, b, accumulator, key, slot=slot, first=first)
         return result if out is None else out.copy_(result)
-    direct = out is not None and out.shape == shape and out.dtype is a.dtype and out.is_contiguous()
-    result = out if out is not None and direct and not _overlaps(out, a, b) else torch.empty(shape, dtype=a.dtype)
+    direct = (
+        out is not None and out.shape == shape and out.dtype is a.dtype and out.is_contiguous() and not out.is_neg()
+    )
+    result = out if out is not None and direct and not (overlaps(out, a) or overlaps(out, b)) else a.new_empty(shape)
     if result.numel():
-        _run(a.contiguous(), b.contiguous(), result, accumulator, (key, slot, first))
-    return result if out is None or result is out else out.copy_(result)
+        left, right = (x.resolve_neg().contiguous() for x in (a, b))
+        _run(left, right, result, accumulator, (key, slot, first))
+    if out is None:
+        return result
+    return written(out) if result is out else out.copy_(result)
 
 
-def _overlaps(out: Tensor, *operands: Tensor) -> bool:
-    """Whether a result might be written over an operand that is still read."""
-    storage = out.untyped_storage().data_ptr()
-    return any(x.untyped_storage().data_ptr() == storage for x in operands)
+def _may_be_written(out: Tensor, shape: Sequence[int], a: Tensor, b: Tensor) -> bool:
+    """Whether the kernel may write to `out` what it finds from `a` and `b`."""
+    fits = tuple(out.shape) == tuple(shape) and out.dtype is a.dtype and out.is_contiguous() and not out.is_neg()
+    return fits and not (overlaps(out, a) or overlaps(out, b))
 
 
 def _run(a: Tensor, b: Tensor, result: Tensor, accumulator: Accumulator, stream: tuple[int, int, int]) -> None:

@@ -157,7 +157,9 @@ class _Limits:
         if not all(self._reaches(grid, carrier) for grid in self.kind.grids):
             return False
         largest = 2 * (min(high, self.total) if self.kind.nearest else high) + self.term
-        return largest <= 2.0 ** (self.least_bit + m + 1) or (self.kind.nearest and self._has_no_false_ties(m))
+        fraction, exponent = math.frexp(largest)
+        exact = math.isfinite(largest) and exponent - (fraction == 0.5) <= self.least_bit + m + 1
+        return exact or (self.kind.nearest and self._has_no_false_ties(m))
 
     def _reaches(self, grid: Grid, carrier: Carrier) -> bool:
         """Whether the constant that rounds is a normal number, and exact for all magnitudes that can occur."""

@@ -109,7 +109,8 @@ struct Rounder {
     zero = grid.negative_zero ? T(-0.0) : T(0.0);
     simple = tiny == 0 && !(one_bit && grid.ties);
     // Magnitudes are cut at a power of two beyond the grid, so that the constant of `nearest_by_magic` is finite.
-    const int top = std::ilogb(std::max(std::abs(grid.low), std::abs(grid.high))) + 1;
+    const double widest = std::max(std::abs(grid.low), std::abs(grid.high));
+    const int top = std::isfinite(widest) ? std::ilogb(widest) + 1 : Carrier<T>::bias + 1;
     constexpr int M = Carrier<T>::mantissa_bits, bias = Carrier<T>::bias;
     const T cut = T(std::ldexp(1.0, top));
     const bool one_quantum = cut <= smallest_normal;

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from precc.backends.cpp.build import load_library
+from precc.backends.cpp.memory import is_plain, overlaps, written
 from precc.errors import BackendError, PrecisionWarning
 from precc.formats import Granularity
 from precc.rounding import MAX_RANDOM_BITS, Row, quantize
@@ -18,7 +19,7 @@ from precc.rounding.row import Grid
 from precc.rounding.scales import block_shape, scale_grid
 from precc.rounding.tensor_ops import Carrier, GridScalars, carrier_of
 
-__all__ = ["compiled_or_tensor_ops", "has_kernel", "random_numbers", "round_compiled", "warn_without_kernels"]
+__all__ = ["compiled_or_tensor_ops", "random_numbers", "round_compiled", "warn_without_kernels"]
 
 
 class _Grid(ctypes.Structure):
@@ -43,7 +44,7 @@ class _Shape(ctypes.Structure):
     _fields_ = [("size", ctypes.c_int64 * 4), ("block", ctypes.c_int64 * 4)]
 
 
-def has_kernel(row: Row) -> bool:
+def _has_kernel(row: Row) -> bool:
     """Whether the kernels compute this row; power-law grids and nested integers have tensor operations only."""
     return not (row.power or row.shift or row.mode_needs_state)
 
@@ -57,39 +58,38 @@ def round_compiled(x: Tensor, row: Row, key: int = 0, out: Tensor | None = None)
     Raises:
         BackendError: the kernels cannot be built on this machine.
     """
-    call = None if x.device.type != "cpu" else _prepared(row, x.dtype)
+    call = _prepared(row, x.dtype) if is_plain(x) and (out is None or is_plain(out)) else None
     if call is None:
         rounded = quantize(x, row, key)
         return rounded if out is None else out.copy_(rounded)
-    values = x.to(call.carrier.dtype)
+    values = x.resolve_neg().to(call.carrier.dtype)
     # where each element is rounded by itself, the order of the elements in memory does not matter
     if not values.is_contiguous() and (call.needs_order or not _is_dense(values)):
         values = values.contiguous()
-    fits = out is not None and out.dtype is values.dtype and out.stride() == values.stride()
-    result = out if fits and out is not None else torch.empty_like(values)
+    result = out if out is not None and _may_be_written(out, values) else torch.empty_like(values)
     if values.numel():
         call(values, result, key)
     if out is not None:
-        return out if result is out else out.copy_(result)
+        return written(out) if result is out else out.copy_(result)
     return result if result.dtype is x.dtype and result.stride() == x.stride() else torch.empty_like(x).copy_(result)
 
 
 def compiled_or_tensor_ops(x: Tensor, row: Row, key: int = 0, out: Tensor | None = None) -> Tensor:
     """`round_compiled`, or where there are no kernels the same by tensor operations, with one warning."""
-    if not warn_without_kernels():
+    if not warn_without_kernels(stacklevel=4):
         return round_compiled(x, row, key, out)
     rounded = quantize(x, row, key)
     return rounded if out is None else out.copy_(rounded)
 
 
-def warn_without_kernels() -> bool:
-    """Whether there are no kernels on this machine, with a warning if so."""
+def warn_without_kernels(stacklevel: int = 3) -> bool:
+    """Whether there are no kernels on this machine; a warning, at that level of the stack, if so."""
     problem = why_no_kernels()
     if problem is not None:
         warnings.warn(
             f"precc computes by tensor operations, with the same results but ten to a hundred times slower: {problem}",
             PrecisionWarning,
-            stacklevel=4,
+            stacklevel=stacklevel,
         )
     return problem is not None
 
@@ -102,6 +102,13 @@ def why_no_kernels() -> str | None:
     except BackendError as error:
         return str(error)
     return None
+
+
+def _may_be_written(out: Tensor, values: Tensor) -> bool:
+    """Whether a kernel that reads `values` may write to `out`: the same layout, at one place or at places apart."""
+    if out.dtype is not values.dtype or out.stride() != values.stride() or out.is_neg():
+        return False
+    return out.data_ptr() == values.data_ptr() or not overlaps(out, values)
 
 
 def _is_dense(x: Tensor) -> bool:
@@ -136,12 +143,12 @@ class _Call:
         else:
             shape = _shape(x.shape, row)
             failed = self.function(source, target, shape, row.mode_index, self.grid, draw, self.scale, threads)
-        assert not failed, "the kernels know every mode that has_kernel lets through"
+        assert not failed, "the kernels know every mode that _has_kernel lets through"
 
 
 @lru_cache(maxsize=8192)
 def _prepared(row: Row, dtype: torch.dtype) -> _Call | None:
-    if row.is_identity(dtype) or not has_kernel(row):
+    if row.is_identity(dtype) or not _has_kernel(row):
         return None
     carrier = carrier_of(torch.empty(0, dtype=dtype), row)
     kind = "double" if carrier.dtype is torch.float64 else "float"

@@ -19,19 +19,25 @@ class BlockFormat:
     """Elements of one format with the scales of one scaling: MX, NVFP4, block and dynamic fixed point.
 
     Args:
-        name: the one spelling used in plans and reports.
+        name: the one spelling used in plans and reports; default: made of the element's and the scaling.
         element: the format of the scaled values; beyond its largest value it saturates.
         scaling: which values share a scale, and how it is found.
 
     Raises:
         FormatError: the element is not a format of single values, or cannot be scaled.
+
+    >>> from precc import Scaling, parse_format
+    >>> BlockFormat(element=parse_format("e2m1"), scaling=Scaling("block", size=8, scale_format="ue5m3")).name
+    'float4_e2m1fn/block8:float8_ue5m3'
     """
 
-    name: str = field(compare=False)
+    name: str = field(default="", compare=False)
     element: ElementFormat
     scaling: Scaling
 
     def __post_init__(self) -> None:
+        if not self.name and isinstance(self.element, ElementFormat):
+            object.__setattr__(self, "name", f"{self.element.name}/{self.scaling}")
         if not isinstance(self.element, ElementFormat):
             raise FormatError(
                 f"format {self.name!r}: what is scaled is a format of single values, not {self.element!r}"

@@ -39,6 +39,8 @@ class FixedPoint:
     def __post_init__(self) -> None:
         if type(self.word) is not int or type(self.fraction) is not int:
             raise FormatError(f"format {self.name!r}: word and fraction must be integers")
+        if type(self.signed) is not bool or type(self.symmetric) is not bool:
+            raise FormatError(f"format {self.name!r}: signed and symmetric are True or False")
         least = 1 + int(self.signed and self.symmetric)
         if not least <= self.word <= 53 or not -960 <= self.fraction <= 1074:
             raise FormatError(

@@ -100,22 +100,24 @@ class FloatFormat:
     def _checked_bias(self) -> float:
         if self.bias is None:
             return 2 ** (self.exponent_bits - 1) - 1
-        if type(self.bias) not in (int, float) or not math.isfinite(self.bias):
-            raise FormatError(f"format {self.name!r}: the bias {self.bias!r} is no finite number")
+        if type(self.bias) not in (int, float) or not -4096 < self.bias < 4096:
+            raise FormatError(
+                f"format {self.name!r}: the bias {self.bias!r} is no number that float64's exponents allow"
+            )
         return int(self.bias) if self.bias == int(self.bias) else self.bias
 
     def _check_codes(self) -> None:
+        if self.k_min < -1074 or self.emin < -1022 or self.k_min > 960 or self.emax > 1023 or self.max == math.inf:
+            raise FormatError(
+                f"format {self.name!r}: its values from 2**{self.k_min} to exponent {self.emax} go beyond float64, "
+                "in which formats are described and rounded"
+            )
         if not (self.signed or self.specials is not Specials.FNUZ):
             raise FormatError(f"format {self.name!r}: an unsigned format has no code of -0 to be its NaN")
         if not self.zero and (self.subnormals or self.signed):
             raise FormatError(f"format {self.name!r}: a format without zero is unsigned and without subnormals")
-        if self._codes_left < 1:
+        if self._codes_left < 1 or self.max == 0:
             raise FormatError(f"format {self.name!r} has no finite number but zero")
-        if self.k_min < -1074 or self.emax > 1023 or self.max == math.inf:
-            raise FormatError(
-                f"format {self.name!r}: its values from 2**{self.k_min} to exponent {self.emax} go beyond float64, "
-                "in which formats are described"
-            )
         if self.overflow is Overflow.INF and not self.has_inf:
             raise FormatError(f"format {self.name!r} has no infinity to overflow to")
         if self.overflow is Overflow.NAN and not self.has_nan:

@@ -14,7 +14,8 @@ class PowerLaw:
 
     Quantising is ``i = round(n |x|**a)``, the nearest in the power domain, so the decision points are
     ``((i + 1/2) / n)**(1 / a)`` (NUPES, Yvinec et al. 2023; PowerQuant 2022). Values lie in [-1, 1]; give it
-    ``Scaling("tensor", scale_format="float32")`` to make 1 the largest magnitude of a tensor.
+    ``Scaling("tensor", scale_format="float32")`` to make 1 the largest magnitude of a tensor (a power of two by the
+    rule floor would cut the largest values off).
 
     Args:
         name: the one spelling used in plans and reports.

@@ -49,7 +49,11 @@ class Scaling:
         size: of a block (a number) or a tile (rows, columns).
         axis: default: the contracted dimension of the operand; for `precc.round_to` the last.
         scale_format: the scale's own format; ``"e8m0"`` are powers of two.
-        rule: default: floor for powers of two, else nearest.
+        rule: of the scale `s` of values of largest magnitude `a`, for elements of largest value `E`: ``"floor"``,
+            ``2**(floor(log2 a) - floor(log2 E))``, at which values in the top part of an octave saturate (as in MX);
+            ``"ceil"``, the smallest power of two at which none does; ``"nearest"``, ``a / E`` rounded to the scale's
+            format. Default: floor for powers of two, else nearest. ``scale_format="float32"`` is the usual scaling of
+            whole tensors.
         two_level: with a float32 scale for the tensor above the others.
         value: the scale of ``"static"``.
 
@@ -100,6 +104,16 @@ class Scaling:
         if self.granularity not in (Granularity.BLOCK, Granularity.TILE):
             return 0.0
         return self.scale_format.bits / (self.size[0] * self.size[1])
+
+    def __str__(self) -> str:
+        """A short form: granularity and size, and what is not a power of two by the rule floor."""
+        rows, columns = self.size
+        size = {Granularity.BLOCK: f"{columns}", Granularity.TILE: f"{rows}x{columns}"}.get(self.granularity, "")
+        if self.granularity is Granularity.STATIC:
+            size = f"({self.value:g})"
+        scale = "" if self.scale_format.name == "float8_e8m0fnu" else f":{self.scale_format.name}"
+        default = self.rule is (ScaleRule.NEAREST if self.scale_format.mantissa_bits else ScaleRule.FLOOR)
+        return f"{self.granularity.value}{size}{scale}" + ("" if default else f":{self.rule.value}")
 
     def __repr__(self) -> str:
         if self.granularity is Granularity.STATIC:
@@ -170,6 +184,6 @@ def _static_value(granularity: Granularity, value: object) -> float:
         raise FormatError(f"scaling: a value goes with 'static', and 'static' with a value; got {value!r}")
     if value is None:
         return 1.0
-    if type(value) not in (int, float) or not 0 < value < float("inf"):  # type: ignore[operator]
+    if type(value) not in (int, float) or not 0 < value < 2**1000:  # type: ignore[operator]
         raise FormatError(f"scaling: a static scale is a positive number, not {value!r}")
     return float(value)  # type: ignore[arg-type]

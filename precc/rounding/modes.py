@@ -28,7 +28,7 @@ class RoundingMode(Enum):
 class Rounding:
     """A mode, and how many random bits a stochastic one uses.
 
-    >>> Rounding(RoundingMode.STOCHASTIC, random_bits=8), parse_rounding("nearest_away")
+    >>> Rounding("stochastic", random_bits=8), parse_rounding("nearest_away")
     (stochastic:8, nearest_away)
     """
 
@@ -36,8 +36,7 @@ class Rounding:
     random_bits: int = MAX_RANDOM_BITS
 
     def __post_init__(self) -> None:
-        if not isinstance(self.mode, RoundingMode):
-            raise FormatError(f"a rounding has a RoundingMode, not {self.mode!r}")
+        object.__setattr__(self, "mode", _mode(self.mode))
         if type(self.random_bits) is not int or not 1 <= self.random_bits <= MAX_RANDOM_BITS:
             raise FormatError(f"random_bits is from 1 to {MAX_RANDOM_BITS}, not {self.random_bits!r}")
         if self.random_bits != MAX_RANDOM_BITS and self.mode is not RoundingMode.STOCHASTIC:
@@ -55,8 +54,6 @@ class Rounding:
     __repr__ = __str__
 
 
-NEAREST_EVEN = Rounding(RoundingMode.NEAREST_EVEN)
-
 _NAME = re.compile(r"([a-z_]+)(?::([1-9]\d{0,3}))?")
 
 
@@ -71,11 +68,16 @@ def parse_rounding(rounding: Rounding | RoundingMode | str) -> Rounding:
     if isinstance(rounding, RoundingMode):
         return Rounding(rounding)
     parts = _NAME.fullmatch(rounding) if isinstance(rounding, str) else None
+    mode = _mode(parts[1] if parts is not None else rounding)
+    return Rounding(mode, int(parts[2])) if parts is not None and parts[2] else Rounding(mode)
+
+
+def _mode(name: object) -> RoundingMode:
     try:
-        if parts is None:
-            raise ValueError
-        mode = RoundingMode(parts[1])
+        return RoundingMode(name)
     except ValueError:
         valid = expected_one_of(mode.value for mode in RoundingMode)
-        raise FormatError(f"unknown rounding {rounding!r}: {valid}") from None
-    return Rounding(mode, int(parts[2])) if parts[2] else Rounding(mode)
+        raise FormatError(f"unknown rounding {name!r}: {valid}") from None
+
+
+NEAREST_EVEN = Rounding(RoundingMode.NEAREST_EVEN)

@@ -44,7 +44,7 @@ def stream_state(key: int, slot: int, chunk: int = 0) -> tuple[int, int]:
 
 def draw_key() -> int:
     """A key from torch's default generator: `torch.manual_seed` and a checkpoint's saved state repeat it."""
-    return int(torch.randint(1 << 62, (), dtype=torch.int64)) + 1
+    return int(torch.randint(1 << 62, (), dtype=torch.int64, device="cpu")) + 1
 
 
 def hashed(count: int, key: int, slot: int, device: torch.device, start: int = 0) -> Tensor:

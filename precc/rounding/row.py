@@ -6,7 +6,7 @@ whoever holds one can round.
 
 import math
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from functools import cached_property, lru_cache
 from typing import Any, TypeVar, cast
 
@@ -139,11 +139,6 @@ class Row:
         """What has one scale."""
         return _GRANULARITIES[self.scale.granularity - 1] if self.scale.granularity else None
 
-    @property
-    def rule(self) -> ScaleRule:
-        """How the scale is found."""
-        return _RULES[self.scale.rule]
-
     def is_identity(self, dtype: torch.dtype) -> bool:
         """Whether rounding changes no value that a tensor of this dtype can hold."""
         return dtype in self._unchanged
@@ -189,7 +184,9 @@ def key_halves(number: int) -> tuple[float, float]:
 def parse_row(values: list[float]) -> tuple[Row, int]:
     """The row and the key that the columns of a live tensor hold."""
     key = (int(values[KEY_COLUMNS[0]]) << 32) | int(values[KEY_COLUMNS[1]])
-    return _parsed(tuple(values[: KEY_COLUMNS[0]])), key
+    # one NaN for all, so that equal rows are found again
+    fixed = (math.nan if value != value else value for value in values[: KEY_COLUMNS[0]])
+    return _parsed(tuple(fixed)), key
 
 
 @lru_cache(maxsize=8192)
@@ -220,21 +217,22 @@ def _filled(record: type[_Record], numbers: Sequence[float]) -> _Record:
 
 
 def _float_grid(fmt: FloatFormat) -> Grid:
-    unscaled_high, unscaled_low = fmt.max / fmt.scale, fmt.low / fmt.scale
-    overflow = {Overflow.SATURATE: unscaled_high, Overflow.INF: math.inf, Overflow.NAN: math.nan}[fmt.overflow]
-    below = -overflow if fmt.signed else {Overflow.SATURATE: unscaled_low}.get(fmt.overflow, math.nan)
+    if fmt.scale != 1.0:
+        return _float_grid(replace(fmt, bias=math.floor(fmt.bias)))
+    overflow = {Overflow.SATURATE: fmt.max, Overflow.INF: math.inf, Overflow.NAN: math.nan}[fmt.overflow]
+    below = -overflow if fmt.signed else {Overflow.SATURATE: fmt.low}.get(fmt.overflow, math.nan)
     ties = 0 if not fmt.ties_by_code else 1 + int(math.floor(fmt.bias) % 2 == 0)
     return Grid(
         mantissa_bits=fmt.mantissa_bits,
         emin=fmt.emin,
         k_min=fmt.k_min,
-        low=unscaled_low,
-        high=unscaled_high,
+        low=fmt.low,
+        high=fmt.max,
         below=below,
         above=overflow,
         negative_zero=int(fmt.has_negative_zero),
         ties=ties,
-        tiny=0.0 if fmt.zero else fmt.smallest_normal / fmt.scale,
+        tiny=0.0 if fmt.zero else fmt.smallest_normal,
     )
 
 

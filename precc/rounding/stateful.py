@@ -22,7 +22,7 @@ def round_with_hysteresis(x: Tensor, row: Row, previous: Tensor) -> Tensor:
     ``Q_t = floor(w_t) if w_t > Q_(t-1) else ceil(w_t)`` on the grid (FP134; Lee et al. 2022).
     """
     values, scale, divisor = _scaled(x, row)
-    down = values > previous.to(values.dtype)
+    down = x.double() > previous.double()
     away = torch.where(values < 0, down, ~down)
     return (round_elements(values / divisor, row, away=away) * scale).to(x.dtype)
 

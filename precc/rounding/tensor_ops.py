@@ -76,14 +76,17 @@ def carrier_of(x: Tensor, row: Row | None = None) -> Carrier:
 
 
 def _fits_float32(grid: Grid) -> bool:
-    if math.isfinite(grid.high) and grid.high > _FLOAT32.largest:
-        return grid.mantissa_bits >= _FLOAT32.mantissa_bits
-    finer = grid.emin < 1 - _FLOAT32.bias and grid.mantissa_bits < _FLOAT32.mantissa_bits
-    return not finer and grid.k_min + _FLOAT32.mantissa_bits <= _FLOAT32.bias
+    if grid.k_min + _FLOAT32.mantissa_bits > _FLOAT32.bias or (
+        math.isfinite(grid.high) and grid.high > _FLOAT32.largest
+    ):
+        return False
+    return grid.emin >= 1 - _FLOAT32.bias or grid.mantissa_bits >= _FLOAT32.mantissa_bits
 
 
 def _scales_fit_float32(scale: ScaleRow) -> bool:
     """Whether scales are normal numbers of float32, or found by their exponent and at least ``2**-127``."""
+    if scale.value != 1.0:  # of a static scaling
+        return 2.0 ** (1 - _FLOAT32.bias) <= scale.value <= _FLOAT32.largest
     if tuple(ScaleRule)[scale.rule] is ScaleRule.NEAREST and scale.emin < 1 - _FLOAT32.bias:
         return scale.mantissa_bits >= _FLOAT32.mantissa_bits
     return scale.low >= 2.0**-_FLOAT32.bias or scale.mantissa_bits > 0 or not scale.granularity
@@ -189,7 +192,8 @@ def _round_subnormal(
     if mode is RoundingMode.NEAREST_EVEN:
         return nearest
     if mode is RoundingMode.NEAREST_AWAY:
-        half = quantum / 2 or math.inf  # infinite where the carrier has no value in between
+        # infinite where the carrier has no value in between
+        half = math.inf if scalars.k_min == carrier.smallest_k else quantum / 2
         return torch.where(magnitude - nearest == half, nearest + quantum, nearest)
     below = torch.where(nearest > magnitude, nearest - quantum, nearest)
     if mode is RoundingMode.TOWARD_ZERO:
