@@ -133,7 +133,7 @@ def test_what_makes_no_format() -> None:
         ({"bias": float("nan")}, "exponents allow"),
         ({"bias": 10**400}, "exponents allow"),
         ({"bias": "7"}, "exponents allow"),
-        ({"exponent_bits": 1, "bias": 0, "subnormals": False, "specials": Specials.NONE}, "no finite number but zero"),
+        ({"exponent_bits": 1, "bias": 0, "subnormals": False}, "no finite number but zero"),
         ({"subnormals": 1}, "not True or False"),
         ({"signed": False, "specials": Specials.FNUZ}, "no code of -0"),
         ({"zero": False}, "unsigned and without subnormals"),
