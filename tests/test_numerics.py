@@ -1,6 +1,7 @@
 """The arithmetic by hand, with tensors and arguments that are out of the ordinary."""
 
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -160,3 +161,13 @@ def test_bad_arguments_are_errors_of_ours(case: str) -> None:
 def test_the_product_of_extreme_numbers() -> None:
     large = torch.tensor([[2.0**486]], dtype=torch.float64)
     assert matmul(large, large, "e11m10").item() == 2.0**972
+
+
+@pytest.mark.skipif("PRECC_LARGE" not in os.environ, reason="takes 9 GB of memory: set PRECC_LARGE")
+@pytest.mark.parametrize("name", ["e4m3", "mxfp4"])
+def test_more_than_2_to_the_31_elements(name: str) -> None:
+    x = torch.zeros(2**31 + 37)
+    x[:3], x[2**31 - 2 :] = 1.06, 1.06
+    round_to(x, name, out=x)
+    assert set(x[:3].tolist()) == set(x[2**31 - 2 :].tolist()) == {1.0}
+    assert x[1000].item() == 0.0
