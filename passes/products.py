@@ -166,10 +166,15 @@ def has_slots(node: Node) -> bool:
     return real and all(len(_shape(operand)) >= 2 for operand in pair)
 
 
-def axes(node: Node, position: int) -> tuple[int, int]:
-    """The contracted dimension of an operand of a product, and its dimension of channels."""
+def axes(node: Node, position: int) -> tuple[int, int, int]:
+    """Of an operand of a product: the contracted dimension, that of channels, and how many there are."""
     operand = node.args[position]
     assert isinstance(operand, Node)
+    dims = len(_shape(operand))
+    return (*_axes(node, position, dims), dims)
+
+
+def _axes(node: Node, position: int, dims: int) -> tuple[int, int]:
     if node.target is CONVOLUTION_BACKWARD:
         transposed, wgrad = bool(node.args[7]), not node.args[10][0]  # type: ignore[index]
         if wgrad:
@@ -178,7 +183,7 @@ def axes(node: Node, position: int) -> tuple[int, int]:
     first = position == PRODUCTS[node.target][0]
     if "conv" in op_name(node):
         return (1, 1) if first else (int(not _is_transposed(node)), 0)
-    last = len(_shape(operand)) - 1
+    last = dims - 1
     if first or node.target is _aten.linear.default:
         return last, last - 1
     return last - 1, last

@@ -33,12 +33,14 @@ class Operand:
         slot: where it is rounded.
         contracted: the dimension over which the product sums; of wgrad convolutions the batch.
         channel: the dimension of channels: of a convolution 0 of the weight, else 1; of a matrix the one that is kept.
+        dims: how many dimensions the value has.
     """
 
     position: int
     slot: Slot
     contracted: int
     channel: int
+    dims: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,11 @@ from torch import Tensor
 from torch.fx import Graph, Node
 
 from precc.annotations import Operand, Product, Size, Unrounded, products_of, slots_of, unrounded_of
+from precc.errors import FormatError, PlanError
 from precc.plan import PrecisionPlan
 from precc.round_op import ROUND
 from precc.rounding import KEY_COLUMNS, PLAN_COLUMN, ROW_WIDTH, draw_key, key_halves, slot_number
+from precc.rounding.scales import block_shape
 from precc.slots import Slot
 
 __all__ = ["CapturedGraph", "depends_on_data", "plan_position", "size_value"]
@@ -60,6 +62,22 @@ class CapturedGraph:
         assert [operand.slot for operand in self._operands] == list(self.slots), "one rounding for each operand"
         self.double = any(_is_double(node.args[0]) for node, _ in products_of(graph))
         self.unrounded = tuple(record for _, record in unrounded_of(graph))
+
+    def check(self, plan: PrecisionPlan) -> None:
+        """Whether the scalings of a plan fit the values of the slots.
+
+        Raises:
+            PlanError: one does not; the message names the slot.
+        """
+        if plan in self._prepared:
+            return
+        for operand in self._operands:
+            name = operand.slot.name
+            row = plan.precision(name).row(axis=operand.contracted, channel=operand.channel)
+            try:
+                block_shape((2,) * operand.dims, row)
+            except FormatError as error:
+                raise PlanError(f"slot {name!r} cannot have the precision {plan.precision(name)}: {error}") from None
 
     def use(self, plan: PrecisionPlan) -> None:
         """Run under this plan from the next forward on. The rows are prepared once a plan."""

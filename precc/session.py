@@ -98,9 +98,12 @@ class Session:
         """Set the plan of the next forward.
 
         Raises:
-            PlanError: the plan names a slot that the net does not have; the old plan stays.
+            PlanError: the plan names a slot that the net does not have, or a scaling that a slot's value cannot
+                have; the old plan stays.
         """
         self._check_slots(plan, net)
+        for graph in self.graphs:
+            graph.check(plan)
         for graph in self.graphs:
             graph.use(plan)
         self.chosen, self._checked = plan, True
@@ -126,6 +129,7 @@ class Session:
             )
 
     def _on_capture(self, graph: CapturedGraph) -> None:
+        graph.check(self.plan)
         self.graphs.append(graph)
         self._checked = False
         if graph.double:

@@ -8,6 +8,7 @@ from torch.utils.checkpoint import checkpoint
 import precc
 from precc import Precision, PrecisionPlan, Scaling, Uniform, parse_format, round_to
 from precc.backends import BACKENDS
+from precc.errors import PlanError
 from precc.module import session_of
 from precc.rounding import quantize, slot_number
 
@@ -159,6 +160,18 @@ def test_blocks_of_convolutions_run_along_channels_and_for_wgrad_along_the_batch
         wgrad = torch.nn.grad.conv2d_weight(round_to(x, "mxfp4", axis=0), w.shape, round_to(upstream, "mxfp4", axis=0))
         assert torch.allclose(x.grad, dgrad, rtol=1e-4, atol=1e-4)
         assert torch.allclose(w.grad, wgrad, rtol=1e-4, atol=1e-4)
+
+
+def test_a_scaling_that_a_slot_cannot_have_is_refused_by_set_plan() -> None:
+    net, x = precc.compile(nn.Linear(8, 4), backend="cpp"), torch.randn(3, 8)
+    net(x).sum().backward()
+    before = net.plan
+    wrong = Precision("e4m3", scaling=Scaling("block", size=4, axis=5))
+    with pytest.raises(PlanError, match=r"slot 'product/wgrad.input' cannot have.*axis 5"):
+        net.set_plan(PrecisionPlan("fp32", {"product/wgrad.input": wrong}))
+    assert net.plan == before
+    with pytest.raises(PlanError, match="axis 5"):
+        precc.compile(nn.Linear(8, 4), plan=PrecisionPlan(wrong), backend="cpp")(x)
 
 
 def test_average_bits_count_the_scales() -> None:
