@@ -19,7 +19,7 @@ def test_dynamic_precision_is_within_one_point_of_fp32(monkeypatch: pytest.Monke
     for seed in SEEDS:
         models = [train_sgd(mnist, epochs=EPOCHS, seed=seed, learning_rate=rate) for rate in LEARNING_RATES]
         best.append(max(accuracy(model, mnist) for model in models))
-        net = train_trust_region(mnist, epochs=EPOCHS, seed=seed, backend="reference")
+        net = train_trust_region(mnist, epochs=EPOCHS, seed=seed, backend="cpp")
         work = net.precision_state()["multiply_adds"]
         dynamic.append(accuracy(net, mnist))
         below = sum(part for name, part in work.items() if "float32" not in name)
