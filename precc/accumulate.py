@@ -11,8 +11,8 @@ from torch import Tensor
 from precc.accumulator import Accumulator, Order, product_shape
 from precc.errors import FormatError
 from precc.formats import FixedPoint, FloatFormat
-from precc.rounding.modes import MAX_RANDOM_BITS, RoundingMode
-from precc.rounding.random_bits import hashed_at
+from precc.rounding.modes import RoundingMode
+from precc.rounding.random_bits import hashed_at, truncated
 from precc.rounding.row import Grid, row_of
 from precc.rounding.tensor_ops import round_grid
 
@@ -115,9 +115,8 @@ class _Sums:
     def random(self, k: int, stage: str) -> Tensor | None:
         if self.rounding.mode is not RoundingMode.STOCHASTIC:
             return None
-        unused = MAX_RANDOM_BITS - self.rounding.random_bits
         hashes = hashed_at(self.index + k, self.key, self.slot + STAGES[stage]) >> 1
-        return (hashes >> unused) << unused
+        return truncated(hashes, self.rounding.random_bits)
 
     def sequential(self, begin: int, end: int) -> Tensor:
         total = self.zeros()

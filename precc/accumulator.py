@@ -6,7 +6,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from precc.errors import FormatError, expected_one_of
+from precc.errors import FormatError, member_of
 from precc.formats import FixedPoint, FloatFormat, Format, parse_format
 from precc.rounding import NEAREST_EVEN, Rounding, RoundingMode, parse_rounding
 
@@ -86,7 +86,7 @@ class Accumulator:
         object.__setattr__(self, "rounding", mode)
         object.__setattr__(self, "product", None if product is None else _summable(product, mode))
         object.__setattr__(self, "chunk", chunk)
-        object.__setattr__(self, "order", _order(order))
+        object.__setattr__(self, "order", member_of(Order, order, "accumulator: unknown order"))
         object.__setattr__(self, "block", block)
         object.__setattr__(self, "compensated", compensated)
         self._check_options()
@@ -119,14 +119,6 @@ class Accumulator:
         parts += [f"order={self.order.value!r}"] * (self.order is not Order.SEQUENTIAL)
         parts += [f"block={self.block}"] * (self.order is Order.BLOCKED) + ["compensated=True"] * self.compensated
         return f"Accumulator({', '.join(parts)})"
-
-
-def _order(order: Order | str) -> Order:
-    try:
-        return Order(order)
-    except ValueError:
-        valid = expected_one_of(member.value for member in Order)
-        raise FormatError(f"accumulator: unknown order {order!r}: {valid}") from None
 
 
 def _summable(name: Format | str, rounding: Rounding) -> FloatFormat | FixedPoint:

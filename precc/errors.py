@@ -1,6 +1,8 @@
 """Every error that precc raises on purpose: what was wrong, with its name and value, and the way out."""
 
 from collections.abc import Iterable
+from enum import Enum
+from typing import TypeVar
 
 __all__ = [
     "BackendError",
@@ -15,6 +17,7 @@ __all__ = [
     "RecompileLimitError",
     "UnsupportedError",
     "expected_one_of",
+    "member_of",
 ]
 
 
@@ -69,3 +72,19 @@ def expected_one_of(names: Iterable[str]) -> str:
     "expected one of 'a', 'b'"
     """
     return "expected one of " + ", ".join(repr(name) for name in names)
+
+
+_Member = TypeVar("_Member", bound=Enum)
+
+
+def member_of(kind: type[_Member], choice: object, what: str) -> _Member:
+    """The member of an enumeration that a value means.
+
+    Raises:
+        FormatError: it means none; the message says what was asked for, and lists the values that mean one.
+    """
+    try:
+        return kind(choice)
+    except ValueError:
+        valid = expected_one_of(str(member.value) for member in kind)
+        raise FormatError(f"{what} {choice!r}: {valid}") from None

@@ -24,9 +24,10 @@ from precc.backends.cpp.accumulate_paths import (
 )
 from precc.backends.cpp.build import load_library
 from precc.backends.cpp.memory import overlaps, written
-from precc.rounding import MAX_RANDOM_BITS, RoundingMode
+from precc.backends.cpp.structures import GridStructure, grid_structure, random_mask
+from precc.rounding import RoundingMode
 from precc.rounding.row import Grid
-from precc.rounding.tensor_ops import Carrier, GridScalars
+from precc.rounding.tensor_ops import Carrier
 
 __all__ = ["accumulate"]
 
@@ -35,13 +36,6 @@ _ORDERS, _MODES = tuple(Order), tuple(RoundingMode)
 
 def _structure(*groups: tuple[Any, str]) -> list[tuple[str, Any]]:
     return [(name, kind) for kind, names in groups for name in names.split()]
-
-
-class _Grid(ctypes.Structure):
-    _fields_ = _structure(
-        (ctypes.c_int64, "dropped_bits k_min negative_zero ties"),
-        (ctypes.c_double, "smallest_normal low high below above tiny"),
-    )
 
 
 class _FastGrid(ctypes.Structure):
@@ -55,7 +49,7 @@ class _Job(ctypes.Structure):
             "batch rows columns depth first mode order chunk block compensated rounds_product odd limit threads",
         ),
         (ctypes.c_uint64, "key slot random_mask"),
-        (_Grid, "sum product"),
+        (GridStructure, "sum product"),
         (_FastGrid, "fast_sum fast_product"),
     )
 
@@ -140,8 +134,7 @@ def _job(kind: Kind, a: Tensor, b: Tensor, stream: tuple[int, int, int], path: P
 def _constant(kind: Kind, carrier: Carrier | None) -> _Job:
     """What of a job depends on the accumulator alone, and on the carrier of its fast path."""
     options, grid, product_grid = kind.accumulator, kind.grid, kind.grids[-1]
-    bits = options.rounding.random_bits
-    mask = ((1 << bits) - 1) << (MAX_RANDOM_BITS - bits)
+    mask = random_mask(options.rounding.random_bits)
     job = _Job(
         mode=_MODES.index(options.rounding.mode),
         order=_ORDERS.index(options.order),
@@ -151,17 +144,12 @@ def _constant(kind: Kind, carrier: Carrier | None) -> _Job:
         rounds_product=options.product is not None,
         odd=grid.mantissa_bits < 52 or is_fixed(grid),
         random_mask=mask,
-        sum=_grid(grid),
-        product=_grid(product_grid),
+        sum=grid_structure(grid, FLOAT64),
+        product=grid_structure(product_grid, FLOAT64),
     )
     if carrier is not None:
         job.fast_sum, job.fast_product = _fast_grid(grid, carrier, mask), _fast_grid(product_grid, carrier, mask)
     return job
-
-
-def _grid(grid: Grid) -> _Grid:
-    scalars = GridScalars.of(grid, FLOAT64)
-    return _Grid(*(getattr(scalars, name) for name, _ in _Grid._fields_))
 
 
 def _fast_grid(grid: Grid, carrier: Carrier, random_mask: int) -> _FastGrid:

@@ -12,20 +12,14 @@ from torch import Tensor
 
 from precc.backends.cpp.build import load_library
 from precc.backends.cpp.memory import is_plain, overlaps, written
+from precc.backends.cpp.structures import GridStructure, grid_structure, random_mask
 from precc.errors import BackendError, PrecisionWarning
 from precc.formats import Granularity
 from precc.rounding import MAX_RANDOM_BITS, Row, quantize
-from precc.rounding.row import Grid
 from precc.rounding.scales import block_shape, scale_grid
-from precc.rounding.tensor_ops import Carrier, GridScalars, carrier_of
+from precc.rounding.tensor_ops import Carrier, carrier_of
 
 __all__ = ["compiled_or_tensor_ops", "random_numbers", "round_compiled", "warn_without_kernels"]
-
-
-class _Grid(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int64) for name in ("dropped_bits", "k_min", "negative_zero", "ties")] + [
-        (name, ctypes.c_double) for name in ("smallest_normal", "low", "high", "below", "above", "tiny")
-    ]
 
 
 class _Draw(ctypes.Structure):
@@ -36,7 +30,7 @@ class _Scale(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("rule", "two_level")),
         *((name, ctypes.c_double) for name in ("low", "high", "element_high")),
-        ("grid", _Grid),
+        ("grid", GridStructure),
     ]
 
 
@@ -133,9 +127,7 @@ class _Call:
 
     def __call__(self, x: Tensor, y: Tensor, key: int) -> None:
         row = self.row
-        draw = (
-            _no_draw() if not row.is_stochastic else ctypes.byref(_Draw(key, row.slot, _random_mask(row.random_bits)))
-        )
+        draw = _no_draw() if not row.is_stochastic else ctypes.byref(_Draw(key, row.slot, random_mask(row.random_bits)))
         source, target, threads = x.data_ptr(), y.data_ptr(), torch.get_num_threads()
         if self.scale is None:
             count, scale = x.numel(), row.scale.value
@@ -158,7 +150,7 @@ def _prepared(row: Row, dtype: torch.dtype) -> _Call | None:
     pointer = ctypes.c_void_p
     function.argtypes = [pointer, pointer, extent[0], ctypes.c_int, pointer, pointer, extent[1], ctypes.c_int]
     scale = None if one_scale else ctypes.byref(_scale(row, carrier))
-    return _Call(function, carrier, row, ctypes.byref(_grid(row.grid, carrier)), scale)
+    return _Call(function, carrier, row, ctypes.byref(grid_structure(row.grid, carrier)), scale)
 
 
 @lru_cache(maxsize=1)
@@ -166,19 +158,9 @@ def _no_draw() -> Any:
     return ctypes.byref(_Draw(0, 0, 0))
 
 
-def _random_mask(random_bits: int) -> int:
-    unused = MAX_RANDOM_BITS - random_bits
-    return ((1 << MAX_RANDOM_BITS) - 1) >> unused << unused
-
-
-def _grid(grid: Grid, carrier: Carrier) -> _Grid:
-    scalars = GridScalars.of(grid, carrier)
-    return _Grid(*(getattr(scalars, entry[0]) for entry in _Grid._fields_))
-
-
 def _scale(row: Row, carrier: Carrier) -> _Scale:
     scale = row.scale
-    grid = _grid(scale_grid(scale), carrier)
+    grid = grid_structure(scale_grid(scale), carrier)
     return _Scale(scale.rule, scale.two_level, scale.low, scale.high, scale.element_high, grid)
 
 
@@ -208,7 +190,7 @@ def _merged(shape: Sequence[int], extent: Sequence[int]) -> tuple[list[int], lis
 def random_numbers(key: int, slot: int, start: int, count: int, random_bits: int = MAX_RANDOM_BITS) -> Tensor:
     """The kernels' 31-bit random numbers of the elements from `start` on, as int64: what roundings there draw."""
     numbers = torch.empty(count, dtype=torch.int32)
-    draw = _Draw(key, slot, _random_mask(random_bits))
+    draw = _Draw(key, slot, random_mask(random_bits))
     function = load_library().precc_random
     function.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p]
     function(numbers.data_ptr(), start, count, ctypes.byref(draw))

@@ -9,9 +9,8 @@ roundoff ``2**-(m + 1)``, half the distance from 1 to the next value.
 import math
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TypeVar
 
-from precc.errors import FormatError, expected_one_of
+from precc.errors import FormatError, member_of
 
 __all__ = ["FloatFormat", "Overflow", "Specials"]
 
@@ -35,7 +34,6 @@ class Overflow(Enum):
     NAN = "nan"  #: NaN
 
 
-_Choice = TypeVar("_Choice", Specials, Overflow)
 _P3109 = (Specials.P3109_EXTENDED, Specials.P3109_FINITE)
 
 
@@ -76,10 +74,10 @@ class FloatFormat:
 
     def __post_init__(self) -> None:
         self._check_widths()
-        object.__setattr__(self, "specials", _member(Specials, self.specials))
+        object.__setattr__(self, "specials", member_of(Specials, self.specials, "unknown specials rule"))
         object.__setattr__(self, "bias", self._checked_bias())
         if self.overflow is not None:
-            object.__setattr__(self, "overflow", _member(Overflow, self.overflow))
+            object.__setattr__(self, "overflow", member_of(Overflow, self.overflow, "unknown overflow rule"))
         else:
             rule = Overflow.INF if self.has_inf else Overflow.SATURATE
             object.__setattr__(self, "overflow", rule)
@@ -254,7 +252,7 @@ class FloatFormat:
         >>> FORMATS["float8_e5m2"].with_overflow("saturate").overflow.value
         'saturate'
         """
-        return replace(self, overflow=_member(Overflow, rule))
+        return replace(self, overflow=member_of(Overflow, rule, "unknown overflow rule"))
 
     def __repr__(self) -> str:
         natural = Overflow.INF if self.has_inf else Overflow.SATURATE
@@ -263,11 +261,3 @@ class FloatFormat:
         facts += ["unsigned"] * (not self.signed)
         facts += [] if self.overflow is natural else [f"overflow to {self.overflow.value}"]
         return f"{self.name} ({', '.join(facts)})"
-
-
-def _member(kind: type[_Choice], choice: object) -> _Choice:
-    try:
-        return kind(choice)
-    except ValueError:
-        valid = expected_one_of(str(member.value) for member in kind)
-        raise FormatError(f"unknown {kind.__name__.lower()} rule {choice!r}: {valid}") from None

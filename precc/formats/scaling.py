@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TypeVar
 
-from precc.errors import FormatError, expected_one_of
+from precc.errors import FormatError, member_of
 from precc.formats.float_format import FloatFormat
 
 __all__ = ["Granularity", "ScaleRule", "Scaling", "parse_scaling"]
@@ -29,10 +28,6 @@ class ScaleRule(Enum):
     FLOOR = "floor"  #: ``2**(floor(log2 a) - floor(log2 E))`` (OCP MX 1.0, 6.3; block floating point)
     CEIL = "ceil"  #: ``2**ceil(log2(a / E))``, the smallest power of two at which nothing saturates
     NEAREST = "nearest"  #: ``a / E`` rounded to the scale's format, ties to even
-
-
-_Choice = TypeVar("_Choice", Granularity, ScaleRule)
-_WORDS = {Granularity: "granularity", ScaleRule: "rule"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +78,16 @@ class Scaling:
         two_level: bool = False,
         value: float | None = None,
     ) -> None:
-        chosen = _member(Granularity, granularity)
+        chosen = member_of(Granularity, granularity, "scaling: unknown granularity")
         scale = _scale_format(scale_format)
         default = ScaleRule.FLOOR if scale.mantissa_bits == 0 else ScaleRule.NEAREST
         object.__setattr__(self, "granularity", chosen)
         object.__setattr__(self, "size", _group_size(chosen, size))
         object.__setattr__(self, "axis", _checked_axis(axis))
         object.__setattr__(self, "scale_format", scale)
-        object.__setattr__(self, "rule", default if rule is None else _member(ScaleRule, rule))
+        object.__setattr__(
+            self, "rule", default if rule is None else member_of(ScaleRule, rule, "scaling: unknown rule")
+        )
         object.__setattr__(self, "two_level", two_level)
         object.__setattr__(self, "value", _static_value(chosen, value))
         if self.rule is not ScaleRule.NEAREST and scale.mantissa_bits:
@@ -140,14 +137,6 @@ def _checked_scaling(scaling: Scaling | None) -> Scaling | None:
     if scaling is not None and not isinstance(scaling, Scaling):
         raise FormatError(f"a scaling is a Scaling, the name of one or None, not {scaling!r}")
     return scaling
-
-
-def _member(kind: type[_Choice], choice: object) -> _Choice:
-    try:
-        return kind(choice)
-    except ValueError:
-        valid = expected_one_of(str(member.value) for member in kind)
-        raise FormatError(f"unknown {_WORDS[kind]} {choice!r} of a scaling: {valid}") from None
 
 
 def _scale_format(scale_format: FloatFormat | str) -> FloatFormat:

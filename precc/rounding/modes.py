@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
-from precc.errors import FormatError, expected_one_of
+from precc.errors import FormatError, member_of
 
 __all__ = ["MAX_RANDOM_BITS", "NEAREST_EVEN", "Rounding", "RoundingMode", "parse_rounding"]
 
@@ -36,7 +36,7 @@ class Rounding:
     random_bits: int = MAX_RANDOM_BITS
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "mode", _mode(self.mode))
+        object.__setattr__(self, "mode", member_of(RoundingMode, self.mode, "unknown rounding"))
         if type(self.random_bits) is not int or not 1 <= self.random_bits <= MAX_RANDOM_BITS:
             raise FormatError(f"random_bits is from 1 to {MAX_RANDOM_BITS}, not {self.random_bits!r}")
         if self.random_bits != MAX_RANDOM_BITS and self.mode is not RoundingMode.STOCHASTIC:
@@ -68,16 +68,8 @@ def parse_rounding(rounding: Rounding | RoundingMode | str) -> Rounding:
     if isinstance(rounding, RoundingMode):
         return Rounding(rounding)
     parts = _NAME.fullmatch(rounding) if isinstance(rounding, str) else None
-    mode = _mode(parts[1] if parts is not None else rounding)
+    mode = member_of(RoundingMode, parts[1] if parts is not None else rounding, "unknown rounding")
     return Rounding(mode, int(parts[2])) if parts is not None and parts[2] else Rounding(mode)
-
-
-def _mode(name: object) -> RoundingMode:
-    try:
-        return RoundingMode(name)
-    except ValueError:
-        valid = expected_one_of(mode.value for mode in RoundingMode)
-        raise FormatError(f"unknown rounding {name!r}: {valid}") from None
 
 
 NEAREST_EVEN = Rounding(RoundingMode.NEAREST_EVEN)

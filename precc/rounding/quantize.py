@@ -1,12 +1,9 @@
 """A tensor rounded to a precision, with tensor operations: on any device, bit for bit what the kernels compute."""
 
-import math
-
-import torch
 from torch import Tensor
 
 from precc.rounding.row import Row
-from precc.rounding.scales import scale_of
+from precc.rounding.scales import divisor_of, scale_of
 from precc.rounding.tensor_ops import carrier_of, round_elements
 
 __all__ = ["quantize"]
@@ -25,5 +22,4 @@ def quantize(x: Tensor, row: Row, key: int = 0) -> Tensor:
     if row.granularity is None:
         return round_elements(values, row, key).to(x.dtype)
     scale = scale_of(values, row)
-    divisor = torch.where(scale == 0, math.inf, scale)  # a scale that underflows leaves zeros
-    return (round_elements(values / divisor, row, key) * scale).to(x.dtype)
+    return (round_elements(values / divisor_of(scale), row, key) * scale).to(x.dtype)

@@ -11,7 +11,9 @@ The state (a, b) is splitmix64 (Steele, Lea and Flood 2014) of key and slot, and
 import torch
 from torch import Tensor
 
-__all__ = ["draw_key", "hashed", "hashed_at", "slot_number", "stream_state"]
+from precc.rounding.modes import MAX_RANDOM_BITS
+
+__all__ = ["draw_key", "hashed", "hashed_at", "slot_number", "truncated"]
 
 _MASK64 = (1 << 64) - 1
 _WEYL, _FIRST, _SECOND = 0x9E3779B9, 0x7FEB352D, 0x846CA68B
@@ -61,6 +63,12 @@ def hashed_at(index: Tensor, key: int, slot: int) -> Tensor:
         mixed = _mixed(low, *stream_state(key, slot, chunk))
         hashes = mixed if len(chunks) == 1 else torch.where(high == chunk, mixed, hashes)
     return hashes
+
+
+def truncated(numbers: Tensor, random_bits: int) -> Tensor:
+    """31-bit random numbers of which only so many of the upper bits are used."""
+    unused = MAX_RANDOM_BITS - random_bits
+    return (numbers >> unused) << unused
 
 
 def _mixed(index: Tensor, a: int, b: int) -> Tensor:

@@ -78,6 +78,11 @@ class ScaleRow:
     high: float = 1.0
     element_high: float = 1.0
 
+    @property
+    def chosen_rule(self) -> ScaleRule:
+        """How the scale is found."""
+        return _RULES[self.rule]
+
 
 _GRANULARITIES = tuple(Granularity)
 _RULES = tuple(ScaleRule)

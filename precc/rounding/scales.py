@@ -16,7 +16,7 @@ from precc.rounding.modes import RoundingMode
 from precc.rounding.row import Grid, Row, ScaleRow
 from precc.rounding.tensor_ops import round_grid
 
-__all__ = ["block_shape", "scale_of", "scale_grid"]
+__all__ = ["block_shape", "divisor_of", "scale_of", "scale_grid"]
 
 
 def block_shape(shape: Sequence[int], row: Row) -> tuple[int, ...]:
@@ -53,6 +53,11 @@ def scale_of(x: Tensor, row: Row) -> Tensor:
     return _spread(scales, extent, x.shape)
 
 
+def divisor_of(scale: Tensor) -> Tensor:
+    """What values are divided by: the scale, or, where it underflowed to 0, infinity, which leaves zeros."""
+    return torch.where(scale == 0, math.inf, scale)
+
+
 def _block_amax(magnitude: Tensor, extent: Sequence[int]) -> Tensor:
     """The largest magnitude in each block; NaN where there is one."""
     for dim, size in enumerate(extent):
@@ -75,7 +80,7 @@ def _spread(scales: Tensor, extent: Sequence[int], shape: Sequence[int]) -> Tens
 
 def block_scales(amax: Tensor, scale: ScaleRow) -> Tensor:
     """The scale of blocks with these largest magnitudes (Rouhani et al. 2023, algorithm 1; NVIDIA NVFP4, 2025)."""
-    rule = tuple(ScaleRule)[scale.rule]
+    rule = scale.chosen_rule
     finite = amax < math.inf
     high = amax.new_tensor(scale.element_high)  # a tensor: a GPU would multiply by the reciprocal of a number
     element_fraction, element_exponent = math.frexp(scale.element_high)

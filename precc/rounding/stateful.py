@@ -10,7 +10,7 @@ from precc.errors import FormatError
 from precc.rounding.modes import RoundingMode
 from precc.rounding.random_bits import hashed
 from precc.rounding.row import Row
-from precc.rounding.scales import scale_of
+from precc.rounding.scales import divisor_of, scale_of
 from precc.rounding.tensor_ops import carrier_of, round_elements
 
 __all__ = ["round_corrected", "round_with_hysteresis"]
@@ -49,7 +49,7 @@ def round_corrected(mean: Tensor, row: Row, variance: Tensor | float, key: int) 
 def _scaled(x: Tensor, row: Row) -> tuple[Tensor, Tensor, Tensor]:
     values = x.to(carrier_of(x, row).dtype)
     scale = scale_of(values, row)
-    return values, scale, torch.where(scale == 0, math.inf, scale)
+    return values, scale, divisor_of(scale)
 
 
 def _noisy(x: Tensor, row: Row, uniform: Tensor) -> Tensor:

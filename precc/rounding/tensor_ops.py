@@ -14,8 +14,8 @@ from torch import Tensor
 
 from precc.errors import FormatError
 from precc.formats import PowerLaw, ScaleRule
-from precc.rounding.modes import MAX_RANDOM_BITS, RoundingMode
-from precc.rounding.random_bits import hashed
+from precc.rounding.modes import RoundingMode
+from precc.rounding.random_bits import hashed, truncated
 from precc.rounding.row import Grid, Row, ScaleRow
 
 __all__ = ["Carrier", "GridScalars", "carrier_of", "nested_grid", "random_of", "round_elements", "round_grid"]
@@ -87,7 +87,7 @@ def _scales_fit_float32(scale: ScaleRow) -> bool:
     """Whether scales are normal numbers of float32, or found by their exponent and at least ``2**-127``."""
     if scale.value != 1.0:  # of a static scaling
         return 2.0 ** (1 - _FLOAT32.bias) <= scale.value <= _FLOAT32.largest
-    if tuple(ScaleRule)[scale.rule] is ScaleRule.NEAREST and scale.emin < 1 - _FLOAT32.bias:
+    if scale.chosen_rule is ScaleRule.NEAREST and scale.emin < 1 - _FLOAT32.bias:
         return scale.mantissa_bits >= _FLOAT32.mantissa_bits
     return scale.low >= 2.0**-_FLOAT32.bias or scale.mantissa_bits > 0 or not scale.granularity
 
@@ -229,8 +229,7 @@ def random_of(x: Tensor, row: Row, key: int, stage: int = 0) -> Tensor | None:
     if not row.is_stochastic:
         return None
     hashes = hashed(x.numel(), key, row.slot + stage, x.device).reshape(x.shape) >> 1
-    unused = MAX_RANDOM_BITS - row.random_bits
-    return (hashes >> unused) << unused
+    return truncated(hashes, row.random_bits)
 
 
 def round_elements(x: Tensor, row: Row, key: int = 0, away: Tensor | None = None) -> Tensor:
