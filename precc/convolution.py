@@ -1,0 +1,169 @@
+"""Convolutions and their gradients as batched matrix products, for whoever multiplies in his own way.
+
+Each function calls ``multiply(a, b, first)`` with ``a`` [A, M, K] and ``b`` [B, K, N], A a divisor of B: matrix i of
+``b`` meets ``a[i % A]``. It returns [B, M, N], and `first` is the number of its first element in the result.
+
+Terms that meet the padding are zeros and count as terms: chunks and blocks of an accumulator begin at the same places
+in all sums.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from precc.errors import FormatError
+
+__all__ = ["Geometry", "Multiply", "dgrad", "fprop", "wgrad"]
+
+Multiply = Callable[[Tensor, Tensor, int], Tensor]
+
+#: Elements of the patches that are laid out at a time; a call of `multiply` has at least one sample of the batch.
+_MOST_PATCHES = 2**24
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """What ATen's ``convolution`` takes beside its tensors; one number a spatial dimension.
+
+    Args:
+        stride, padding, dilation: as in `torch.nn.functional.conv2d`.
+        transposed: whether it is a transposed convolution, whose weight is [in, out / groups, *kernel].
+        output_padding: of a transposed one.
+        groups: of channels.
+    """
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    transposed: bool
+    output_padding: tuple[int, ...]
+    groups: int
+
+    @classmethod
+    def of(
+        cls,
+        dims: int,
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        transposed: bool,
+        output_padding: Sequence[int],
+        groups: int,
+    ) -> "Geometry":
+        """For `dims` spatial dimensions; a list of one number counts for all, as in ATen."""
+        own = [tuple(entry) * (dims if len(entry) == 1 else 1) for entry in (stride, padding, dilation, output_padding)]
+        return cls(own[0], own[1], own[2], transposed, own[3], groups)
+
+    def output_size(self, size: Sequence[int], kernel: Sequence[int]) -> tuple[int, ...]:
+        """Spatial size of the result.
+
+        >>> Geometry((2, 2), (1, 1), (1, 1), False, (0, 0), 1).output_size((32, 32), (3, 3))
+        (16, 16)
+        """
+        reach = [d * (k - 1) for d, k in zip(self.dilation, kernel, strict=True)]
+        each = zip(size, reach, self.stride, self.padding, self.output_padding, strict=True)
+        if self.transposed:
+            return tuple((n - 1) * s - 2 * p + r + extra + 1 for n, r, s, p, extra in each)
+        return tuple((n + 2 * p - r - 1) // s + 1 for n, r, s, p, _ in each)
+
+
+def fprop(x: Tensor, weight: Tensor, geometry: Geometry, multiply: Multiply) -> Tensor:
+    """The convolution, [N, out, *spatial], without its bias.
+
+    The sum of an output ascends over (c, *kernel); of a transposed one over (c, *positions of x). Outputs are numbered
+    row-major.
+
+    Raises:
+        FormatError: shapes that do not fit.
+
+    >>> ones = torch.ones(1, 1, 3, 3)
+    >>> plain = Geometry((1, 1), (0, 0), (1, 1), False, (0, 0), 1)
+    >>> fprop(ones, ones, plain, lambda a, b, first: a @ b).item()
+    9.0
+    """
+    _check(x, weight, geometry)
+    size = geometry.output_size(x.shape[2:], weight.shape[2:])
+    if geometry.transposed:
+        return _spread(x, weight, size, geometry, multiply)
+    return _correlated(x, weight, size, geometry, multiply)
+
+
+def dgrad(gradient: Tensor, weight: Tensor, size: Sequence[int], geometry: Geometry, multiply: Multiply) -> Tensor:
+    """The gradient with respect to the input, whose spatial size is given.
+
+    Sums ascend over (channels of the gradient, *its positions); of a transposed convolution over (channels, *kernel).
+    """
+    if geometry.transposed:
+        return _correlated(gradient, weight, tuple(size), geometry, multiply)
+    return _spread(gradient, weight, tuple(size), geometry, multiply)
+
+
+def wgrad(gradient: Tensor, x: Tensor, kernel: Sequence[int], geometry: Geometry, multiply: Multiply) -> Tensor:
+    """The gradient with respect to the weight, whose kernel size is given.
+
+    Sums ascend over (samples, *positions of the gradient); of a transposed convolution those of its input. All patches
+    are laid out at once: N * positions * (C / groups) * kernel values a group.
+    """
+    small, large = (x, gradient) if geometry.transposed else (gradient, x)
+    groups, dims = geometry.groups, len(kernel)
+    channels, outputs = large.shape[1] // groups, small.shape[1] // groups
+    depth, width = small.shape[0] * prod(small.shape[2:]), channels * prod(kernel)
+    patches = _patches(large, tuple(kernel), small.shape[2:], geometry).unflatten(1, (groups, channels))
+    order = (1, 0, *range(3 + dims, 3 + 2 * dims), *range(2, 3 + dims))
+    columns = patches.permute(order).reshape(groups, depth, width)
+    rows = small.unflatten(1, (groups, outputs)).flatten(3).permute(1, 2, 0, 3).reshape(groups, outputs, depth)
+    return multiply(rows, columns, 0).reshape(groups * outputs, channels, *kernel)
+
+
+def _check(x: Tensor, weight: Tensor, geometry: Geometry) -> None:
+    channels = weight.shape[0] if geometry.transposed else weight.shape[1] * geometry.groups
+    if x.dim() != weight.dim() or x.dim() < 3 or x.shape[1] != channels or weight.shape[0] % geometry.groups:
+        raise FormatError(
+            f"a convolution takes [N, C, *spatial] with a weight of as many dimensions and fitting channels; got "
+            f"{list(x.shape)} with {list(weight.shape)} in {geometry.groups} group(s)"
+        )
+
+
+def _patches(x: Tensor, kernel: Sequence[int], size: Sequence[int], geometry: Geometry) -> Tensor:
+    """What each output position sees, as a view of the padded input: [N, C, *kernel, *size]."""
+    sides = [(p, p) for p in geometry.padding]
+    padded = F.pad(x, [side for pair in reversed(sides) for side in pair]).contiguous()
+    steps = padded.stride()[2:]
+    by_kernel = [d * step for d, step in zip(geometry.dilation, steps, strict=True)]
+    by_output = [s * step for s, step in zip(geometry.stride, steps, strict=True)]
+    return padded.as_strided((*x.shape[:2], *kernel, *size), (*padded.stride()[:2], *by_kernel, *by_output))
+
+
+def _correlated(x: Tensor, weight: Tensor, size: tuple[int, ...], geometry: Geometry, multiply: Multiply) -> Tensor:
+    groups, kernel = geometry.groups, weight.shape[2:]
+    filters = weight.reshape(groups, weight.shape[0] // groups, prod(weight.shape[1:]))
+    depth, outputs, positions = filters.shape[2], weight.shape[0], prod(size)
+    result = x.new_empty(x.shape[0], outputs, *size)
+    step = max(1, _MOST_PATCHES // max(1, groups * depth * positions))
+    for begin in range(0, x.shape[0], step):
+        part = x[begin : begin + step]
+        columns = _patches(part, kernel, size, geometry).reshape(part.shape[0] * groups, depth, positions)
+        sums = multiply(filters, columns, begin * outputs * positions)
+        result[begin : begin + step] = sums.reshape(part.shape[0], outputs, *size)
+    return result
+
+
+def _spread(x: Tensor, weight: Tensor, size: tuple[int, ...], geometry: Geometry, multiply: Multiply) -> Tensor:
+    """The adjoint of `_correlated`: it slides mirrored filters over `x` with ``stride - 1`` zeros between values."""
+    kernel, groups = weight.shape[2:], geometry.groups
+    reach = [d * (k - 1) for d, k in zip(geometry.dilation, kernel, strict=True)]
+    wide = x
+    if any(s > 1 for s in geometry.stride):
+        sizes = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], geometry.stride, strict=True)]
+        wide = x.new_zeros(*x.shape[:2], *sizes)
+        wide[(..., *(slice(None, None, s) for s in geometry.stride))] = x
+    before = [r - p for r, p in zip(reach, geometry.padding, strict=True)]
+    after = [n + r - have - b for n, r, have, b in zip(size, reach, wide.shape[2:], before, strict=True)]
+    sides = [side for pair in reversed(list(zip(before, after, strict=True))) for side in pair]
+    mirrored = weight.flip(list(range(2, weight.dim()))).unflatten(0, (groups, weight.shape[0] // groups)).transpose(1, 2).flatten(0, 1)
+    ones, zeros = (1,) * len(kernel), (0,) * len(kernel)
+    plain = Geometry(ones, zeros, geometry.dilation, False, zeros, groups)
+    return _correlated(F.pad(wide, sides), mirrored, size, plain, multiply)
