@@ -163,7 +163,12 @@ def _spread(x: Tensor, weight: Tensor, size: tuple[int, ...], geometry: Geometry
     before = [r - p for r, p in zip(reach, geometry.padding, strict=True)]
     after = [n + r - have - b for n, r, have, b in zip(size, reach, wide.shape[2:], before, strict=True)]
     sides = [side for pair in reversed(list(zip(before, after, strict=True))) for side in pair]
-    mirrored = weight.flip(list(range(2, weight.dim()))).unflatten(0, (groups, weight.shape[0] // groups)).transpose(1, 2).flatten(0, 1)
+    mirrored = (
+        weight.flip(list(range(2, weight.dim())))
+        .unflatten(0, (groups, weight.shape[0] // groups))
+        .transpose(1, 2)
+        .flatten(0, 1)
+    )
     ones, zeros = (1,) * len(kernel), (0,) * len(kernel)
     plain = Geometry(ones, zeros, geometry.dilation, False, zeros, groups)
     return _correlated(F.pad(wide, sides), mirrored, size, plain, multiply)

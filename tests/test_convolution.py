@@ -14,7 +14,14 @@ _aten = torch.ops.aten
 
 CASES: tuple[dict[str, Any], ...] = (
     *(
-        {"dims": dims, "stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "transposed": turned}
+        {
+            "dims": dims,
+            "stride": stride,
+            "padding": padding,
+            "dilation": dilation,
+            "groups": groups,
+            "transposed": turned,
+        }
         for dims, stride, padding, dilation, groups, turned in itertools.product(
             (1, 2), (1, 2), (0, 2), (1, 2), (1, 2), (False, True)
         )
