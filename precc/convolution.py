@@ -155,20 +155,21 @@ def _spread(x: Tensor, weight: Tensor, size: tuple[int, ...], geometry: Geometry
     """The adjoint of `_correlated`: it slides mirrored filters over `x` with ``stride - 1`` zeros between values."""
     kernel, groups = weight.shape[2:], geometry.groups
     reach = [d * (k - 1) for d, k in zip(geometry.dilation, kernel, strict=True)]
-    wide = x
-    if any(s > 1 for s in geometry.stride):
-        sizes = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], geometry.stride, strict=True)]
-        wide = x.new_zeros(*x.shape[:2], *sizes)
-        wide[(..., *(slice(None, None, s) for s in geometry.stride))] = x
+    wide = _stuffed(x, geometry.stride)
     before = [r - p for r, p in zip(reach, geometry.padding, strict=True)]
     after = [n + r - have - b for n, r, have, b in zip(size, reach, wide.shape[2:], before, strict=True)]
     sides = [side for pair in reversed(list(zip(before, after, strict=True))) for side in pair]
-    mirrored = (
-        weight.flip(list(range(2, weight.dim())))
-        .unflatten(0, (groups, weight.shape[0] // groups))
-        .transpose(1, 2)
-        .flatten(0, 1)
-    )
+    mirrored = weight.flip(tuple(range(2, weight.dim()))).unflatten(0, (groups, weight.shape[0] // groups))
+    mirrored = mirrored.transpose(1, 2).flatten(0, 1)
     ones, zeros = (1,) * len(kernel), (0,) * len(kernel)
     plain = Geometry(ones, zeros, geometry.dilation, False, zeros, groups)
     return _correlated(F.pad(wide, sides), mirrored, size, plain, multiply)
+
+
+def _stuffed(x: Tensor, stride: Sequence[int]) -> Tensor:
+    """`x` with ``stride - 1`` zeros between neighbours."""
+    for dim, step in enumerate(stride, start=2):
+        if step > 1:
+            wide = torch.stack([x, *[torch.zeros_like(x)] * (step - 1)], dim + 1).flatten(dim, dim + 1)
+            x = wide.narrow(dim, 0, wide.shape[dim] - step + 1)
+    return x
