@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
