@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from precc.accumulate import accumulate_tensor_ops, check_operands
-from precc.accumulator import Accumulator
+from precc.accumulator import Accumulator, product_shape
 from precc.backends.cpp import compiled_or_tensor_ops, warn_without_kernels
 from precc.backends.cpp.accumulate import accumulate
 from precc.backends.cpp.memory import is_plain, overlaps_itself
@@ -108,7 +108,8 @@ def matmul(
             raise FormatError(f"matmul takes tensors, not {type(operand).__name__}")
         if operand.requires_grad and torch.is_grad_enabled():
             raise FormatError("matmul has no derivative: pass operands.detach(), or call it under torch.no_grad()")
-    _check_out(out, check_operands(a, b), a)
+    check_operands(a, b)
+    _check_out(out, product_shape(a, b), a)
     stochastic = accumulator.rounding.mode is RoundingMode.STOCHASTIC
     key = _key(seed) if stochastic else _refuse_seed(seed, accumulator.rounding)
     with torch.no_grad():

@@ -433,6 +433,18 @@ def test_batches_and_parts_draw_the_numbers_of_the_whole() -> None:
             assert same_bits(whole[item], accumulate(a[item], b[item], accumulator, KEY, first=item * 200))
 
 
+def test_a_left_operand_can_be_shared() -> None:
+    """Matrix i of a batch meets ``a[i % A]``, as filters meet samples."""
+    a, b = narrow(torch.float8_e4m3fn, 3, 5, 40), narrow(torch.float8_e4m3fn, 12, 40, 37)
+    for options in ({}, {"rounding": "stochastic"}, {"order": "pairwise"}):
+        accumulator = Accumulator(format="e5m10", **options)
+        repeated = accumulate(a.repeat(4, 1, 1), b, accumulator, KEY)
+        assert same_bits(accumulate(a, b, accumulator, KEY), repeated)
+        assert same_bits(accumulate_tensor_ops(a, b, accumulator, KEY), repeated)
+    with pytest.raises(FormatError, match="a product takes"):
+        accumulate(a, b[:11], Accumulator(format="e5m10"))
+
+
 @pytest.mark.parametrize(
     "options", [{"format": "e5m10"}, {"format": "e5m10", "order": "pairwise"}, {"format": "fixed31.12"}]
 )

@@ -24,7 +24,7 @@ struct FastGrid {
 };
 
 struct Job {
-  int64_t batch, rows, columns, depth, first;  // B, M, N, K; number of the first output
+  int64_t batch, lefts, rows, columns, depth, first;  // B, A (item i meets a[i % A]), M, N, K; first output's number
   int64_t mode, order, chunk, block, compensated, rounds_product, odd, limit, threads;
   uint64_t key, slot, random_mask;
   Grid sum, product;  // on float64
@@ -179,7 +179,7 @@ void exact_tile(const Job& job, const T* a, const T* b, T* c, int64_t item, int6
   ExactSums<mode> sums(job, left.data(), right.data());
   for (int64_t i = row; i < row + rows; ++i) {
     const int64_t output = (item * job.rows + i) * N + column;
-    std::copy_n(a + (item * job.rows + i) * K, K, left.begin());
+    std::copy_n(a + (item % job.lefts * job.rows + i) * K, K, left.begin());
     double total[LANES];
     sums.start(job.first + output);
     sums(total);
@@ -399,9 +399,9 @@ struct FastSums {
 
   void start(Tile& tile, const T* a, int64_t item, int64_t row, int64_t column) const {
     for (int i = 0; i < HIGH; ++i) {
-      const int64_t r = item * job.rows + std::min(row + i, job.rows - 1);  // a row that is not there repeats the last
-      tile.a[i] = a + r * job.depth;
-      const int64_t output = job.first + r * job.columns + column, begin = output * job.depth;
+      const int64_t r = std::min(row + i, job.rows - 1);  // a row that is not there repeats the last
+      tile.a[i] = a + (item % job.lefts * job.rows + r) * job.depth;
+      const int64_t output = job.first + (item * job.rows + r) * job.columns + column, begin = output * job.depth;
       tile.failed |= job.mode == STOCHASTIC && begin >> 32 != (begin + COLUMNS * job.depth - 1) >> 32;
       for (int j = 0; j < WIDE; ++j) {
         for (int stage = ADD; stage <= OUTER; ++stage)

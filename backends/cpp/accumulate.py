@@ -46,7 +46,7 @@ class _Job(ctypes.Structure):
     _fields_ = _structure(
         (
             ctypes.c_int64,
-            "batch rows columns depth first mode order chunk block compensated rounds_product odd limit threads",
+            "batch lefts rows columns depth first mode order chunk block compensated rounds_product odd limit threads",
         ),
         (ctypes.c_uint64, "key slot random_mask"),
         (GridStructure, "sum product"),
@@ -71,7 +71,7 @@ def accumulate(
     """`accumulate_tensor_ops` by the compiled kernel, bit for bit; on other devices than the CPU by tensor operations.
 
     Args:
-        a: float32 or float64, [M, K] or [B, M, K], of any strides.
+        a: float32 or float64, [M, K] or [A, M, K], of any strides.
         b: of the same dtype, [K, N] or [B, K, N].
         accumulator: the format of the sum, and how it is rounded.
         key: of the stochastic bits.
@@ -123,7 +123,8 @@ def _run(a: Tensor, b: Tensor, result: Tensor, accumulator: Accumulator, stream:
 
 def _job(kind: Kind, a: Tensor, b: Tensor, stream: tuple[int, int, int], path: Path | None) -> _Job:
     job = _Job.from_buffer_copy(_constant(kind, None if path is None else path.carrier))
-    job.batch, job.rows, job.depth = a.shape[0] if a.dim() == 3 else 1, a.shape[-2], a.shape[-1]
+    job.batch, job.lefts = (x.shape[0] if x.dim() == 3 else 1 for x in (b, a))
+    job.rows, job.depth = a.shape[-2:]
     job.columns, job.threads = b.shape[-1], torch.get_num_threads()
     job.key, job.slot, job.first = stream
     job.limit = UNREACHED if path is None else path.limit
