@@ -18,6 +18,7 @@ from precc.backends.cpp.accumulate_paths import (
     Facts,
     Kind,
     Path,
+    all_zero,
     choose_path,
     is_fixed,
     kind_of,
@@ -46,7 +47,8 @@ class _Job(ctypes.Structure):
     _fields_ = _structure(
         (
             ctypes.c_int64,
-            "batch lefts rows columns depth first mode order chunk block compensated rounds_product odd limit threads",
+            "batch lefts rows columns depth first mode order chunk block compensated rounds_product odd limit ties "
+            "threads",
         ),
         (ctypes.c_uint64, "key slot random_mask"),
         (GridStructure, "sum product"),
@@ -109,7 +111,11 @@ def _run(a: Tensor, b: Tensor, result: Tensor, accumulator: Accumulator, stream:
     kind = kind_of(accumulator)
     path = None
     if kind.may_be_fast and a.shape[-1]:
-        path = choose_path(kind, _facts(a), _facts(b), a.shape[-1], FLOAT64 if a.dtype is torch.float64 else FLOAT32)
+        facts = _facts(a), _facts(b)
+        if all_zero(*facts):
+            result.zero_()
+            return
+        path = choose_path(kind, *facts, a.shape[-1], FLOAT64 if a.dtype is torch.float64 else FLOAT32)
     target = result
     if path is not None and path.carrier.dtype is not a.dtype:
         a, b, target = a.double(), b.double(), torch.empty_like(result, dtype=torch.float64)
@@ -127,7 +133,7 @@ def _job(kind: Kind, a: Tensor, b: Tensor, stream: tuple[int, int, int], path: P
     job.rows, job.depth = a.shape[-2:]
     job.columns, job.threads = b.shape[-1], torch.get_num_threads()
     job.key, job.slot, job.first = stream
-    job.limit = UNREACHED if path is None else path.limit
+    job.limit, job.ties = (UNREACHED, False) if path is None else (path.limit, path.ties)
     return job
 
 
