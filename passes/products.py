@@ -14,6 +14,7 @@ __all__ = [
     "OPAQUE_PRODUCTS",
     "PRODUCTS",
     "axes",
+    "groups",
     "has_slots",
     "multiply_adds",
     "op_name",
@@ -140,6 +141,13 @@ def multiply_adds(node: Node) -> Size:
 def _is_transposed(node: Node) -> bool:
     """Whether a convolution is a transposed one."""
     return "conv_transpose" in op_name(node) or (node.target is _aten.convolution.default and bool(node.args[6]))
+
+
+def groups(node: Node) -> int:
+    """Groups of channels of a convolution of a captured graph; 1 for every other product."""
+    positions: dict[Any, int] = {CONVOLUTION_BACKWARD: 9, _aten.convolution.default: 8}
+    number: Any = node.args[positions[node.target]] if node.target in positions else 1
+    return int(number)
 
 
 def operands(node: Node) -> tuple[Node, Node]:

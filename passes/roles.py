@@ -23,6 +23,7 @@ from precc.passes.products import (
     OPAQUE_PRODUCTS,
     PRODUCTS,
     axes,
+    groups,
     has_slots,
     multiply_adds,
     op_name,
@@ -150,7 +151,7 @@ def _annotate(node: Node, product: _Forward, role: Role, positions: tuple[int, i
         Operand(position, Slot(slot.layer, slot.family, slot.call, role, name), *axes(node, position))
         for position, name in zip(positions, names, strict=True)
     )
-    annotate(node, Product((first, second), multiply_adds(node)))
+    annotate(node, Product((first, second), multiply_adds(node), groups(node)))
 
 
 def _why_no_slots(node: Node, graph: GraphModule) -> str:

@@ -25,7 +25,7 @@ from precc.plan import PrecisionPlan  # noqa: E402
 from precc.policy import Policy, Uniform  # noqa: E402
 from precc.precision import Precision  # noqa: E402
 from precc.rounding import Rounding, RoundingMode  # noqa: E402
-from precc.transforms import ShiftSqueeze, random_hadamard  # noqa: E402
+from precc.rounding.transforms import ShiftSqueeze, random_hadamard  # noqa: E402
 
 __all__ = [
     "FORMATS",

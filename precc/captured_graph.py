@@ -15,11 +15,12 @@ from torch.fx import Graph, Node
 from precc.accumulator_rows import accumulator_row
 from precc.annotations import Operand, Product, Size, Unrounded, products_of, slots_of, unrounded_of
 from precc.errors import FormatError, PlanError
+from precc.formats import Transform
 from precc.plan import PrecisionPlan
 from precc.round_op import ROUND
 from precc.rounding import KEY_COLUMNS, PLAN_COLUMN, ROW_WIDTH, draw_key, key_halves, slot_number
 from precc.rounding.scales import block_shape
-from precc.slots import Slot
+from precc.slots import Role, Slot
 
 __all__ = ["CapturedGraph", "depends_on_data", "plan_position", "size_value"]
 
@@ -66,20 +67,17 @@ class CapturedGraph:
         self.unrounded = tuple(record for _, record in unrounded_of(graph))
 
     def check(self, plan: PrecisionPlan) -> None:
-        """Whether the scalings of a plan fit the values of the slots.
+        """Whether the scalings and transforms of a plan fit the values of the slots.
 
         Raises:
             PlanError: one does not; the message names the slot.
         """
         if plan in self._prepared:
             return
-        for operand in (operand for product in self.products for operand in product.operands):
-            name = operand.slot.name
-            row = plan.precision(name).row(axis=operand.contracted, channel=operand.channel)
-            try:
-                block_shape((2,) * operand.dims, row)
-            except FormatError as error:
-                raise PlanError(f"slot {name!r} cannot have the precision {plan.precision(name)}: {error}") from None
+        for product in self.products:
+            _check_transforms(product, plan)
+            for operand in product.operands:
+                _check_scaling(operand, plan)
 
     def use(self, plan: PrecisionPlan) -> None:
         """Run under this plan from the next forward on. The rows are prepared once a plan."""
@@ -147,10 +145,33 @@ def _rows_of_product(product: Product, plan: PrecisionPlan) -> list[tuple[float,
     return [*rows, accumulator_row(plan.accumulator(name), slot_number(name))]
 
 
+def _check_scaling(operand: Operand, plan: PrecisionPlan) -> None:
+    precision = plan.precision(operand.slot.name)
+    try:
+        block_shape((2,) * operand.dims, precision.row(axis=operand.contracted, channel=operand.channel))
+    except FormatError as error:
+        raise PlanError(f"slot {operand.slot.name!r} cannot have the precision {precision}: {error}") from None
+
+
+def _check_transforms(product: Product, plan: PrecisionPlan) -> None:
+    """A Hadamard transform cancels only where both operands have it, along a dimension that one sum runs over."""
+    names = [operand.slot.name for operand in product.operands]
+    mixed = [name for name in names if plan.precision(name).transform is Transform.HADAMARD]
+    if len(mixed) == 1:
+        other = next(name for name in names if name not in mixed)
+        raise PlanError(f"slot {mixed[0]!r} has a Hadamard transform and {other!r} has none: their product is wrong")
+    if mixed and product.groups > 1 and product.role is not Role.WGRAD:
+        raise PlanError(
+            f"slot {mixed[0]!r} cannot have a Hadamard transform: it would mix channels of the {product.groups} groups "
+            "of a convolution"
+        )
+
+
 def _operand_row(operand: Operand, plan: PrecisionPlan) -> tuple[float, ...]:
     name = operand.slot.name
     precision = plan.precision(name)
-    return precision.row(axis=operand.contracted, channel=operand.channel, slot=slot_number(name)).values
+    signs = slot_number(operand.slot.accumulator.name) & 0xFFFFFFFF  # the same for both operands
+    return precision.row(axis=operand.contracted, channel=operand.channel, slot=slot_number(name), signs=signs).values
 
 
 def _draws(product: Product, plan: PrecisionPlan) -> bool:

@@ -47,6 +47,8 @@ def precision_to_json(precision: Precision) -> dict[str, Any]:
     document = {"format": _format_to_json(precision.format), "rounding": str(precision.rounding)}
     if precision.scaling is not None:
         document["scaling"] = _fields_to_json(precision.scaling)
+    if precision.transform is not None:
+        document["transform"] = precision.transform.value
     return document
 
 
@@ -58,12 +60,13 @@ def precision_from_json(document: Any) -> Precision:
     """
     if isinstance(document, str):
         return Precision.of(document)
-    refuse_unknown(document, ("format", "rounding", "scaling"))
+    refuse_unknown(document, ("format", "rounding", "scaling", "transform"))
     scaling = document.get("scaling")
     return Precision(
         _format_from_json(document["format"]),
         parse_rounding(document["rounding"]),
         None if scaling is None else _scaling_from_json(scaling),
+        document.get("transform"),
     )
 
 

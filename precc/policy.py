@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 
 from precc.accumulator import Accumulator, parse_accumulator
 from precc.errors import FormatError, PlanError, UnsupportedError
-from precc.formats import Format, Scaling, parse_format, parse_scaling
+from precc.formats import Format, Scaling, Transform, parse_format, parse_scaling, parse_transform
 from precc.plan import PrecisionPlan, Provenance
 from precc.precision import Precision
 from precc.rounding import NEAREST_EVEN, Rounding, RoundingMode, parse_rounding
@@ -30,6 +30,7 @@ class Uniform:
         format: a format or its name.
         rounding: a rounding or its name.
         scaling: a `Scaling`, ``"tensor"``, ``"channel"``, ``"row"``, or None; block formats have their own.
+        transform: ``"hadamard"``, ``"shift_and_squeeze"``, or None.
         accumulator: how every product sums: an `Accumulator`, or a format: to it after every fused multiply-add.
             Default: as the tensors' own arithmetic does.
         results, elementwise, update: widen the policy to other values; not available in this version.
@@ -45,6 +46,7 @@ class Uniform:
     format: Format
     rounding: Rounding
     scaling: Scaling | None
+    transform: Transform | None
     accumulator: Accumulator | None
 
     def __init__(
@@ -53,6 +55,7 @@ class Uniform:
         *,
         rounding: Rounding | RoundingMode | str = NEAREST_EVEN,
         scaling: Scaling | str | None = None,
+        transform: Transform | str | None = None,
         results: None = None,
         elementwise: None = None,
         accumulator: Accumulator | Format | str | None = None,
@@ -71,16 +74,18 @@ class Uniform:
         object.__setattr__(self, "format", parse_format(format))
         object.__setattr__(self, "rounding", parse_rounding(rounding))
         object.__setattr__(self, "scaling", parse_scaling(scaling))
+        object.__setattr__(self, "transform", parse_transform(transform))
         object.__setattr__(self, "accumulator", None if accumulator is None else parse_accumulator(accumulator))
         self._precision  # noqa: B018  # a combination that makes no sense is said here
 
     @property
     def _precision(self) -> Precision:
-        return Precision(self.format, self.rounding, self.scaling)
+        return Precision(self.format, self.rounding, self.scaling, self.transform)
 
     def assign(self, analysis: object | None = None) -> PrecisionPlan:
         options = "" if self.rounding == NEAREST_EVEN else f", rounding={str(self.rounding)!r}"
         options += "" if self.scaling is None else f", scaling={str(self.scaling)!r}"
+        options += "" if self.transform is None else f", transform={self.transform.value!r}"
         options += "" if self.accumulator is None else f", accumulator={str(self.accumulator)!r}"
         provenance = Provenance(policy=f"Uniform({self.format.name!r}{options})")
         return PrecisionPlan(self._precision, provenance=provenance, default_accumulator=self.accumulator)

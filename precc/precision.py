@@ -1,9 +1,19 @@
-"""A precision: the format, the rounding into it, and the scaling, of one slot."""
+"""A precision: the format, the rounding into it, the scaling and the transform before it, of one slot."""
 
 from dataclasses import dataclass
 
 from precc.errors import FormatError, UnsupportedError
-from precc.formats import BlockFormat, ElementFormat, Format, Granularity, Scaling, parse_format, parse_scaling
+from precc.formats import (
+    BlockFormat,
+    ElementFormat,
+    Format,
+    Granularity,
+    Scaling,
+    Transform,
+    parse_format,
+    parse_scaling,
+    parse_transform,
+)
 from precc.rounding import NEAREST_EVEN, Rounding, RoundingMode, Row, parse_rounding, row_of
 
 __all__ = ["Precision"]
@@ -17,6 +27,7 @@ class Precision:
         format: a format, or its name.
         rounding: the rounding into it, a mode, or the name of one.
         scaling: for a format of single values, or its name; a block format has its own.
+        transform: ``"hadamard"``, for both operands of a product, ``"shift_and_squeeze"``, or None.
 
     Raises:
         FormatError: the format cannot be scaled.
@@ -29,16 +40,19 @@ class Precision:
     format: Format
     rounding: Rounding
     scaling: Scaling | None
+    transform: Transform | None
 
     def __init__(
         self,
         format: Format | str,
         rounding: Rounding | RoundingMode | str = NEAREST_EVEN,
         scaling: Scaling | str | None = None,
+        transform: Transform | str | None = None,
     ) -> None:
         object.__setattr__(self, "format", parse_format(format))
         object.__setattr__(self, "rounding", parse_rounding(rounding))
         object.__setattr__(self, "scaling", parse_scaling(scaling))
+        object.__setattr__(self, "transform", parse_transform(transform))
         self._check()
 
     def _check(self) -> None:
@@ -76,11 +90,13 @@ class Precision:
         scaling = self.format.scaling if isinstance(self.format, BlockFormat) else self.scaling
         return scaling.granularity if scaling is not None else None
 
-    def row(self, *, axis: int = -1, channel: int = -1, slot: int = 0) -> Row:
+    def row(self, *, axis: int = -1, channel: int = -1, slot: int = 0, signs: int = 0) -> Row:
         """The numbers that a kernel reads; see `precc.rounding.row_of`."""
-        return row_of(self.format, self.rounding, self.scaling, axis=axis, channel=channel, slot=slot)
+        options = {"axis": axis, "channel": channel, "slot": slot, "signs": signs}
+        return row_of(self.format, self.rounding, self.scaling, transform=self.transform, **options)
 
     def __str__(self) -> str:
         scaled = f"/{self.scaling}" if self.scaling is not None else ""
         rounded = f" {self.rounding}" if self.rounding != NEAREST_EVEN else ""
-        return f"{self.format.name}{scaled}{rounded}"
+        after = f" after {self.transform.value}" if self.transform is not None else ""
+        return f"{self.format.name}{scaled}{rounded}{after}"

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from precc.rounding import parse_row, quantize
+from precc.rounding.transforms import transformed
 
 __all__ = ["ROUND", "define_rounding", "round_by_tensor_ops"]
 
 
 def round_by_tensor_ops(x: Tensor, plan: Tensor, row: int) -> Tensor:
     """`x` rounded as a row of the plan says; `x` itself where nothing changes."""
-    return quantize(x, *parse_row(plan[row].tolist()))
+    return transformed(x, *parse_row(plan[row].tolist()), quantize)
 
 
 def define_rounding(name: str, implementation: Callable[[Tensor, Tensor, int], Tensor]) -> torch._ops.OpOverload:

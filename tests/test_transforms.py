@@ -2,9 +2,14 @@
 
 import pytest
 import torch
+from torch import nn
 
+import precc
 from precc import ShiftSqueeze, random_hadamard, round_to
-from precc.errors import FormatError
+from precc.backends import BACKENDS
+from precc.errors import FormatError, PlanError
+from precc.plan import PrecisionPlan
+from precc.rounding import slot_number
 
 
 def matrix(seed: int) -> torch.Tensor:
@@ -66,3 +71,66 @@ def test_shift_and_squeeze_of_special_tensors() -> None:
     assert ShiftSqueeze.of(constant).squeeze(constant).tolist() == [-1.0, 1.0]
     with pytest.raises(FormatError, match="finite"):
         ShiftSqueeze.of(torch.tensor([1.0, float("inf")]))
+
+
+# --- as an option of slots ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_hadamard_transform_of_both_operands_leaves_the_product(backend: str) -> None:
+    """Without rounding the product is that of the model, up to the transform's own rounding; with it, by hand."""
+    layer, x = nn.Linear(48, 24, bias=False), torch.randn(32, 48)
+    x[:, 5] *= 100
+    net = precc.compile(layer, policy=precc.Uniform("float32", transform="hadamard"), backend=backend)
+    assert torch.allclose(net(x), layer(x), rtol=1e-4, atol=1e-4)
+    net.set_plan(precc.Uniform("e2m1", scaling="tensor", transform="hadamard").assign())
+    ours = net(x)
+    signs = slot_number("product/fprop.accumulator") & 0xFFFFFFFF
+    a = round_to(random_hadamard(x, seed=signs), "e2m1", scaling="tensor")
+    b = round_to(random_hadamard(layer.weight.detach(), seed=signs), "e2m1", scaling="tensor")
+    assert torch.equal(ours, a @ b.T)
+    ours.sum().backward()
+    assert net.compilations == 1
+
+
+def test_a_hadamard_transform_of_a_convolution_leaves_its_gradients() -> None:
+    model = nn.Conv2d(32, 20, 3, padding=1)
+    x = torch.randn(18, 32, 6, 6)
+
+    def gradients(net: nn.Module) -> list[torch.Tensor]:
+        own = x.clone().requires_grad_()
+        net.zero_grad()
+        net(own).square().sum().backward()
+        assert own.grad is not None
+        return [own.grad, *(p.grad.clone() for p in net.parameters() if p.grad is not None)]
+
+    net = precc.compile(model, policy=precc.Uniform("float32", transform="hadamard"), backend="cpp")
+    for ours, expected in zip(gradients(net), gradients(model), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_transforms_that_would_change_the_product_are_refused() -> None:
+    net = precc.compile(nn.Linear(16, 16), backend="reference")
+    net(torch.randn(4, 16)).sum().backward()
+    one = precc.Precision("e4m3", transform="hadamard")
+    with pytest.raises(PlanError, match=r"'product/fprop.weight' has a Hadamard transform and 'product/fprop.input'"):
+        net.set_plan(PrecisionPlan("e4m3", {"product/fprop.weight": one}))
+    grouped = precc.compile(nn.Conv2d(32, 32, 3, groups=2), policy=precc.Uniform("e4m3", transform="hadamard"))
+    with pytest.raises(PlanError, match="the 2 groups of a convolution"):
+        grouped(torch.randn(1, 32, 5, 5))
+    with pytest.raises(FormatError, match="unknown transform 'fourier'"):
+        precc.Precision("e4m3", transform="fourier")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_shift_and_squeeze_in_a_slot(backend: str) -> None:
+    layer, x = nn.Linear(48, 24, bias=False), torch.exp(torch.randn(32, 48) * 3 - 30)
+    squeezed = precc.Precision("e5m2", transform="shift_and_squeeze")
+    plan = PrecisionPlan("float32", {"product/fprop.input": squeezed})
+    net = precc.compile(layer, plan=plan, backend=backend)
+    bend = ShiftSqueeze.of(x)
+    assert torch.equal(net(x), bend.restore(round_to(bend.squeeze(x), "e5m2")) @ layer.weight.T)
+    x[3, 4] = float("inf")
+    assert net(x).isnan().all()
+    assert PrecisionPlan.from_json(plan.to_json()) == plan
+    assert str(squeezed) == "float8_e5m2 after shift_and_squeeze"

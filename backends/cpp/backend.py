@@ -15,6 +15,7 @@ from precc.product_ops import define_products
 from precc.protocols import BoxedCallable
 from precc.round_op import define_rounding
 from precc.rounding import parse_row
+from precc.rounding.transforms import transformed
 
 __all__ = ["PRODUCTS_COMPILED", "ROUND_COMPILED", "Cpp"]
 
@@ -36,7 +37,7 @@ class Cpp:
 
 
 def _round(x: Tensor, plan: Tensor, row: int) -> Tensor:
-    return round_compiled(x, *parse_row(plan[row].tolist()))
+    return transformed(x, *parse_row(plan[row].tolist()), round_compiled)
 
 
 #: `_round` as an operator, for graphs that another compiler runs.

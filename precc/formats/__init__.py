@@ -6,6 +6,7 @@ from precc.formats.float_format import FloatFormat, Overflow, Specials
 from precc.formats.names import ALIASES, FAMILIES, FORMATS, parse_format
 from precc.formats.power_law import PowerLaw
 from precc.formats.scaling import Granularity, ScaleRule, Scaling, parse_scaling
+from precc.formats.transform import Transform, parse_transform
 
 __all__ = [
     "ALIASES",
@@ -23,6 +24,8 @@ __all__ = [
     "ScaleRule",
     "Scaling",
     "Specials",
+    "Transform",
     "parse_format",
     "parse_scaling",
+    "parse_transform",
 ]

@@ -24,6 +24,7 @@ from precc.formats import (
     PowerLaw,
     ScaleRule,
     Scaling,
+    Transform,
     parse_format,
 )
 from precc.rounding.modes import NEAREST_EVEN, Rounding, RoundingMode
@@ -86,6 +87,7 @@ class ScaleRow:
 
 _GRANULARITIES = tuple(Granularity)
 _RULES = tuple(ScaleRule)
+_TRANSFORMS = tuple(Transform)
 _MODES = tuple(RoundingMode)
 
 
@@ -100,6 +102,7 @@ class Row:
         mode, random_bits: of the rounding.
         scale: of the scaling.
         slot: number of the slot: with the key of a forward it gives the stochastic bits.
+        transform, mixed, signs: what is done before; along which dimension and with which signs, if it mixes.
     """
 
     grid: Grid
@@ -109,6 +112,9 @@ class Row:
     random_bits: int = 0
     scale: ScaleRow = ScaleRow()
     slot: int = 0
+    transform: Transform | None = None
+    mixed: int = -1
+    signs: int = 0
 
     @cached_property
     def values(self) -> tuple[float, ...]:
@@ -120,6 +126,9 @@ class Row:
             float(_MODES.index(self.mode)),
             float(self.random_bits),
             *(float(number) for number in astuple(self.scale)),
+            float(1 + _TRANSFORMS.index(self.transform)) if self.transform is not None else 0.0,
+            float(self.mixed),
+            float(self.signs),
             *key_halves(self.slot),
             *(0.0, 0.0, 0.0),
         )
@@ -176,7 +185,7 @@ def _own_grid(dtype: torch.dtype) -> Grid:
 
 
 #: Numbers in a row; where the two halves of its key stand, and the number of its plan.
-ROW_WIDTH = len(fields(Grid)) + 4 + len(fields(ScaleRow)) + 5
+ROW_WIDTH = len(fields(Grid)) + 4 + len(fields(ScaleRow)) + 3 + 5
 KEY_COLUMNS = (ROW_WIDTH - 3, ROW_WIDTH - 2)
 PLAN_COLUMN = ROW_WIDTH - 1
 
@@ -198,7 +207,8 @@ def parse_row(values: list[float]) -> tuple[Row, int]:
 def _parsed(values: tuple[float, ...]) -> Row:
     grid, rest = values[: len(fields(Grid))], values[len(fields(Grid)) :]
     shift, power, mode, random_bits = rest[:4]
-    scale, slot = rest[4 : 4 + len(fields(ScaleRow))], rest[4 + len(fields(ScaleRow)) :]
+    scale, rest = rest[4 : 4 + len(fields(ScaleRow))], rest[4 + len(fields(ScaleRow)) :]
+    (transform, mixed, signs), slot = rest[:3], rest[3:]
     return Row(
         _filled(Grid, grid),
         int(shift),
@@ -207,6 +217,9 @@ def _parsed(values: tuple[float, ...]) -> Row:
         int(random_bits),
         _filled(ScaleRow, scale),
         (int(slot[0]) << 32) | int(slot[1]),
+        _TRANSFORMS[int(transform) - 1] if transform else None,
+        int(mixed),
+        int(signs),
     )
 
 
@@ -289,6 +302,8 @@ def row_of(
     axis: int = -1,
     channel: int = -1,
     slot: int = 0,
+    transform: Transform | None = None,
+    signs: int = 0,
 ) -> Row:
     """The row of a precision.
 
@@ -299,6 +314,8 @@ def row_of(
         axis: the contracted dimension, for scalings that name none.
         channel: the channel dimension, likewise.
         slot: number of the slot.
+        transform: what is done before; a Hadamard transform mixes along `axis`.
+        signs: seed of its signs, of 32 bits.
 
     Raises:
         FormatError: the format cannot be scaled.
@@ -313,4 +330,4 @@ def row_of(
     power = element.power if isinstance(element, PowerLaw) else 0.0
     bits = rounding.random_bits if rounding.mode is RoundingMode.STOCHASTIC else 0
     scale = _scale_row(scaling, element.max, axis, channel)
-    return Row(_element_grid(element), shift, power, rounding.mode, bits, scale, slot)
+    return Row(_element_grid(element), shift, power, rounding.mode, bits, scale, slot, transform, axis, signs)

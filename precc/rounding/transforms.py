@@ -1,17 +1,38 @@
-"""Transforms of a tensor before it is rounded: the random Hadamard transform, and shift-and-squeeze."""
+"""Transforms of a tensor before it is rounded: the random Hadamard transform, and shift-and-squeeze.
+
+As an option of a slot they are computed by tensor operations on every backend, so that the bits agree.
+"""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from precc.errors import FormatError
+from precc.formats import Transform
 from precc.rounding.random_bits import hashed
+from precc.rounding.row import Row
 
-__all__ = ["HADAMARD_SIZE", "ShiftSqueeze", "random_hadamard"]
+__all__ = ["HADAMARD_SIZE", "ShiftSqueeze", "random_hadamard", "transformed"]
 
 HADAMARD_SIZE = 16
+
+
+def transformed(x: Tensor, row: Row, key: int, rounding: Callable[[Tensor, Row, int], Tensor]) -> Tensor:
+    """``rounding(x, row, key)`` of the transformed tensor; where the row has no transform, of the tensor itself.
+
+    A tensor with a NaN or an infinity that is to be squeezed becomes NaN as a whole.
+    """
+    if row.transform is None:
+        return rounding(x, row, key)
+    if row.transform is Transform.HADAMARD:
+        return rounding(random_hadamard(x, seed=row.signs, axis=row.mixed), row, key)
+    if not bool(x.isfinite().all()):
+        return torch.full_like(x, math.nan)
+    bend = ShiftSqueeze.of(x)
+    return bend.restore(rounding(bend.squeeze(x), row, key))
 
 
 def random_hadamard(x: Tensor, *, seed: int, axis: int = -1) -> Tensor:
