@@ -8,7 +8,7 @@ of up to 51 bits as the exact sum does, so rounding it again gives what the exac
 import torch
 from torch import Tensor
 
-from precc.accumulator import Accumulator, Order, product_shape
+from precc.accumulator import Accumulator, Order
 from precc.errors import FormatError
 from precc.formats import FixedPoint, FloatFormat
 from precc.rounding.modes import RoundingMode
@@ -16,7 +16,7 @@ from precc.rounding.random_bits import hashed_at, truncated
 from precc.rounding.row import Grid, row_of
 from precc.rounding.tensor_ops import round_grid
 
-__all__ = ["STAGES", "accumulate_tensor_ops", "check_operands", "grid_of"]
+__all__ = ["STAGES", "accumulate_tensor_ops", "check_operands", "grid_of", "product_shape"]
 
 #: Which rounding of a term draws from which stream: the slot is that of the call plus this number.
 STAGES = {"add": 0, "multiply": 1, "leaf": 2, "outer": 2, "correct": 2, "recover": 3, "error": 4}
@@ -76,6 +76,22 @@ def check_operands(a: Tensor, b: Tensor) -> tuple[int, ...]:
     if a.dtype is not b.dtype or a.dtype not in (torch.float32, torch.float64):
         raise FormatError(f"accumulate takes two float32 or two float64 tensors, not {a.dtype} and {b.dtype}")
     return product_shape(a, b)
+
+
+def product_shape(a: Tensor, b: Tensor) -> tuple[int, ...]:
+    """The shape of ``a @ b``: [M, K] with [K, N], or [B, M, K] with [B, K, N].
+
+    Raises:
+        FormatError: other shapes, or tensors on two devices.
+    """
+    fits = a.dim() == b.dim() and a.dim() in (2, 3) and a.shape[-1] == b.shape[-2] and a.shape[:-2] == b.shape[:-2]
+    if not fits:
+        raise FormatError(
+            f"a product takes [M, K] with [K, N], or [B, M, K] with [B, K, N]; got {list(a.shape)} with {list(b.shape)}"
+        )
+    if a.device != b.device:
+        raise FormatError(f"a product takes tensors on one device; got {a.device} and {b.device}")
+    return (*a.shape[:-1], b.shape[-1])
 
 
 def grid_of(fmt: FloatFormat | FixedPoint) -> Grid:

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from precc import accumulate as tensor_ops
 from precc.accumulate import STAGES, accumulate_tensor_ops
-from precc.accumulator import Accumulator, Order, int_matmul, safe_chain_length
+from precc.accumulator import Accumulator, Order
 from precc.backends.cpp import accumulate as kernel
 from precc.backends.cpp.accumulate import accumulate
 from precc.backends.cpp.accumulate_paths import FLOAT32, FLOAT64, Facts, Path, choose_path, kind_of
 from precc.errors import FormatError
 from precc.formats import FixedPoint, FloatFormat, Overflow
+from precc.integer_sums import int_matmul, safe_chain_length
 from precc.rounding.random_bits import hashed, hashed_at
 
 KEY, SLOT = 123456789, 77

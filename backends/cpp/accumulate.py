@@ -87,10 +87,7 @@ def accumulate(
     if a.device.type != "cpu":
         result = accumulate_tensor_ops(a, b, accumulator, key, slot=slot, first=first)
         return result if out is None else out.copy_(result)
-    direct = (
-        out is not None and out.shape == shape and out.dtype is a.dtype and out.is_contiguous() and not out.is_neg()
-    )
-    result = out if out is not None and direct and not (overlaps(out, a) or overlaps(out, b)) else a.new_empty(shape)
+    result = out if out is not None and _may_be_written(out, shape, a, b) else a.new_empty(shape)
     if result.numel():
         left, right = (x.resolve_neg().contiguous() for x in (a, b))
         _run(left, right, result, accumulator, (key, slot, first))
