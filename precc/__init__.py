@@ -21,6 +21,7 @@ from precc.formats import (  # noqa: E402
 )
 from precc.integer_sums import int_matmul, safe_chain_length  # noqa: E402
 from precc.module import PrecisionModule  # noqa: E402
+from precc.named_accumulators import ACCUMULATORS, parse_accumulator  # noqa: E402
 from precc.numerics import matmul, round_to  # noqa: E402
 from precc.plan import PrecisionPlan  # noqa: E402
 from precc.policy import Policy, Uniform  # noqa: E402
@@ -29,6 +30,7 @@ from precc.rounding import Rounding, RoundingMode  # noqa: E402
 from precc.transforms import ShiftSqueeze, random_hadamard  # noqa: E402
 
 __all__ = [
+    "ACCUMULATORS",
     "FORMATS",
     "Accumulator",
     "BlockFormat",
@@ -55,6 +57,7 @@ __all__ = [
     "export_onnx",
     "int_matmul",
     "matmul",
+    "parse_accumulator",
     "parse_format",
     "random_hadamard",
     "round_to",

@@ -22,6 +22,10 @@ __all__ = ["STAGES", "accumulate_tensor_ops", "check_operands", "grid_of", "prod
 STAGES = {"add": 0, "multiply": 1, "leaf": 2, "outer": 2, "correct": 2, "recover": 3, "error": 4}
 
 
+#: Of the terms that are aligned: what powers of two with them float64 can hold.
+_LEAST_EXPONENT, _LARGEST_EXPONENT, _NO_EXPONENT = -960, 1023, -9999
+
+
 def accumulate_tensor_ops(
     a: Tensor, b: Tensor, accumulator: Accumulator, key: int = 0, *, slot: int = 0, first: int = 0
 ) -> Tensor:
@@ -34,7 +38,8 @@ def accumulate_tensor_ops(
     A stochastic rounding of term k of output i, counted row-major over [B,] M, N, draws number ``i * K + k`` of the
     stream of (key, slot + stage): stage 0 adds, 1 multiplies; 2 rounds the leaves of a pairwise sum, adds the sums of
     blocks, or makes the first operation of a compensated sum, whose third and fourth are 3 and 4. The addition of two
-    parts of a pairwise sum has the k of the first term of its right part, that of a block the k of the block's first.
+    parts of a pairwise sum has the k of the first term of its right part, that of a block the k of the block's first
+    (in stage 0 where the block is aligned).
     Going up has the distance to the grid point below as its probability, truncated to 31 bits; formats of more than 21
     stored significand bits take it from the sum rounded to odd.
 
@@ -54,16 +59,7 @@ def accumulate_tensor_ops(
     """
     shape = check_operands(a, b)
     sums = _Sums(a.double(), b.double(), shape, accumulator, (key, slot, first))
-    if not a.shape[-1]:
-        total = sums.zeros()
-    elif accumulator.compensated:
-        total = sums.compensated()
-    elif accumulator.order is Order.PAIRWISE:
-        total = sums.pairwise(0, a.shape[-1])
-    elif accumulator.order is Order.BLOCKED:
-        total = sums.blocked(accumulator.block)
-    else:
-        total = sums.sequential(0, a.shape[-1])
+    total = sums.all(0, a.shape[-1]) if a.shape[-1] else sums.zeros()
     return total.to(a.dtype)
 
 
@@ -106,12 +102,29 @@ class _Sums:
         self, a: Tensor, b: Tensor, shape: tuple[int, ...], accumulator: Accumulator, stream: tuple[int, int, int]
     ) -> None:
         self.a, self.b, self.shape, self.depth = a, b, shape, a.shape[-1]
-        self.chunk, self.rounding = accumulator.chunk, accumulator.rounding
+        self.options, self.rounding = accumulator, accumulator.rounding
         self.grid = grid_of(accumulator.format)
         self.product = None if accumulator.product is None else grid_of(accumulator.product)
+        self.inner = None if accumulator.inner is None else _Sums(a, b, shape, accumulator.inner, stream)
+        if accumulator.operands is not None:
+            assert isinstance(accumulator.format, FloatFormat)
+            left, right, self.emin = *(fmt.emin for fmt in accumulator.operands), accumulator.format.emin
+            self.exponents = _exponents(a, left), _exponents(b, right)
         self.key, self.slot, first = stream
         count = torch.Size(shape).numel()
         self.index = (torch.arange(first, first + count, device=a.device) * self.depth).reshape(shape)
+
+    def all(self, begin: int, end: int) -> Tensor:
+        """The sum of some terms, as the accumulator finds it."""
+        if self.options.compensated:
+            return self.compensated(begin, end)
+        orders = {
+            Order.SEQUENTIAL: self.sequential,
+            Order.PAIRWISE: self.pairwise,
+            Order.BLOCKED: self.blocked,
+            Order.ALIGNED: self.aligned,
+        }
+        return orders[self.options.order](begin, end)
 
     def zeros(self) -> Tensor:
         return self.a.new_zeros(self.shape)
@@ -137,16 +150,47 @@ class _Sums:
     def sequential(self, begin: int, end: int) -> Tensor:
         total = self.zeros()
         for k in range(begin, end):
-            last = k + 1 == end or (k + 1 - begin) % self.chunk == 0
+            last = k + 1 == end or (k + 1 - begin) % self.options.chunk == 0
             total = self.add(total, self.term(k), k) if last else total + self.term(k)
         return total
 
-    def blocked(self, block: int) -> Tensor:
+    def blocked(self, begin: int, end: int) -> Tensor:
         total = self.zeros()
-        for begin in range(0, self.depth, block):
-            inner = self.sequential(begin, min(begin + block, self.depth))
-            total = self.add(total, inner, begin, "outer")
+        of_block = self.sequential if self.inner is None else self.inner.all
+        for first in range(begin, end, self.options.block):
+            part = of_block(first, min(first + self.options.block, end))
+            total = self.add(total, part, first, "outer")
         return total
+
+    def aligned(self, begin: int, end: int) -> Tensor:
+        total = self.zeros()
+        for first in range(begin, end, self.options.block):
+            exact = self.aligned_step(total, range(first, min(first + self.options.block, end)))
+            total = self.round(exact, self.grid, first, "add") + 0.0  # a zero is +0
+        return total
+
+    def aligned_step(self, total: Tensor, terms: range) -> Tensor:
+        """The exact sum of some terms and the total, all truncated at the same bit."""
+        largest = _exponents(total, self.emin)
+        left, right = self.exponents
+        for k in terms:
+            largest = torch.maximum(largest, left[..., :, k, None] + right[..., k, None, :])
+        largest = largest.clamp(_LEAST_EXPONENT, _LARGEST_EXPONENT)
+        to_integer = _power_of_two(self.options.fraction_bits - largest)
+        steps = (total * to_integer).trunc()
+        for k in terms:
+            steps += (self.term(k) * to_integer).trunc()
+        finite = steps.isfinite()
+        exact = steps * _power_of_two(largest - self.options.fraction_bits)
+        return exact if bool(finite.all()) else torch.where(finite, exact, self.special(total, terms))
+
+    def special(self, total: Tensor, terms: range) -> Tensor:
+        """The sum of the infinities and NaN among some terms and the total."""
+        found = total.where(~total.isfinite(), 0.0)
+        for k in terms:
+            exact = self.term(k)
+            found += exact.where(~exact.isfinite(), 0.0)
+        return found
 
     def pairwise(self, begin: int, end: int) -> Tensor:
         if end - begin == 1:
@@ -154,9 +198,9 @@ class _Sums:
         middle = begin + (end - begin) // 2
         return self.add(self.pairwise(begin, middle), self.pairwise(middle, end), middle)
 
-    def compensated(self) -> Tensor:
+    def compensated(self, begin: int, end: int) -> Tensor:
         total, error = self.zeros(), self.zeros()
-        for k in range(self.depth):
+        for k in range(begin, end):
             corrected = self.add(self.term(k), -error, k, "correct")
             following = self.add(total, corrected, k)
             recovered = self.add(following, -total, k, "recover")
@@ -175,3 +219,14 @@ def _odd_sum(x: Tensor, y: Tensor) -> Tensor:
     outward = (error > 0) == (total > 0)
     odd = torch.where(inexact & (bits & 1 == 0), bits + torch.where(outward, 1, -1), bits)
     return odd.view(torch.float64)
+
+
+def _exponents(x: Tensor, emin: int) -> Tensor:
+    """``max(floor(log2 |x|), emin)`` as int64; of zeros, and of what is not finite, far less."""
+    found = (torch.frexp(x).exponent.to(torch.int64) - 1).clamp(min=emin)
+    return torch.where((x != 0) & x.isfinite(), found, _NO_EXPONENT)
+
+
+def _power_of_two(exponent: Tensor) -> Tensor:
+    """``2**exponent`` as float64, where that is a normal number."""
+    return ((exponent + 1023) << 52).view(torch.float64)

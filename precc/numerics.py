@@ -12,6 +12,7 @@ from precc.backends.cpp.accumulate import accumulate
 from precc.backends.cpp.memory import is_plain, overlaps_itself
 from precc.errors import FormatError
 from precc.formats import FixedPoint, FloatFormat, Format, Scaling, parse_format, parse_scaling
+from precc.named_accumulators import parse_accumulator
 from precc.rounding import NEAREST_EVEN, Rounding, RoundingMode, Row, draw_key, parse_rounding, row_of
 from precc.rounding.stateful import round_corrected, round_with_hysteresis
 
@@ -90,32 +91,47 @@ def matmul(
     Args:
         a: float32 or float64, [M, K] or [B, M, K].
         b: of the same dtype, [K, N] or [B, K, N].
-        accumulator: how sums are rounded; a format means: to it, to nearest even, after every fused multiply-add.
+        accumulator: how sums are rounded; or the name of one, such as ``"hopper_fp8"`` (`ACCUMULATORS`); or a format,
+            which means: to it, to nearest even, after every fused multiply-add.
         seed: for stochastic rounding, as in `round_to`.
         out: receives the result, of the dtype of `a`.
 
     Raises:
-        FormatError: operands, accumulator or seed that do not fit; operands that record gradients.
+        FormatError: operands, accumulator or seed that do not fit; operands that record gradients, or have values that
+            the operands' formats of the accumulator have not.
 
     >>> ones = torch.ones(1, 4096)
     >>> matmul(ones, ones.T, "e5m10").item(), matmul(ones, ones.T, "e4m3").item()
     (2048.0, 16.0)
+    >>> matmul(ones, ones.T * 1.125, "hopper_fp8").item()
+    4608.0
     """
-    if not isinstance(accumulator, Accumulator):
-        accumulator = Accumulator(format=accumulator)
+    accumulator = parse_accumulator(accumulator)
     for operand in (a, b):
         if not isinstance(operand, Tensor):
             raise FormatError(f"matmul takes tensors, not {type(operand).__name__}")
         if operand.requires_grad and torch.is_grad_enabled():
             raise FormatError("matmul has no derivative: pass operands.detach(), or call it under torch.no_grad()")
     _check_out(out, check_operands(a, b), a)
-    stochastic = accumulator.rounding.mode is RoundingMode.STOCHASTIC
-    key = _key(seed) if stochastic else _refuse_seed(seed, accumulator.rounding)
+    key = _key(seed) if accumulator.is_stochastic else _refuse_seed(seed, accumulator.rounding)
     with torch.no_grad():
+        for name, operand, fmt in zip("ab", (a, b), accumulator.operand_formats or (), strict=False):
+            _check_values(name, operand, fmt)
         if not (is_plain(a) and is_plain(b)) or warn_without_kernels():
             result = accumulate_tensor_ops(a, b, accumulator, key)
             return result if out is None else out.copy_(result)
         return accumulate(a, b, accumulator, key, out)
+
+
+def _check_values(name: str, operand: Tensor, fmt: FloatFormat) -> None:
+    values = operand.resolve_neg()
+    rounded = compiled_or_tensor_ops(values, row_of(fmt), 0, None)
+    other = (rounded != values) & ~values.isnan()
+    if bool(other.any()):
+        raise FormatError(
+            f"matmul: {name} has values that {fmt.name!r} has not, such as {values[other][0].item()!r}; this "
+            f"accumulator multiplies only those: round it first, precc.round_to({name}, {fmt.name!r})"
+        )
 
 
 def _round_with_state(

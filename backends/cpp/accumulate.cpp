@@ -25,9 +25,12 @@ struct FastGrid {
 
 struct Job {
   int64_t batch, rows, columns, depth, first;  // B, M, N, K; number of the first output
-  int64_t mode, order, chunk, block, compensated, rounds_product, odd, limit, threads;
-  uint64_t key, slot, random_mask;
-  Grid sum, product;  // on float64
+  int64_t mode, order, chunk, block, compensated, rounds_product, odd, limit, threads;  // of a block, where there are
+  int64_t outer_block, outer_mode, outer_odd;  // the blocks whose sums are added; 0 for none
+  int64_t fraction_bits;
+  uint64_t key, slot, random_mask, outer_random_mask;
+  double least_a, least_b, least_sum;  // the smallest normal numbers of the operands and of the sum
+  Grid sum, product, outer;            // on float64
   FastGrid fast_sum, fast_product;  // on the carrier of the path
 };
 
@@ -39,11 +42,14 @@ struct Facts {
 
 namespace {
 
-enum Order { SEQUENTIAL = 0, PAIRWISE = 1, BLOCKED = 2 };
+enum Order { SEQUENTIAL = 0, PAIRWISE = 1, ALIGNED = 3 };
 enum Limit { UNREACHED = 0, CLAMPED = 1, WATCHED = 2 };
 enum Stage { ADD = 0, MULTIPLY = 1, LEAF = 2, OUTER = 2, CORRECT = 2, RECOVER = 3, ERROR = 4 };
 
-Draw draw_of(const Job& job, int stage) { return {job.key, job.slot + uint64_t(stage), job.random_mask}; }
+Draw draw_of(const Job& job, int stage) {
+  const uint64_t mask = job.outer_block && stage == OUTER ? job.outer_random_mask : job.random_mask;
+  return {job.key, job.slot + uint64_t(stage), mask};
+}
 
 // --- everything, in float64 ---------------------------------------------------------------------------------------
 
@@ -59,22 +65,38 @@ inline double odd_sum(double x, double y) {
   return as<double>(outward ? bits + move : bits - move);
 }
 
+// Below the exponents of all that is aligned: what powers of two with it a double can hold.
+constexpr double LEAST_POWER = 0x1p-960;
+
+// The power of two at or below |x|, at least that of the smallest normal number of a format; 0 for 0.
+inline double power_below(double x, double least) {
+  const double power = as<double>(as<uint64_t>(x) & 0x7ff0000000000000ull);
+  return x == 0 ? 0 : std::max(power, least);
+}
+
 // The sums of one row of outputs and up to LANES neighbouring columns.
 template <int mode>
 struct ExactSums {
   const Job& job;
-  const Rounder<double> sum, product;
+  const Rounder<double> sum, product, outer;
   const double *a, *b;  // [K] and [K, LANES]
   int64_t output;       // number of the first one
   bool one_stream;      // whether all their random numbers are of one range of 2**32
   std::vector<Stream> streams;
+  std::vector<double> powers_a, powers_b;  // of what is aligned
 
   ExactSums(const Job& job, const double* a, const double* b)
-      : job(job), sum(job.sum), product(job.product), a(a), b(b) {}
+      : job(job), sum(job.sum), product(job.product), outer(job.outer), a(a), b(b) {
+    if (job.order != ALIGNED) return;
+    powers_a.resize(size_t(job.depth)), powers_b.resize(size_t(job.depth * LANES));
+    for (int64_t i = 0; i < job.depth * LANES; ++i) powers_b[size_t(i)] = power_below(b[i], job.least_b);
+  }
 
   void start(int64_t first_output) {
     output = first_output;
-    if (mode != STOCHASTIC) return;
+    if (job.order == ALIGNED)
+      for (int64_t k = 0; k < job.depth; ++k) powers_a[size_t(k)] = power_below(a[k], job.least_a);
+    if (mode != STOCHASTIC && job.outer_mode != STOCHASTIC) return;
     const int64_t begin = output * job.depth, last = begin + LANES * job.depth - 1;
     one_stream = begin >> 32 == last >> 32;
     streams.clear();
@@ -82,7 +104,6 @@ struct ExactSums {
   }
 
   void random(uint32_t* numbers, int64_t k, int stage) const {
-    if (mode != STOCHASTIC) return;
     for (int64_t j = 0; j < LANES && !one_stream; ++j) {
       const int64_t index = (output + j) * job.depth + k;
       numbers[j] = Stream(draw_of(job, stage), index >> 32)(uint32_t(index));
@@ -93,10 +114,11 @@ struct ExactSums {
     for (uint32_t j = 0; j < LANES; ++j) numbers[j] = stream(begin + j * step);
   }
 
+  template <int how = mode>
   void round(double* x, const Rounder<double>& by, int64_t k, int stage) const {
     uint32_t numbers[LANES] = {};
-    random(numbers, k, stage);
-    for (int j = 0; j < LANES; ++j) x[j] = by.template operator()<mode, false>(x[j], numbers[j]);
+    if (how == STOCHASTIC) random(numbers, k, stage);
+    for (int j = 0; j < LANES; ++j) x[j] = by.template operator()<how, false>(x[j], numbers[j]);
   }
 
   void add(double* x, const double* y, int64_t k, int stage) const {
@@ -104,13 +126,23 @@ struct ExactSums {
     round(x, sum, k, stage);
   }
 
+  void add_block(double* x, const double* y, int64_t k) const {
+    for (int j = 0; j < LANES; ++j) x[j] = job.outer_odd ? odd_sum(x[j], y[j]) : x[j] + y[j];
+    switch (job.outer_mode) {
+      case NEAREST_EVEN: return round<NEAREST_EVEN>(x, outer, k, OUTER);
+      case NEAREST_AWAY: return round<NEAREST_AWAY>(x, outer, k, OUTER);
+      case TOWARD_ZERO: return round<TOWARD_ZERO>(x, outer, k, OUTER);
+      default: return round<STOCHASTIC>(x, outer, k, OUTER);
+    }
+  }
+
   void term(double* x, int64_t k) const {
     for (int j = 0; j < LANES; ++j) x[j] = a[k] * b[k * LANES + j];
     if (job.rounds_product) round(x, product, k, MULTIPLY);
   }
 
-  void sequential(double* total, int64_t begin, int64_t end) const {
-    std::fill(total, total + LANES, 0.0);
+  void sequential(double* result, int64_t begin, int64_t end) const {
+    double total[LANES] = {};  // of its own, so that it can stay in registers
     for (int64_t k = begin; k < end; ++k) {
       double x[LANES];
       term(x, k);
@@ -119,15 +151,54 @@ struct ExactSums {
       else
         for (int j = 0; j < LANES; ++j) total[j] += x[j];
     }
+    std::copy_n(total, LANES, result);
   }
 
   void blocked(double* total) const {
     std::fill(total, total + LANES, 0.0);
-    for (int64_t begin = 0; begin < job.depth; begin += job.block) {
-      double inner[LANES];
-      sequential(inner, begin, std::min(begin + job.block, job.depth));
-      add(total, inner, begin, OUTER);
+    for (int64_t begin = 0; begin < job.depth; begin += job.outer_block) {
+      double part[LANES];
+      const int64_t end = std::min(begin + job.outer_block, job.depth);
+      job.order == ALIGNED ? aligned(part, begin, end) : sequential(part, begin, end);
+      add_block(total, part, begin);
     }
+  }
+
+  void aligned(double* total, int64_t begin, int64_t end) const {
+    std::fill(total, total + LANES, 0.0);
+    for (int64_t first = begin; first < end; first += job.block) {
+      aligned_step(total, first, std::min(first + job.block, end));
+      round(total, sum, first, ADD);
+      for (int j = 0; j < LANES; ++j) total[j] += 0.0;  // a zero is +0
+    }
+  }
+
+  // The exact sum of some terms and the total, all truncated at the same bit.
+  void aligned_step(double* total, int64_t begin, int64_t end) const {
+    double largest[LANES], to_integer[LANES], steps[LANES];
+    for (int j = 0; j < LANES; ++j) largest[j] = std::max(LEAST_POWER, power_below(total[j], job.least_sum));
+    for (int64_t k = begin; k < end; ++k)
+      for (int j = 0; j < LANES; ++j)
+        largest[j] = std::max(largest[j], powers_a[size_t(k)] * powers_b[size_t(k * LANES + j)]);
+    const double scale = std::ldexp(1.0, int(job.fraction_bits));
+    for (int j = 0; j < LANES; ++j) {
+      to_integer[j] = scale / largest[j];
+      steps[j] = std::trunc(total[j] * to_integer[j]);
+    }
+    for (int64_t k = begin; k < end; ++k)
+      for (int j = 0; j < LANES; ++j) steps[j] += std::trunc(a[k] * b[k * LANES + j] * to_integer[j]);
+    for (int j = 0; j < LANES; ++j)
+      total[j] = std::isfinite(steps[j]) ? steps[j] * (largest[j] / scale) : special(total[j], begin, end, j);
+  }
+
+  // The sum of the infinities and NaN among some terms and the total: one of them makes `steps` infinite or NaN.
+  double special(double total, int64_t begin, int64_t end, int j) const {
+    double found = std::isfinite(total) ? 0.0 : total;
+    for (int64_t k = begin; k < end; ++k) {
+      const double term = a[k] * b[k * LANES + j];
+      found += std::isfinite(term) ? 0.0 : term;
+    }
+    return found;
   }
 
   void pairwise(double* total, int64_t begin, int64_t end) const {
@@ -161,8 +232,9 @@ struct ExactSums {
   void operator()(double* total) const {
     if (job.depth == 0) return std::fill(total, total + LANES, 0.0);
     if (job.compensated) return compensated(total);
+    if (job.outer_block) return blocked(total);
     if (job.order == PAIRWISE) return pairwise(total, 0, job.depth);
-    if (job.order == BLOCKED) return blocked(total);
+    if (job.order == ALIGNED) return aligned(total, 0, job.depth);
     sequential(total, 0, job.depth);
   }
 };
@@ -449,11 +521,11 @@ struct FastSums {
 
   // One panel of terms; blocks may end in it.
   void extend(Tile& tile, const T* panel, int64_t begin, int64_t end) const {
-    const int64_t block = job.order == BLOCKED ? job.block : job.depth;
+    const int64_t block = job.outer_block ? job.outer_block : job.depth;
     for (int64_t k = begin; k < end && !tile.failed;) {
       const int64_t stop = std::min(end, (k / block + 1) * block);
       run(tile, panel + (k - begin) * COLUMNS, k, stop);
-      if (job.order == BLOCKED && (stop == job.depth || stop % block == 0)) end_block(tile, (stop - 1) / block * block);
+      if (job.outer_block && (stop == job.depth || stop % block == 0)) end_block(tile, (stop - 1) / block * block);
       k = stop;
     }
   }
@@ -465,7 +537,7 @@ struct FastSums {
       for (int64_t j = 0; j < width; j += LANES) exact_by_mode(job, a, b, c, item, row, rows, column + j);
       return;
     }
-    const Sums& sums = job.order == BLOCKED ? tile.outer : tile.total;
+    const Sums& sums = job.outer_block ? tile.outer : tile.total;
     for (int64_t i = 0; i < rows; ++i)
       std::memcpy(c + (item * job.rows + row + i) * job.columns + column, &sums[i], size_t(width) * sizeof(T));
   }
