@@ -65,6 +65,24 @@ inline double odd_sum(double x, double y) {
   return as<double>(outward ? bits + move : bits - move);
 }
 
+typedef double Eight __attribute__((vector_size(64)));
+constexpr int HALVES = LANES / 8;
+
+inline Eight eight(const double* from) {
+  Eight x;
+  std::memcpy(&x, from, sizeof(x));
+  return x;
+}
+
+inline Eight truncated(Eight x) {
+#if defined(__AVX512F__)
+  return Eight(_mm512_roundscale_pd(__m512d(x), _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC));
+#else
+  for (int j = 0; j < 8; ++j) x[j] = std::trunc(x[j]);
+  return x;
+#endif
+}
+
 // Below the exponents of all that is aligned: what powers of two with it a double can hold.
 constexpr double LEAST_POWER = 0x1p-960;
 
@@ -175,20 +193,25 @@ struct ExactSums {
 
   // The exact sum of some terms and the total, all truncated at the same bit.
   void aligned_step(double* total, int64_t begin, int64_t end) const {
-    double largest[LANES], to_integer[LANES], steps[LANES];
-    for (int j = 0; j < LANES; ++j) largest[j] = std::max(LEAST_POWER, power_below(total[j], job.least_sum));
-    for (int64_t k = begin; k < end; ++k)
-      for (int j = 0; j < LANES; ++j)
-        largest[j] = std::max(largest[j], powers_a[size_t(k)] * powers_b[size_t(k * LANES + j)]);
+    Eight largest[HALVES], to_integer[HALVES], steps[HALVES];
     const double scale = std::ldexp(1.0, int(job.fraction_bits));
-    for (int j = 0; j < LANES; ++j) {
-      to_integer[j] = scale / largest[j];
-      steps[j] = std::trunc(total[j] * to_integer[j]);
+    for (int h = 0; h < HALVES; ++h)
+      for (int j = 0; j < 8; ++j) largest[h][j] = std::max(LEAST_POWER, power_below(total[8 * h + j], job.least_sum));
+    for (int64_t k = begin; k < end; ++k)
+      for (int h = 0; h < HALVES; ++h) {
+        const Eight power = powers_a[size_t(k)] * eight(&powers_b[size_t(k * LANES + 8 * h)]);
+        largest[h] = power > largest[h] ? power : largest[h];
+      }
+    for (int h = 0; h < HALVES; ++h) {
+      to_integer[h] = scale / largest[h];
+      steps[h] = truncated(eight(total + 8 * h) * to_integer[h]);
     }
     for (int64_t k = begin; k < end; ++k)
-      for (int j = 0; j < LANES; ++j) steps[j] += std::trunc(a[k] * b[k * LANES + j] * to_integer[j]);
-    for (int j = 0; j < LANES; ++j)
-      total[j] = std::isfinite(steps[j]) ? steps[j] * (largest[j] / scale) : special(total[j], begin, end, j);
+      for (int h = 0; h < HALVES; ++h) steps[h] += truncated(a[k] * eight(b + k * LANES + 8 * h) * to_integer[h]);
+    for (int j = 0; j < LANES; ++j) {
+      const double sum_of_steps = steps[j / 8][j % 8], quantum = largest[j / 8][j % 8] / scale;
+      total[j] = std::isfinite(sum_of_steps) ? sum_of_steps * quantum : special(total[j], begin, end, j);
+    }
   }
 
   // The sum of the infinities and NaN among some terms and the total: one of them makes `steps` infinite or NaN.
