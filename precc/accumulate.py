@@ -22,7 +22,7 @@ __all__ = ["STAGES", "accumulate_tensor_ops", "check_operands", "grid_of", "prod
 STAGES = {"add": 0, "multiply": 1, "leaf": 2, "outer": 2, "correct": 2, "recover": 3, "error": 4}
 
 
-#: Of the terms that are aligned: what powers of two with them float64 can hold.
+#: Between which the largest exponent of an aligned block counts: float64 can then hold all powers of two that occur.
 _LEAST_EXPONENT, _LARGEST_EXPONENT, _NO_EXPONENT = -960, 1023, -9999
 
 
