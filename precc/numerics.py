@@ -103,8 +103,8 @@ def matmul(
     >>> ones = torch.ones(1, 4096)
     >>> matmul(ones, ones.T, "e5m10").item(), matmul(ones, ones.T, "e4m3").item()
     (2048.0, 16.0)
-    >>> matmul(ones, ones.T * 1.125, "hopper_fp8").item()
-    4608.0
+    >>> [matmul(ones, 1.125 * ones.T, name).item() for name in ("float32", "hopper_fp8", "hopper_fp8_promoted")]
+    [4608.0, 4324.0, 4608.0]
     """
     accumulator = parse_accumulator(accumulator)
     for operand in (a, b):

@@ -25,6 +25,7 @@ from precc.backends.cpp.accumulate_paths import (
 from precc.backends.cpp.build import load_library
 from precc.backends.cpp.memory import overlaps, written
 from precc.backends.cpp.structures import GridStructure, grid_structure, random_mask
+from precc.formats import FloatFormat
 from precc.rounding import RoundingMode
 from precc.rounding.row import Grid
 from precc.rounding.tensor_ops import Carrier
@@ -154,6 +155,7 @@ def _constant(kind: Kind, carrier: Carrier | None) -> _Job:
         outer=grid_structure(kind.grid, FLOAT64),
     )
     if options.operands is not None:
+        assert isinstance(options.format, FloatFormat)
         formats = (*options.operands, options.format)
         job.least_a, job.least_b, job.least_sum = (fmt.smallest_normal for fmt in formats)
     if carrier is not None:
