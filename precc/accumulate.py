@@ -182,7 +182,7 @@ class _Sums:
             steps += (self.term(k) * to_integer).trunc()
         finite = steps.isfinite()
         exact = steps * _power_of_two(largest - self.options.fraction_bits)
-        return exact if bool(finite.all()) else torch.where(finite, exact, self.special(total, terms))
+        return exact if exact.is_meta or bool(finite.all()) else torch.where(finite, exact, self.special(total, terms))
 
     def special(self, total: Tensor, terms: range) -> Tensor:
         """The sum of the infinities and NaN among some terms and the total."""

@@ -194,6 +194,13 @@ def test_values_that_the_operands_have_not_are_errors() -> None:
     assert precc.matmul(a * math.inf, torch.ones(2, 1), "hopper_fp8_e5m2").item() == math.inf
 
 
+def test_tensors_without_values_or_elements() -> None:
+    for name in ("hopper_fp8", "hopper_fp8_promoted"):
+        assert precc.matmul(torch.ones(3, 40, device="meta"), torch.ones(40, 2, device="meta"), name).shape == (3, 2)
+        assert torch.equal(precc.matmul(torch.ones(3, 0), torch.ones(0, 2), name), torch.zeros(3, 2))
+        assert precc.matmul(torch.ones(0, 40), torch.ones(40, 2), name).shape == (0, 2)
+
+
 def test_a_seed_is_for_either_of_two_roundings() -> None:
     inner = Accumulator(format="e5m10", rounding="stochastic")
     accumulator = Accumulator(format="float32", order="blocked", block=2, inner=inner)
