@@ -20,6 +20,7 @@ from torch import Tensor
 from precc.accumulator import Accumulator
 from precc.backends.cpp.accumulate import accumulate
 from precc.files import write_whole
+from precc.named_accumulators import ACCUMULATORS
 
 RESULT = Path(__file__).resolve().parent / "results" / "accumulate.json"
 SIZE = 512
@@ -66,6 +67,8 @@ def variants() -> dict[str, Callable[[], Tensor]]:
         "float32 fused": Accumulator(format="float32"),
         "fixed31.12 fused": Accumulator(format="fixed31.12"),
         "e5m10 toward zero": Accumulator(format="e5m10", rounding="toward_zero"),
+        "hopper_fp8": ACCUMULATORS["hopper_fp8"],
+        "hopper_fp8_promoted": ACCUMULATORS["hopper_fp8_promoted"],
     }
     return {"torch float32": lambda: a @ b} | {
         name: lambda accumulator=accumulator: accumulate(a, b, accumulator, 1)  # type: ignore[misc]

@@ -4,7 +4,7 @@ from precc import _checkout
 
 _checkout.install()
 
-from precc.accumulator import Accumulator, int_matmul, safe_chain_length  # noqa: E402
+from precc.accumulator import Accumulator  # noqa: E402
 from precc.api import compile, export_onnx  # noqa: E402
 from precc.control.trust_region import TrustRegion  # noqa: E402
 from precc.errors import FormatError, PlanError, PreccError, PrecisionWarning  # noqa: E402
@@ -19,7 +19,9 @@ from precc.formats import (  # noqa: E402
     Scaling,
     parse_format,
 )
+from precc.integer_sums import int_matmul, safe_chain_length  # noqa: E402
 from precc.module import PrecisionModule  # noqa: E402
+from precc.named_accumulators import ACCUMULATORS, parse_accumulator  # noqa: E402
 from precc.numerics import matmul, round_to  # noqa: E402
 from precc.plan import PrecisionPlan  # noqa: E402
 from precc.policy import Policy, Uniform  # noqa: E402
@@ -28,6 +30,7 @@ from precc.rounding import Rounding, RoundingMode  # noqa: E402
 from precc.rounding.transforms import ShiftSqueeze, random_hadamard  # noqa: E402
 
 __all__ = [
+    "ACCUMULATORS",
     "FORMATS",
     "Accumulator",
     "BlockFormat",
@@ -54,6 +57,7 @@ __all__ = [
     "export_onnx",
     "int_matmul",
     "matmul",
+    "parse_accumulator",
     "parse_format",
     "random_hadamard",
     "round_to",

@@ -8,7 +8,7 @@ of up to 51 bits as the exact sum does, so rounding it again gives what the exac
 import torch
 from torch import Tensor
 
-from precc.accumulator import Accumulator, Order, product_shape
+from precc.accumulator import Accumulator, Order
 from precc.errors import FormatError
 from precc.formats import FixedPoint, FloatFormat
 from precc.rounding.modes import RoundingMode
@@ -16,10 +16,14 @@ from precc.rounding.random_bits import hashed_at, truncated
 from precc.rounding.row import Grid, row_of
 from precc.rounding.tensor_ops import round_grid
 
-__all__ = ["STAGES", "accumulate_tensor_ops", "check_operands", "grid_of"]
+__all__ = ["STAGES", "accumulate_tensor_ops", "check_operands", "grid_of", "product_shape"]
 
 #: Which rounding of a term draws from which stream: the slot is that of the call plus this number.
 STAGES = {"add": 0, "multiply": 1, "leaf": 2, "outer": 2, "correct": 2, "recover": 3, "error": 4}
+
+
+#: Between which the largest exponent of an aligned block counts: float64 can then hold all powers of two that occur.
+_LEAST_EXPONENT, _LARGEST_EXPONENT, _NO_EXPONENT = -960, 1023, -9999
 
 
 def accumulate_tensor_ops(
@@ -34,7 +38,8 @@ def accumulate_tensor_ops(
     A stochastic rounding of term k of output i, counted row-major over [B,] M, N, draws number ``i * K + k`` of the
     stream of (key, slot + stage): stage 0 adds, 1 multiplies; 2 rounds the leaves of a pairwise sum, adds the sums of
     blocks, or makes the first operation of a compensated sum, whose third and fourth are 3 and 4. The addition of two
-    parts of a pairwise sum has the k of the first term of its right part, that of a block the k of the block's first.
+    parts of a pairwise sum has the k of the first term of its right part, that of a block the k of the block's first
+    (in stage 0 where the block is aligned).
     Going up has the distance to the grid point below as its probability, truncated to 31 bits; formats of more than 21
     stored significand bits take it from the sum rounded to odd.
 
@@ -54,16 +59,7 @@ def accumulate_tensor_ops(
     """
     shape = check_operands(a, b)
     sums = _Sums(a.double(), b.double(), shape, accumulator, (key, slot, first))
-    if not a.shape[-1]:
-        total = sums.zeros()
-    elif accumulator.compensated:
-        total = sums.compensated()
-    elif accumulator.order is Order.PAIRWISE:
-        total = sums.pairwise(0, a.shape[-1])
-    elif accumulator.order is Order.BLOCKED:
-        total = sums.blocked(accumulator.block)
-    else:
-        total = sums.sequential(0, a.shape[-1])
+    total = sums.all(0, a.shape[-1]) if a.shape[-1] else sums.zeros()
     return total.to(a.dtype)
 
 
@@ -80,6 +76,22 @@ def check_operands(a: Tensor, b: Tensor) -> tuple[int, ...]:
     return product_shape(a, b)
 
 
+def product_shape(a: Tensor, b: Tensor) -> tuple[int, ...]:
+    """The shape of ``a @ b``: [M, K] with [K, N], or [B, M, K] with [B, K, N].
+
+    Raises:
+        FormatError: other shapes, or tensors on two devices.
+    """
+    fits = a.dim() == b.dim() and a.dim() in (2, 3) and a.shape[-1] == b.shape[-2] and a.shape[:-2] == b.shape[:-2]
+    if not fits:
+        raise FormatError(
+            f"a product takes [M, K] with [K, N], or [B, M, K] with [B, K, N]; got {list(a.shape)} with {list(b.shape)}"
+        )
+    if a.device != b.device:
+        raise FormatError(f"a product takes tensors on one device; got {a.device} and {b.device}")
+    return (*a.shape[:-1], b.shape[-1])
+
+
 def grid_of(fmt: FloatFormat | FixedPoint) -> Grid:
     """The grid of a format of sums."""
     return row_of(fmt).grid
@@ -93,12 +105,29 @@ class _Sums:
     ) -> None:
         self.a = a.repeat(b.shape[0] // a.shape[0], 1, 1) if a.dim() == 3 and a.shape[0] else a
         self.b, self.shape, self.depth = b, shape, a.shape[-1]
-        self.chunk, self.rounding = accumulator.chunk, accumulator.rounding
+        self.options, self.rounding = accumulator, accumulator.rounding
         self.grid = grid_of(accumulator.format)
         self.product = None if accumulator.product is None else grid_of(accumulator.product)
+        self.inner = None if accumulator.inner is None else _Sums(a, b, shape, accumulator.inner, stream)
+        if accumulator.operands is not None:
+            assert isinstance(accumulator.format, FloatFormat)
+            left, right, self.emin = *(fmt.emin for fmt in accumulator.operands), accumulator.format.emin
+            self.exponents = _exponents(self.a, left), _exponents(b, right)
         self.key, self.slot, first = stream
         count = torch.Size(shape).numel()
         self.index = (torch.arange(first, first + count, device=a.device) * self.depth).reshape(shape)
+
+    def all(self, begin: int, end: int) -> Tensor:
+        """The sum of some terms, as the accumulator finds it."""
+        if self.options.compensated:
+            return self.compensated(begin, end)
+        orders = {
+            Order.SEQUENTIAL: self.sequential,
+            Order.PAIRWISE: self.pairwise,
+            Order.BLOCKED: self.blocked,
+            Order.ALIGNED: self.aligned,
+        }
+        return orders[self.options.order](begin, end)
 
     def zeros(self) -> Tensor:
         return self.a.new_zeros(self.shape)
@@ -124,16 +153,47 @@ class _Sums:
     def sequential(self, begin: int, end: int) -> Tensor:
         total = self.zeros()
         for k in range(begin, end):
-            last = k + 1 == end or (k + 1 - begin) % self.chunk == 0
+            last = k + 1 == end or (k + 1 - begin) % self.options.chunk == 0
             total = self.add(total, self.term(k), k) if last else total + self.term(k)
         return total
 
-    def blocked(self, block: int) -> Tensor:
+    def blocked(self, begin: int, end: int) -> Tensor:
         total = self.zeros()
-        for begin in range(0, self.depth, block):
-            inner = self.sequential(begin, min(begin + block, self.depth))
-            total = self.add(total, inner, begin, "outer")
+        of_block = self.sequential if self.inner is None else self.inner.all
+        for first in range(begin, end, self.options.block):
+            part = of_block(first, min(first + self.options.block, end))
+            total = self.add(total, part, first, "outer")
         return total
+
+    def aligned(self, begin: int, end: int) -> Tensor:
+        total = self.zeros()
+        for first in range(begin, end, self.options.block):
+            exact = self.aligned_step(total, range(first, min(first + self.options.block, end)))
+            total = self.round(exact, self.grid, first, "add") + 0.0  # a zero is +0
+        return total
+
+    def aligned_step(self, total: Tensor, terms: range) -> Tensor:
+        """The exact sum of some terms and the total, all truncated at the same bit."""
+        largest = _exponents(total, self.emin)
+        left, right = self.exponents
+        for k in terms:
+            largest = torch.maximum(largest, left[..., :, k, None] + right[..., k, None, :])
+        largest = largest.clamp(_LEAST_EXPONENT, _LARGEST_EXPONENT)
+        to_integer = _power_of_two(self.options.fraction_bits - largest)
+        steps = (total * to_integer).trunc()
+        for k in terms:
+            steps += (self.term(k) * to_integer).trunc()
+        finite = steps.isfinite()
+        exact = steps * _power_of_two(largest - self.options.fraction_bits)
+        return exact if exact.is_meta or bool(finite.all()) else torch.where(finite, exact, self.special(total, terms))
+
+    def special(self, total: Tensor, terms: range) -> Tensor:
+        """The sum of the infinities and NaN among some terms and the total."""
+        found = total.where(~total.isfinite(), 0.0)
+        for k in terms:
+            exact = self.term(k)
+            found += exact.where(~exact.isfinite(), 0.0)
+        return found
 
     def pairwise(self, begin: int, end: int) -> Tensor:
         if end - begin == 1:
@@ -141,9 +201,9 @@ class _Sums:
         middle = begin + (end - begin) // 2
         return self.add(self.pairwise(begin, middle), self.pairwise(middle, end), middle)
 
-    def compensated(self) -> Tensor:
+    def compensated(self, begin: int, end: int) -> Tensor:
         total, error = self.zeros(), self.zeros()
-        for k in range(self.depth):
+        for k in range(begin, end):
             corrected = self.add(self.term(k), -error, k, "correct")
             following = self.add(total, corrected, k)
             recovered = self.add(following, -total, k, "recover")
@@ -162,3 +222,14 @@ def _odd_sum(x: Tensor, y: Tensor) -> Tensor:
     outward = (error > 0) == (total > 0)
     odd = torch.where(inexact & (bits & 1 == 0), bits + torch.where(outward, 1, -1), bits)
     return odd.view(torch.float64)
+
+
+def _exponents(x: Tensor, emin: int) -> Tensor:
+    """``max(floor(log2 |x|), emin)`` as int64; of zeros, and of what is not finite, far less."""
+    found = (torch.frexp(x).exponent.to(torch.int64) - 1).clamp(min=emin)
+    return torch.where((x != 0) & x.isfinite(), found, _NO_EXPONENT)
+
+
+def _power_of_two(exponent: Tensor) -> Tensor:
+    """``2**exponent`` as float64, where that is a normal number."""
+    return ((exponent + 1023) << 52).view(torch.float64)

@@ -1,21 +1,17 @@
-"""How the sum of a matrix product is rounded, as data; and the bounds and wrapping of integer sums."""
+"""How the sum of a matrix product is rounded, as data."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
-
-import torch
-from torch import Tensor
 
 from precc.errors import FormatError, member_of
 from precc.formats import FixedPoint, FloatFormat, Format, parse_format
 from precc.rounding import NEAREST_EVEN, Rounding, RoundingMode, parse_rounding
 
-__all__ = ["Accumulator", "Order", "int_matmul", "parse_accumulator", "safe_chain_length"]
+__all__ = ["Accumulator", "Order"]
 
 #: Bits of a significand that float64 can hold with the two more that make a second rounding harmless.
 _MOST_BITS = 51
 _FLOAT64 = parse_format("float64")
-_INTEGERS = (torch.int8, torch.int16, torch.int32)
 
 
 class Order(Enum):
@@ -24,6 +20,7 @@ class Order(Enum):
     SEQUENTIAL = "sequential"  #: one after the other, k ascending
     PAIRWISE = "pairwise"  #: the sum of the first ``n // 2`` terms and that of the others, each found the same way
     BLOCKED = "blocked"  #: blocks sequentially from 0, then their sums sequentially from 0
+    ALIGNED = "aligned"  #: the terms of a block and the sum so far at once, aligned to the largest exponent
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +33,14 @@ class Accumulator:
     - a step is ``c = R(c + a b)``, the fused multiply-add; with a `product`, ``c = R(c + P(a b))``;
     - with a `chunk` of n only every n-th sum and the last one are rounded by R; the others are float64 sums;
     - ``"pairwise"`` adds ``R(left + right)`` in a balanced tree whose leaves are ``R(p)``;
-    - ``"blocked"`` sums `block` terms in steps from 0, and ``c = R(c + that)`` (chunked accumulation: Wang et al.
-      2018; Sun et al. 2019, HFP8);
+    - ``"blocked"`` sums `block` terms from 0, in steps or as the accumulator `inner` does, and ``c = R(c + that)``
+      (chunked accumulation: Wang et al. 2018; Sun et al. 2019, HFP8; promotion: DeepSeek-AI 2024, V3, section 3.3.2);
+    - ``"aligned"`` adds `block` products and c at once, as a tensor core does (Khattak and Mikaitis 2026): with E the
+      largest of their exponents, F the `fraction_bits`, and T the truncation toward zero to multiples of
+      ``2**(E - F)``, ``c = R(T(c) + sum of T(p))``. The exponent of a number of a format is
+      ``max(floor(log2 |x|), emin)``, so that of a subnormal is emin; that of a product is the sum of those of its
+      factors, even where their significands make 2 or more; a zero has none; E is at least -960. A zero c is +0;
+      infinities and NaN among the terms give what IEEE 754's sum of them gives;
     - `compensated` is Kahan's sum (1965): ``y = R(p - e); t = R(c + y); e = R(R(t - c) - y); c = t``.
 
     What overflows follows the rule of the format; fixed point saturates (BM8's Kulisch accumulator; Fox et al. 2021).
@@ -47,9 +50,12 @@ class Accumulator:
         rounding: of sums and products: nearest_even, nearest_away, toward_zero or stochastic.
         product: the format of the rounded product; None fuses multiply and add.
         chunk: terms from one rounding to the next.
-        order: "sequential", "pairwise" or "blocked".
-        block: terms of a block; goes with "blocked".
+        order: "sequential", "pairwise", "blocked" or "aligned".
+        block: terms of a block; goes with "blocked" and "aligned".
         compensated: Kahan's sum; goes with "sequential".
+        fraction_bits: F; goes with "aligned".
+        operands: the float format of a and b, or a pair of formats; goes with "aligned".
+        inner: how the terms of a block are summed: a sequential or aligned accumulator; goes with "blocked".
 
     Raises:
         FormatError: a format that float64 cannot round to exactly, or options that exclude each other.
@@ -67,6 +73,9 @@ class Accumulator:
     order: Order
     block: int
     compensated: bool
+    fraction_bits: int
+    operands: tuple[FloatFormat, FloatFormat] | None
+    inner: "Accumulator | None"
 
     def __init__(
         self,
@@ -78,6 +87,9 @@ class Accumulator:
         order: Order | str = Order.SEQUENTIAL,
         block: int = 0,
         compensated: bool = False,
+        fraction_bits: int = 0,
+        operands: FloatFormat | str | tuple[FloatFormat | str, FloatFormat | str] | None = None,
+        inner: "Accumulator | None" = None,
     ) -> None:
         mode = parse_rounding(rounding)
         if mode.needs_state:
@@ -89,21 +101,23 @@ class Accumulator:
         object.__setattr__(self, "order", member_of(Order, order, "accumulator: unknown order"))
         object.__setattr__(self, "block", block)
         object.__setattr__(self, "compensated", compensated)
+        object.__setattr__(self, "fraction_bits", fraction_bits)
+        object.__setattr__(self, "operands", None if operands is None else _pair(operands))
+        object.__setattr__(self, "inner", inner)
         self._check_options()
+        self._check_aligned()
+        self._check_inner()
 
     def _check_options(self) -> None:
         if type(self.chunk) is not int or not 1 <= self.chunk < 2**31:
             raise FormatError(f"accumulator: a chunk has from 1 to 2**31 - 1 terms, not {self.chunk!r}")
         if type(self.compensated) is not bool:
             raise FormatError(f"accumulator: compensated is True or False, not {self.compensated!r}")
-        if (
-            type(self.block) is not int
-            or (self.block < 1) is (self.order is Order.BLOCKED)
-            or not 0 <= self.block < 2**31
-        ):
+        has_block = self.order in (Order.BLOCKED, Order.ALIGNED)
+        if type(self.block) is not int or (self.block > 0) is not has_block or not 0 <= self.block < 2**31:
             raise FormatError(
-                f"accumulator: order 'blocked' needs a block of 1 to 2**31 - 1 terms, and only that order has one; "
-                f"got order {self.order.value!r} and block {self.block!r}"
+                f"accumulator: orders 'blocked' and 'aligned' need a block of 1 to 2**31 - 1 terms, and only they have "
+                f"one; got order {self.order.value!r} and block {self.block!r}"
             )
         if self.order is not Order.SEQUENTIAL and (self.chunk > 1 or self.compensated):
             raise FormatError(
@@ -112,10 +126,56 @@ class Accumulator:
         if self.compensated and self.chunk > 1:
             raise FormatError("accumulator: a compensated sum rounds after every operation; leave chunk at 1")
 
+    def _check_aligned(self) -> None:
+        bits = self.fraction_bits
+        if self.order is not Order.ALIGNED:
+            if self.operands is not None or type(bits) is not int or bits:
+                raise FormatError("accumulator: fraction_bits and operands go with order 'aligned'")
+            return
+        if type(bits) is not int or bits < 1 or self.operands is None:
+            raise FormatError(
+                f"accumulator: order 'aligned' needs fraction_bits of 1 or more and the format of the operands, which "
+                f"says what exponent a subnormal has; got {bits!r} and {self.operands!r}"
+            )
+        if isinstance(self.format, FixedPoint) or self.product is not None:
+            raise FormatError("accumulator: order 'aligned' sums exact products to a float: no fixed point, no product")
+        # a product has magnitudes below 2**(E + 2): its multiples of 2**(E - F) are integers below 2**(F + 2)
+        if bits > 50 or (self.block + 1) << (bits + 2) > 2**53:
+            raise FormatError(
+                f"accumulator: float64 cannot hold the sum of {self.block} products of {bits} fraction bits; "
+                "supported is (block + 1) * 2**(fraction_bits + 2) <= 2**53"
+            )
+
+    def _check_inner(self) -> None:
+        if self.inner is None:
+            return
+        if not isinstance(self.inner, Accumulator):
+            raise FormatError(f"accumulator: inner is an Accumulator, not {type(self.inner).__name__}")
+        if self.order is not Order.BLOCKED or self.product is not None:
+            raise FormatError("accumulator: inner goes with order 'blocked', and a product is that of the inner one")
+        if self.inner.order not in (Order.SEQUENTIAL, Order.ALIGNED) or self.inner.compensated:
+            raise FormatError("accumulator: an inner accumulator is sequential, not compensated, or aligned")
+
+    @property
+    def operand_formats(self) -> tuple[FloatFormat, FloatFormat] | None:
+        """The formats whose values it multiplies; None for any."""
+        return self.operands if self.inner is None else self.inner.operands
+
     @property
     def is_stochastic(self) -> bool:
-        """Whether it draws random bits."""
-        return self.rounding.mode is RoundingMode.STOCHASTIC
+        """Whether any of its roundings draws random numbers."""
+        inside = self.inner is not None and self.inner.is_stochastic
+        return inside or self.rounding.mode is RoundingMode.STOCHASTIC
+
+    @property
+    def transposed(self) -> "Accumulator":
+        """That of ``b.T @ a.T``, which has the formats of the operands in the other order."""
+        if self.operand_formats is None:
+            return self
+        if self.inner is not None:
+            return replace(self, inner=self.inner.transposed)
+        assert self.operands is not None
+        return replace(self, operands=self.operands[::-1])
 
     def __str__(self) -> str:
         """A short form: what differs from a sum in order that is rounded to nearest even after each multiply-add."""
@@ -123,6 +183,7 @@ class Accumulator:
         parts += [f"products {self.product.name}"] if self.product is not None else []
         parts += [f"chunk {self.chunk}"] * (self.chunk > 1)
         parts += [self.order.value + (f" {self.block}" if self.block else "")] * (self.order is not Order.SEQUENTIAL)
+        parts += [f"of ({self.inner})"] if self.inner is not None else []
         parts += ["compensated"] * self.compensated
         parts += [str(self.rounding)] * (self.rounding != NEAREST_EVEN)
         return " ".join(parts)
@@ -132,17 +193,24 @@ class Accumulator:
         parts += [f"product={self.product.name!r}"] if self.product is not None else []
         parts += [f"chunk={self.chunk}"] * (self.chunk > 1)
         parts += [f"order={self.order.value!r}"] * (self.order is not Order.SEQUENTIAL)
-        parts += [f"block={self.block}"] * (self.order is Order.BLOCKED) + ["compensated=True"] * self.compensated
+        parts += [f"block={self.block}"] * (self.block > 0) + ["compensated=True"] * self.compensated
+        parts += [f"fraction_bits={self.fraction_bits}"] * (self.fraction_bits > 0)
+        parts += [f"operands={tuple(fmt.name for fmt in self.operands)}"] if self.operands is not None else []
+        parts += [f"inner={self.inner!r}"] if self.inner is not None else []
         return f"Accumulator({', '.join(parts)})"
 
 
-def parse_accumulator(choice: Accumulator | Format | str) -> Accumulator:
-    """An accumulator as it is; a format or its name means: to it, to nearest even, after every fused multiply-add.
+def _pair(operands: object) -> tuple[FloatFormat, FloatFormat]:
+    """The formats of two operands.
 
     Raises:
-        FormatError: neither, or a format that no sum can have.
+        FormatError: not one or two floats whose exponents are integers.
     """
-    return choice if isinstance(choice, Accumulator) else Accumulator(format=_summable(choice, NEAREST_EVEN))
+    both = operands if isinstance(operands, tuple) else (operands, operands)
+    formats = tuple(parse_format(fmt) for fmt in both)
+    if len(formats) != 2 or any(not isinstance(fmt, FloatFormat) or fmt.scale != 1.0 for fmt in formats):
+        raise FormatError(f"accumulator: operands are a float format with an integer bias, or two; not {operands!r}")
+    return formats  # type: ignore[return-value]  # checked above
 
 
 def _summable(name: Format | str, rounding: Rounding) -> FloatFormat | FixedPoint:
@@ -165,68 +233,3 @@ def _summable(name: Format | str, rounding: Rounding) -> FloatFormat | FixedPoin
             "float64 to nearest even"
         )
     return fmt
-
-
-def safe_chain_length(a_bits: int, b_bits: int, accumulator_bits: int = 32) -> int:
-    """The largest n for which no sum of n products of integers overflows, whatever the operands.
-
-    Operands are two's complement of `a_bits` and `b_bits`, so their magnitudes reach ``2**(a_bits - 1)`` and
-    ``2**(b_bits - 1)``: n products are safe if and only if
-    ``n * 2**(a_bits + b_bits - 2) <= 2**(accumulator_bits - 1) - 1``.
-
-    Raises:
-        FormatError: widths below 1.
-
-    >>> safe_chain_length(8, 8), safe_chain_length(16, 8), safe_chain_length(16, 16)
-    (131071, 511, 1)
-    """
-    for name, bits in (("a_bits", a_bits), ("b_bits", b_bits), ("accumulator_bits", accumulator_bits)):
-        if type(bits) is not int or bits < 1:
-            raise FormatError(f"{name} is a number of bits of at least 1, not {bits!r}")
-    return int((2 ** (accumulator_bits - 1) - 1) // 2 ** (a_bits + b_bits - 2))
-
-
-def int_matmul(a: Tensor, b: Tensor, accumulator_bits: int = 32) -> tuple[Tensor, Tensor]:
-    """``a @ b`` of integers in an accumulator of two's complement that wraps, k ascending.
-
-    Args:
-        a: int8, int16 or int32, [M, K] or [B, M, K].
-        b: of those, [K, N] or [B, K, N].
-        accumulator_bits: 2 to 62.
-
-    Returns:
-        The sums as int64, and a bool mask of the outputs that had a partial sum beyond the accumulator.
-
-    Raises:
-        FormatError: other dtypes, shapes that do not fit, or another width.
-    """
-    if a.dtype not in _INTEGERS or b.dtype not in _INTEGERS:
-        raise FormatError(f"int_matmul takes int8, int16 and int32 tensors, not {a.dtype} and {b.dtype}")
-    if type(accumulator_bits) is not int or not 2 <= accumulator_bits <= 62:
-        raise FormatError(f"int_matmul: an accumulator has 2 to 62 bits, not {accumulator_bits!r}")
-    shape = product_shape(a, b)
-    half = 2 ** (accumulator_bits - 1)
-    left, right = a.long(), b.long()
-    total = torch.zeros(shape, dtype=torch.int64, device=a.device)
-    overflowed = torch.zeros(shape, dtype=torch.bool, device=a.device)
-    for k in range(a.shape[-1]):
-        exact = total + left[..., :, k, None] * right[..., k, None, :]
-        total = ((exact + half) & (2 * half - 1)) - half
-        overflowed |= total != exact
-    return total, overflowed
-
-
-def product_shape(a: Tensor, b: Tensor) -> tuple[int, ...]:
-    """The shape of ``a @ b``: [M, K] with [K, N], or [B, M, K] with [B, K, N].
-
-    Raises:
-        FormatError: other shapes, or tensors on two devices.
-    """
-    fits = a.dim() == b.dim() and a.dim() in (2, 3) and a.shape[-1] == b.shape[-2] and a.shape[:-2] == b.shape[:-2]
-    if not fits:
-        raise FormatError(
-            f"a product takes [M, K] with [K, N], or [B, M, K] with [B, K, N]; got {list(a.shape)} with {list(b.shape)}"
-        )
-    if a.device != b.device:
-        raise FormatError(f"a product takes tensors on one device; got {a.device} and {b.device}")
-    return (*a.shape[:-1], b.shape[-1])

@@ -67,7 +67,7 @@ class CapturedGraph:
         self.unrounded = tuple(record for _, record in unrounded_of(graph))
 
     def check(self, plan: PrecisionPlan) -> None:
-        """Whether the scalings and transforms of a plan fit the values of the slots.
+        """Whether the scalings, transforms and accumulators of a plan fit the values of the slots.
 
         Raises:
             PlanError: one does not; the message names the slot.
@@ -76,6 +76,7 @@ class CapturedGraph:
             return
         for product in self.products:
             _check_transforms(product, plan)
+            _check_operands(product, plan)
             for operand in product.operands:
                 _check_scaling(operand, plan)
 
@@ -165,6 +166,20 @@ def _check_transforms(product: Product, plan: PrecisionPlan) -> None:
             f"slot {mixed[0]!r} cannot have a Hadamard transform: it would mix channels of the {product.groups} groups "
             "of a convolution"
         )
+
+
+def _check_operands(product: Product, plan: PrecisionPlan) -> None:
+    """Whether an accumulator that multiplies values of certain formats gets them."""
+    accumulator = plan.accumulator(product.accumulator.name)
+    if accumulator is None or accumulator.operand_formats is None:
+        return
+    for operand, fmt in zip(product.operands, accumulator.operand_formats, strict=True):
+        precision = plan.precision(operand.slot.name)
+        if precision.format != fmt or precision.scaling is not None or precision.transform is not None:
+            raise PlanError(
+                f"{product.accumulator.name!r} sums in {accumulator}, which multiplies {fmt.name} values, but slot "
+                f"{operand.slot.name!r} has the precision {precision}"
+            )
 
 
 def _operand_row(operand: Operand, plan: PrecisionPlan) -> tuple[float, ...]:

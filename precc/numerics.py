@@ -5,13 +5,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from precc.accumulate import accumulate_tensor_ops, check_operands
-from precc.accumulator import Accumulator, parse_accumulator, product_shape
+from precc.accumulate import accumulate_tensor_ops, check_operands, product_shape
+from precc.accumulator import Accumulator
 from precc.backends.cpp import compiled_or_tensor_ops, warn_without_kernels
 from precc.backends.cpp.accumulate import accumulate
 from precc.backends.cpp.memory import is_plain, overlaps_itself
 from precc.errors import FormatError
 from precc.formats import FixedPoint, FloatFormat, Format, Scaling, parse_format, parse_scaling
+from precc.named_accumulators import parse_accumulator
 from precc.rounding import NEAREST_EVEN, Rounding, RoundingMode, Row, draw_key, parse_rounding, row_of
 from precc.rounding.stateful import round_corrected, round_with_hysteresis
 
@@ -90,16 +91,20 @@ def matmul(
     Args:
         a: float32 or float64, [M, K] or [B, M, K].
         b: of the same dtype, [K, N] or [B, K, N].
-        accumulator: how sums are rounded; a format means: to it, to nearest even, after every fused multiply-add.
+        accumulator: how sums are rounded; or the name of one, such as ``"hopper_fp8"`` (`ACCUMULATORS`); or a format,
+            which means: to it, to nearest even, after every fused multiply-add.
         seed: for stochastic rounding, as in `round_to`.
         out: receives the result, of the dtype of `a`.
 
     Raises:
-        FormatError: operands, accumulator or seed that do not fit; operands that record gradients.
+        FormatError: operands, accumulator or seed that do not fit; operands that record gradients, or have values that
+            the operands' formats of the accumulator have not.
 
     >>> ones = torch.ones(1, 4096)
     >>> matmul(ones, ones.T, "e5m10").item(), matmul(ones, ones.T, "e4m3").item()
     (2048.0, 16.0)
+    >>> [matmul(ones, 1.125 * ones.T, name).item() for name in ("float32", "hopper_fp8", "hopper_fp8_promoted")]
+    [4608.0, 4324.0, 4608.0]
     """
     accumulator = parse_accumulator(accumulator)
     for operand in (a, b):
@@ -109,13 +114,25 @@ def matmul(
             raise FormatError("matmul has no derivative: pass operands.detach(), or call it under torch.no_grad()")
     check_operands(a, b)
     _check_out(out, product_shape(a, b), a)
-    stochastic = accumulator.rounding.mode is RoundingMode.STOCHASTIC
-    key = _key(seed) if stochastic else _refuse_seed(seed, accumulator.rounding)
+    key = _key(seed) if accumulator.is_stochastic else _refuse_seed(seed, accumulator.rounding)
     with torch.no_grad():
+        for name, operand, fmt in zip("ab", (a, b), accumulator.operand_formats or (), strict=False):
+            _check_values(name, operand, fmt)
         if not (is_plain(a) and is_plain(b)) or warn_without_kernels():
             result = accumulate_tensor_ops(a, b, accumulator, key)
             return result if out is None else out.copy_(result)
         return accumulate(a, b, accumulator, key, out)
+
+
+def _check_values(name: str, operand: Tensor, fmt: FloatFormat) -> None:
+    values = operand.resolve_neg()
+    rounded = compiled_or_tensor_ops(values, row_of(fmt), 0, None)
+    other = (rounded != values) & ~values.isnan()
+    if not operand.is_meta and bool(other.any()):
+        raise FormatError(
+            f"matmul: {name} has values that {fmt.name!r} has not, such as {values[other][0].item()!r}; this "
+            f"accumulator multiplies only those: round it first, precc.round_to({name}, {fmt.name!r})"
+        )
 
 
 def _round_with_state(

@@ -5,7 +5,7 @@ from dataclasses import fields
 from enum import Enum
 from typing import Any
 
-from precc.accumulator import Accumulator, parse_accumulator
+from precc.accumulator import Accumulator
 from precc.errors import FormatError, PlanError, expected_one_of
 from precc.formats import (
     ALIASES,
@@ -19,8 +19,9 @@ from precc.formats import (
     Scaling,
     parse_format,
 )
+from precc.named_accumulators import parse_accumulator
 from precc.precision import Precision
-from precc.rounding import parse_rounding
+from precc.rounding import Rounding, parse_rounding
 
 __all__ = ["accumulator_from_json", "accumulator_to_json", "precision_from_json", "precision_to_json", "refuse_unknown"]
 
@@ -72,9 +73,7 @@ def precision_from_json(document: Any) -> Precision:
 
 def accumulator_to_json(accumulator: Accumulator | None) -> dict[str, Any] | None:
     """An accumulator as an object; None is the tensors' own arithmetic."""
-    if accumulator is None:
-        return None
-    return {**_fields_to_json(accumulator), "rounding": str(accumulator.rounding)}
+    return None if accumulator is None else _fields_to_json(accumulator)
 
 
 def accumulator_from_json(document: Any) -> Accumulator | None:
@@ -90,6 +89,9 @@ def accumulator_from_json(document: Any) -> Accumulator | None:
     for name in ("format", "product"):
         if entries.get(name) is not None:
             entries[name] = _format_from_json(entries[name])
+    if entries.get("operands") is not None:
+        entries["operands"] = tuple(_format_from_json(fmt) for fmt in entries["operands"])
+    entries["inner"] = accumulator_from_json(entries.get("inner"))
     return Accumulator(**entries)
 
 
@@ -99,10 +101,12 @@ def _fields_to_json(value: Any) -> dict[str, Any]:
 
 def _value_to_json(value: Any) -> Any:
     if isinstance(value, tuple):
-        return list(value)
+        return [_value_to_json(entry) for entry in value]
+    if isinstance(value, Rounding):
+        return str(value)
     if isinstance(value, Format):
         return _format_to_json(value)
-    if isinstance(value, Scaling):
+    if isinstance(value, (Accumulator, Scaling)):
         return _fields_to_json(value)
     return value.value if isinstance(value, Enum) else value
 

@@ -12,11 +12,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from precc import convolution
 from precc.accumulate import accumulate_tensor_ops
 from precc.accumulator import Accumulator
 from precc.accumulator_rows import parse_accumulator_row
-from precc.convolution import Geometry
+from precc.convolution import Geometry, Multiply, dgrad, fprop, wgrad
 
 __all__ = ["PRODUCT_OPS", "Accumulate", "define_products"]
 
@@ -74,14 +73,15 @@ def _define(operator: str, name: str, function: Callable[..., Tensor]) -> torch.
     return overload
 
 
-_Multiplier = Callable[[Tensor, int], convolution.Multiply | None]
+_Multiplier = Callable[..., Multiply | None]
 
 
-def _multiplier(accumulate: Accumulate, plan: Tensor, row: int) -> convolution.Multiply | None:
-    """How the product of this row multiplies; None where nothing is rounded."""
+def _multiplier(accumulate: Accumulate, plan: Tensor, row: int, *, swapped: bool = False) -> Multiply | None:
+    """How the product of this row multiplies, perhaps with its operands swapped; None where nothing is rounded."""
     accumulator, key, slot = parse_accumulator_row(plan[row].tolist())
     if accumulator is None:
         return None
+    accumulator = accumulator.transposed if swapped else accumulator
 
     def multiply(a: Tensor, b: Tensor, first: int) -> Tensor:
         left, right = (x if x.dtype is torch.float64 else x.float() for x in (a, b))
@@ -121,28 +121,29 @@ def _geometry(x: Tensor, options: Sequence[Any]) -> Geometry:
 
 def _convolution(read: _Multiplier, x: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> Tensor:
     *sizes, plan, row = options
-    multiply = read(plan, row)
+    multiply = read(plan, row, swapped=True)
     if multiply is None:
         plain: Tensor = _aten.convolution(x, weight, bias, *sizes)
         return plain.contiguous()
-    result = convolution.fprop(x, weight, _geometry(x, sizes), multiply)
+    result = fprop(x, weight, _geometry(x, sizes), multiply)
     return result if bias is None else result + bias.reshape(-1, *(1,) * (x.dim() - 2))
 
 
 def _dgrad(read: _Multiplier, gradient: Tensor, x: Tensor, weight: Tensor, *options: Any) -> Tensor:
     *sizes, plan, row = options
-    multiply = read(plan, row)
+    multiply = read(plan, row, swapped=True)
     if multiply is None:
         return _gradient(0, gradient, x, weight, sizes)
-    return convolution.dgrad(gradient, weight, x.shape[2:], _geometry(x, sizes), multiply)
+    return dgrad(gradient, weight, x.shape[2:], _geometry(x, sizes), multiply)
 
 
 def _wgrad(read: _Multiplier, gradient: Tensor, x: Tensor, weight: Tensor, *options: Any) -> Tensor:
     *sizes, plan, row = options
-    multiply = read(plan, row)
+    geometry = _geometry(x, sizes)
+    multiply = read(plan, row, swapped=geometry.transposed)
     if multiply is None:
         return _gradient(1, gradient, x, weight, sizes)
-    return convolution.wgrad(gradient, x, weight.shape[2:], _geometry(x, sizes), multiply)
+    return wgrad(gradient, x, weight.shape[2:], geometry, multiply)
 
 
 def _gradient(index: int, gradient: Tensor, x: Tensor, weight: Tensor, sizes: Sequence[Any]) -> Tensor:
@@ -152,7 +153,7 @@ def _gradient(index: int, gradient: Tensor, x: Tensor, weight: Tensor, sizes: Se
 
 
 #: What the operators are where nothing is rounded, which gives the shapes of their results too.
-_PLAIN = _functions(lambda plan, row: None)
+_PLAIN = _functions(lambda plan, row, swapped=False: None)
 
 #: The operators that `precc.passes.place_accumulators` puts into a graph; a backend may put its own in their place.
 PRODUCT_OPS = define_products("", accumulate_tensor_ops)

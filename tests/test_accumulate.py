@@ -1,5 +1,6 @@
 """Products with a rounded sum, bit for bit: a scalar loop of fractions, tensor operations, the compiled kernel."""
 
+import copy
 import itertools
 import math
 from collections.abc import Iterator
@@ -13,12 +14,13 @@ from torch import Tensor
 
 from precc import accumulate as tensor_ops
 from precc.accumulate import STAGES, accumulate_tensor_ops
-from precc.accumulator import Accumulator, Order, int_matmul, safe_chain_length
+from precc.accumulator import Accumulator, Order
 from precc.backends.cpp import accumulate as kernel
 from precc.backends.cpp.accumulate import accumulate
 from precc.backends.cpp.accumulate_paths import FLOAT32, FLOAT64, Facts, Path, choose_path, kind_of
 from precc.errors import FormatError
 from precc.formats import FixedPoint, FloatFormat, Overflow
+from precc.integer_sums import int_matmul, safe_chain_length
 from precc.rounding.random_bits import hashed, hashed_at
 
 KEY, SLOT = 123456789, 77
@@ -85,6 +87,11 @@ class Number:
 def floor_log2(value: Fraction) -> int:
     exponent = value.numerator.bit_length() - value.denominator.bit_length()
     return exponent if Fraction(2) ** exponent <= value else exponent - 1
+
+
+def exponent(x: Number, fmt: FloatFormat) -> int:
+    """Of a number that is not 0, in a format."""
+    return max(floor_log2(abs(x.value)), fmt.emin)
 
 
 def goes_up(steps: Fraction, mode: str, random: int) -> bool:
@@ -185,8 +192,36 @@ class ScalarSum:
     def blocked(self) -> Number:
         total, block = Number(0.0), self.accumulator.block
         for begin in range(0, len(self.a), block):
-            total = self.add(total, self.sequential(begin, min(begin + block, len(self.a))), begin, "outer")
+            total = self.add(total, self.of_block(begin, min(begin + block, len(self.a))), begin, "outer")
         return total
+
+    def of_block(self, begin: int, end: int) -> Number:
+        if self.accumulator.inner is None:
+            return self.sequential(begin, end)
+        inner = copy.copy(self)
+        inner.accumulator, inner.mode = self.accumulator.inner, self.accumulator.inner.rounding.mode.value
+        return inner.aligned(begin, end) if inner.accumulator.order is Order.ALIGNED else inner.sequential(begin, end)
+
+    def aligned(self, begin: int, end: int) -> Number:
+        total, block = Number(0.0), self.accumulator.block
+        for first in range(begin, end, block):
+            exact = self.aligned_step(total, range(first, min(first + block, end)))
+            total = self.round(exact, self.accumulator.format, first, "add")
+            total = total if total.value or total.special is not None else Number(0.0)
+        return total
+
+    def aligned_step(self, total: Number, terms: range) -> Number:
+        numbers = [total, *(self.a[k] * self.b[k] for k in terms)]
+        if any(number.special is not None for number in numbers):
+            return Number(sum(number.special for number in numbers if number.special is not None))
+        assert self.accumulator.operands is not None
+        assert isinstance(self.accumulator.format, FloatFormat)
+        left, right = self.accumulator.operands
+        exponents = [exponent(total, self.accumulator.format)] if total.value else []
+        factors = [(self.a[k], self.b[k]) for k in terms]
+        exponents += [exponent(x, left) + exponent(y, right) for x, y in factors if x.value and y.value]
+        quantum = Fraction(2) ** (max([-960, *exponents]) - self.accumulator.fraction_bits)
+        return Number(sum(int(number.value / quantum) for number in numbers) * quantum)
 
     def compensated(self) -> Number:
         total = error = Number(0.0)
@@ -206,6 +241,8 @@ class ScalarSum:
             return float(self.pairwise(0, len(self.a)))
         if self.accumulator.order is Order.BLOCKED:
             return float(self.blocked())
+        if self.accumulator.order is Order.ALIGNED:
+            return float(self.aligned(0, len(self.a)))
         return float(self.sequential(0, len(self.a)))
 
 
@@ -548,9 +585,9 @@ def test_compensated_and_blocked_sums_err_less() -> None:
         ({"format": "e5m10", "product": "int99"}, "supported"),
         ({"format": "e5m10", "rounding": "hysteresis"}, "needs more than a value"),
         ({"format": "e5m10", "chunk": 0}, "a chunk has from 1 to"),
-        ({"format": "e5m10", "order": "random"}, "expected one of 'sequential', 'pairwise', 'blocked'"),
-        ({"format": "e5m10", "order": "blocked"}, "needs a block"),
-        ({"format": "e5m10", "block": 3}, "only that order has one"),
+        ({"format": "e5m10", "order": "random"}, "expected one of 'sequential', 'pairwise', 'blocked', 'aligned'"),
+        ({"format": "e5m10", "order": "blocked"}, "need a block"),
+        ({"format": "e5m10", "block": 3}, "only they have one"),
         ({"format": "e5m10", "order": "pairwise", "chunk": 2}, "go with order 'sequential'"),
         ({"format": "e5m10", "compensated": True, "chunk": 2}, "leave chunk at 1"),
         ({"format": "e5m10", "compensated": 1}, "True or False"),

@@ -222,6 +222,49 @@ def test_plans_with_accumulators_are_values() -> None:
     )
 
 
+def test_tensor_cores_get_the_operands_that_they_take() -> None:
+    """Hopper's accumulator depends on the formats of both operands, in their order."""
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Flatten(), nn.Linear(54, 8))
+    forward, backward = "hopper_fp8", "hopper_fp8_e5m2_e4m3"
+    products = ("0/product/wgrad", "2/product/dgrad", "2/product/wgrad")
+    slots = {f"{product}.grad_output": "e5m2" for product in products}
+    backwards = {f"{product}.accumulator": backward for product in products}
+    # the linear layer's wgrad is the transposed gradient times the input, its dgrad the gradient times the weight
+    plan = PrecisionPlan("e4m3", slots, default_accumulator=forward, accumulators=backwards)
+    assert PrecisionPlan.from_json(plan.to_json()) == plan
+    x = torch.randn(4, 3, 5, 5) * 1e-2
+    results = []
+    for backend in ("reference", "cpp"):
+        net = precc.compile(model, plan=plan, backend=backend)
+        results.append([net(x), *loss_and_gradients_of(net, x)])
+    assert equal(*results)
+    net.set_plan(PrecisionPlan("e4m3", default_accumulator=forward))
+    with pytest.raises(PlanError, match=r"multiplies float8_e4m3fn values, but slot '0/product/fprop.input'"):
+        net.set_plan(PrecisionPlan("bf16", default_accumulator=forward))
+    with pytest.raises(PlanError, match="float8_e4m3fn/tensor"):
+        net.set_plan(precc.Uniform("e4m3", scaling="tensor", accumulator=forward).assign())
+
+
+def loss_and_gradients_of(net: nn.Module, x: Tensor) -> list[Tensor]:
+    net.zero_grad()
+    net(x).square().sum().backward()
+    return [p.grad.clone() for p in net.parameters() if p.grad is not None]
+
+
+def test_mixed_operand_formats_keep_their_sides_in_a_convolution() -> None:
+    layer = nn.Conv2d(3, 6, 3, bias=False)
+    x = torch.randn(4, 3, 5, 5) * 1e-3
+    plan = PrecisionPlan(
+        "e4m3", {"product/fprop.input": "e5m2"}, accumulators={"product/fprop.accumulator": "hopper_fp8_e5m2_e4m3"}
+    )
+    by_kernels, by_tensor_ops = (precc.compile(layer, plan=plan, backend=name)(x) for name in ("cpp", "reference"))
+    patches = F.unfold(precc.round_to(x, "e5m2"), 3)
+    weight = rounded(layer.weight).reshape(6, -1)
+    by_hand = torch.stack([precc.matmul(item.T.contiguous(), weight.T, "hopper_fp8_e5m2_e4m3").T for item in patches])
+    assert torch.equal(by_kernels, by_hand.reshape(4, 6, 3, 3))
+    assert torch.equal(by_tensor_ops, by_kernels)
+
+
 def test_names_that_do_not_fit_are_errors() -> None:
     with pytest.raises(PlanError, match="goes into accumulators="):
         PrecisionPlan("e4m3", {"fc/product/fprop.accumulator": "e5m10"})

@@ -6,31 +6,11 @@
 // value leaves the format on a path that cannot show it, the tile is computed again by `exact_tile`. Results depend
 // neither on threads nor on paths.
 
-#include <vector>
-
-#include "grid.hpp"
-
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#endif
+#include "exact_sums.hpp"
 
 extern "C" {
 
 // Mirrored by ctypes in accumulate.py: keep the order.
-struct FastGrid {
-  int64_t least, dropped;  // the exponent below which the quantum is constant; bits of the carrier below the quantum
-  int64_t negative_zero, random_mask;
-  double low, high;
-};
-
-struct Job {
-  int64_t batch, lefts, rows, columns, depth, first;  // B, A (item i meets a[i % A]), M, N, K; first output's number
-  int64_t mode, order, chunk, block, compensated, rounds_product, odd, limit, ties, threads;
-  uint64_t key, slot, random_mask;
-  Grid sum, product;  // on float64
-  FastGrid fast_sum, fast_product;  // on the carrier of the path
-};
-
 struct Facts {
   int64_t least_bit, width;  // exponent of the lowest bit that is set in any value; bits of the longest significand
   double amax;               // largest magnitude; infinite or NaN if any value is
@@ -39,133 +19,9 @@ struct Facts {
 
 namespace {
 
-enum Order { SEQUENTIAL = 0, PAIRWISE = 1, BLOCKED = 2 };
 enum Limit { UNREACHED = 0, CLAMPED = 1, WATCHED = 2 };
-enum Stage { ADD = 0, MULTIPLY = 1, LEAF = 2, OUTER = 2, CORRECT = 2, RECOVER = 3, ERROR = 4 };
-
-Draw draw_of(const Job& job, int stage) { return {job.key, job.slot + uint64_t(stage), job.random_mask}; }
 
 // --- everything, in float64 ---------------------------------------------------------------------------------------
-
-constexpr int LANES = 16;
-
-// x + y rounded to odd: where a double cannot hold it, the one of the two around it whose last bit is odd.
-inline double odd_sum(double x, double y) {
-  const double total = x + y, of_y = total - x;
-  const double error = (x - (total - of_y)) + (y - of_y);
-  const bool inexact = (error > 0) | (error < 0);  // not where an infinite sum made it NaN
-  const bool outward = (error > 0) == (total > 0);
-  const uint64_t bits = as<uint64_t>(total), move = uint64_t(inexact) & ~bits & 1;
-  return as<double>(outward ? bits + move : bits - move);
-}
-
-// The sums of one row of outputs and up to LANES neighbouring columns.
-template <int mode>
-struct ExactSums {
-  const Job& job;
-  const Rounder<double> sum, product;
-  const double *a, *b;  // [K] and [K, LANES]
-  int64_t output;       // number of the first one
-  bool one_stream;      // whether all their random numbers are of one range of 2**32
-  std::vector<Stream> streams;
-
-  ExactSums(const Job& job, const double* a, const double* b)
-      : job(job), sum(job.sum), product(job.product), a(a), b(b) {}
-
-  void start(int64_t first_output) {
-    output = first_output;
-    if (mode != STOCHASTIC) return;
-    const int64_t begin = output * job.depth, last = begin + LANES * job.depth - 1;
-    one_stream = begin >> 32 == last >> 32;
-    streams.clear();
-    for (int stage = ADD; stage <= ERROR; ++stage) streams.emplace_back(draw_of(job, stage), begin >> 32);
-  }
-
-  void random(uint32_t* numbers, int64_t k, int stage) const {
-    if (mode != STOCHASTIC) return;
-    for (int64_t j = 0; j < LANES && !one_stream; ++j) {
-      const int64_t index = (output + j) * job.depth + k;
-      numbers[j] = Stream(draw_of(job, stage), index >> 32)(uint32_t(index));
-    }
-    if (!one_stream) return;
-    const Stream stream = streams[size_t(stage)];
-    const uint32_t begin = uint32_t(output * job.depth + k), step = uint32_t(job.depth);
-    for (uint32_t j = 0; j < LANES; ++j) numbers[j] = stream(begin + j * step);
-  }
-
-  void round(double* x, const Rounder<double>& by, int64_t k, int stage) const {
-    uint32_t numbers[LANES] = {};
-    random(numbers, k, stage);
-    for (int j = 0; j < LANES; ++j) x[j] = by.template operator()<mode, false>(x[j], numbers[j]);
-  }
-
-  void add(double* x, const double* y, int64_t k, int stage) const {
-    for (int j = 0; j < LANES; ++j) x[j] = job.odd ? odd_sum(x[j], y[j]) : x[j] + y[j];
-    round(x, sum, k, stage);
-  }
-
-  void term(double* x, int64_t k) const {
-    for (int j = 0; j < LANES; ++j) x[j] = a[k] * b[k * LANES + j];
-    if (job.rounds_product) round(x, product, k, MULTIPLY);
-  }
-
-  void sequential(double* total, int64_t begin, int64_t end) const {
-    std::fill(total, total + LANES, 0.0);
-    for (int64_t k = begin; k < end; ++k) {
-      double x[LANES];
-      term(x, k);
-      if (k + 1 == end || (k + 1 - begin) % job.chunk == 0)
-        add(total, x, k, ADD);
-      else
-        for (int j = 0; j < LANES; ++j) total[j] += x[j];
-    }
-  }
-
-  void blocked(double* total) const {
-    std::fill(total, total + LANES, 0.0);
-    for (int64_t begin = 0; begin < job.depth; begin += job.block) {
-      double inner[LANES];
-      sequential(inner, begin, std::min(begin + job.block, job.depth));
-      add(total, inner, begin, OUTER);
-    }
-  }
-
-  void pairwise(double* total, int64_t begin, int64_t end) const {
-    if (end - begin == 1) {
-      term(total, begin);
-      return round(total, sum, begin, LEAF);
-    }
-    const int64_t middle = begin + (end - begin) / 2;
-    double right[LANES];
-    pairwise(total, begin, middle);
-    pairwise(right, middle, end);
-    add(total, right, middle, ADD);
-  }
-
-  void compensated(double* total) const {
-    double error[LANES] = {};
-    std::fill(total, total + LANES, 0.0);
-    for (int64_t k = 0; k < job.depth; ++k) {
-      double corrected[LANES], following[LANES], negative[LANES];
-      term(corrected, k);
-      for (int j = 0; j < LANES; ++j) negative[j] = -error[j], following[j] = total[j];
-      add(corrected, negative, k, CORRECT);
-      add(following, corrected, k, ADD);
-      for (int j = 0; j < LANES; ++j) negative[j] = -total[j], error[j] = total[j] = following[j];
-      add(error, negative, k, RECOVER);
-      for (int j = 0; j < LANES; ++j) negative[j] = -corrected[j];
-      add(error, negative, k, ERROR);
-    }
-  }
-
-  void operator()(double* total) const {
-    if (job.depth == 0) return std::fill(total, total + LANES, 0.0);
-    if (job.compensated) return compensated(total);
-    if (job.order == PAIRWISE) return pairwise(total, 0, job.depth);
-    if (job.order == BLOCKED) return blocked(total);
-    sequential(total, 0, job.depth);
-  }
-};
 
 // Outputs [row, row + rows) x [column, column + LANES) of one product of the batch.
 template <int mode, class T>
@@ -486,11 +342,11 @@ struct FastSums {
 
   // One panel of terms; blocks may end in it.
   void extend(Tile& tile, const T* panel, int64_t begin, int64_t end) const {
-    const int64_t block = job.order == BLOCKED ? job.block : job.depth;
+    const int64_t block = job.outer_block ? job.outer_block : job.depth;
     for (int64_t k = begin; k < end && !tile.failed;) {
       const int64_t stop = std::min(end, (k / block + 1) * block);
       run(tile, panel + (k - begin) * COLUMNS, k, stop);
-      if (job.order == BLOCKED && (stop == job.depth || stop % block == 0)) end_block(tile, (stop - 1) / block * block);
+      if (job.outer_block && (stop == job.depth || stop % block == 0)) end_block(tile, (stop - 1) / block * block);
       k = stop;
     }
   }
@@ -502,7 +358,7 @@ struct FastSums {
       for (int64_t j = 0; j < width; j += LANES) exact_by_mode(job, a, b, c, item, row, rows, column + j);
       return;
     }
-    const Sums& sums = job.order == BLOCKED ? tile.outer : tile.total;
+    const Sums& sums = job.outer_block ? tile.outer : tile.total;
     for (int64_t i = 0; i < rows; ++i)
       std::memcpy(c + (item * job.rows + row + i) * job.columns + column, &sums[i], size_t(width) * sizeof(T));
   }

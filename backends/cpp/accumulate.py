@@ -26,6 +26,7 @@ from precc.backends.cpp.accumulate_paths import (
 from precc.backends.cpp.build import load_library
 from precc.backends.cpp.memory import overlaps, written
 from precc.backends.cpp.structures import GridStructure, grid_structure, random_mask
+from precc.formats import FloatFormat
 from precc.rounding import RoundingMode
 from precc.rounding.row import Grid
 from precc.rounding.tensor_ops import Carrier
@@ -48,10 +49,11 @@ class _Job(ctypes.Structure):
         (
             ctypes.c_int64,
             "batch lefts rows columns depth first mode order chunk block compensated rounds_product odd limit ties "
-            "threads",
+            "threads outer_block outer_mode outer_odd fraction_bits",
         ),
-        (ctypes.c_uint64, "key slot random_mask"),
-        (GridStructure, "sum product"),
+        (ctypes.c_uint64, "key slot random_mask outer_random_mask"),
+        (ctypes.c_double, "least_a least_b least_sum"),
+        (GridStructure, "sum product outer"),
         (_FastGrid, "fast_sum fast_product"),
     )
 
@@ -89,10 +91,7 @@ def accumulate(
     if a.device.type != "cpu":
         result = accumulate_tensor_ops(a, b, accumulator, key, slot=slot, first=first)
         return result if out is None else out.copy_(result)
-    direct = (
-        out is not None and out.shape == shape and out.dtype is a.dtype and out.is_contiguous() and not out.is_neg()
-    )
-    result = out if out is not None and direct and not (overlaps(out, a) or overlaps(out, b)) else a.new_empty(shape)
+    result = out if out is not None and _may_be_written(out, shape, a, b) else a.new_empty(shape)
     if result.numel():
         left, right = (x.resolve_neg().contiguous() for x in (a, b))
         _run(left, right, result, accumulator, (key, slot, first))
@@ -140,23 +139,40 @@ def _job(kind: Kind, a: Tensor, b: Tensor, stream: tuple[int, int, int], path: P
 @lru_cache(maxsize=1024)
 def _constant(kind: Kind, carrier: Carrier | None) -> _Job:
     """What of a job depends on the accumulator alone, and on the carrier of its fast path."""
-    options, grid, product_grid = kind.accumulator, kind.grid, kind.grids[-1]
-    mask = random_mask(options.rounding.random_bits)
+    outer = kind.accumulator
+    options = outer.inner or outer
+    own = kind_of(options)
     job = _Job(
         mode=_MODES.index(options.rounding.mode),
-        order=_ORDERS.index(options.order),
+        order=_ORDERS.index(Order.SEQUENTIAL if options.order is Order.BLOCKED else options.order),
         chunk=options.chunk,
         block=options.block,
         compensated=options.compensated,
         rounds_product=options.product is not None,
-        odd=grid.mantissa_bits < 52 or is_fixed(grid),
-        random_mask=mask,
-        sum=grid_structure(grid, FLOAT64),
-        product=grid_structure(product_grid, FLOAT64),
+        odd=_is_odd(own.grid),
+        outer_block=outer.block if outer.order is Order.BLOCKED else 0,
+        outer_mode=_MODES.index(outer.rounding.mode),
+        outer_odd=_is_odd(kind.grid),
+        fraction_bits=options.fraction_bits,
+        random_mask=random_mask(options.rounding.random_bits),
+        outer_random_mask=random_mask(outer.rounding.random_bits),
+        sum=grid_structure(own.grid, FLOAT64),
+        product=grid_structure(own.grids[-1], FLOAT64),
+        outer=grid_structure(kind.grid, FLOAT64),
     )
+    if options.operands is not None:
+        assert isinstance(options.format, FloatFormat)
+        formats = (*options.operands, options.format)
+        job.least_a, job.least_b, job.least_sum = (fmt.smallest_normal for fmt in formats)
     if carrier is not None:
-        job.fast_sum, job.fast_product = _fast_grid(grid, carrier, mask), _fast_grid(product_grid, carrier, mask)
+        job.fast_sum = _fast_grid(kind.grid, carrier, job.random_mask)
+        job.fast_product = _fast_grid(kind.grids[-1], carrier, job.random_mask)
     return job
+
+
+def _is_odd(grid: Grid) -> bool:
+    """Whether a sum is rounded to odd before it is rounded to the grid; float64's own is rounded once."""
+    return grid.mantissa_bits < 52 or is_fixed(grid)
 
 
 def _fast_grid(grid: Grid, carrier: Carrier, random_mask: int) -> _FastGrid:

@@ -73,7 +73,8 @@ class Kind:
     def may_be_fast(self) -> bool:
         """Whether a fast path has this kind of sum: then the operands are looked at."""
         options, mode = self.accumulator, self.accumulator.rounding.mode
-        if options.chunk > 1 or options.order is Order.PAIRWISE or options.compensated:
+        simple = options.order in (Order.SEQUENTIAL, Order.BLOCKED) and options.inner is None
+        if options.chunk > 1 or options.compensated or not simple:
             return False
         fits = _is_regular if self.nearest else _is_short
         return (self.nearest or mode is RoundingMode.STOCHASTIC) and all(fits(grid) for grid in self.grids)
