@@ -29,7 +29,7 @@ from precc.rounding import RoundingMode
 from precc.rounding.row import Grid
 from precc.rounding.tensor_ops import Carrier
 
-__all__ = ["accumulate"]
+__all__ = ["accumulate", "has_fast_path"]
 
 _ORDERS, _MODES = tuple(Order), tuple(RoundingMode)
 
@@ -105,11 +105,30 @@ def _may_be_written(out: Tensor, shape: Sequence[int], a: Tensor, b: Tensor) -> 
     return fits and not (overlaps(out, a) or overlaps(out, b))
 
 
+def has_fast_path(a: Tensor, b: Tensor, accumulator: Accumulator) -> bool:
+    """Whether the kernel computes a product by the machine's own sums: ten times as fast as `exact_tile` or more.
+
+    Args:
+        a: float32 or float64, on the CPU, [..., M, K].
+        b: of the same dtype, [..., K, N].
+        accumulator: how sums are rounded.
+
+    Raises:
+        BackendError: the kernels cannot be built on this machine.
+    """
+    left, right = (x.resolve_neg().contiguous() for x in (a, b))
+    return _path(left, right, kind_of(accumulator)) is not None
+
+
+def _path(a: Tensor, b: Tensor, kind: Kind) -> Path | None:
+    if not kind.may_be_fast or not a.shape[-1]:
+        return None
+    return choose_path(kind, _facts(a), _facts(b), a.shape[-1], FLOAT64 if a.dtype is torch.float64 else FLOAT32)
+
+
 def _run(a: Tensor, b: Tensor, result: Tensor, accumulator: Accumulator, stream: tuple[int, int, int]) -> None:
     kind = kind_of(accumulator)
-    path = None
-    if kind.may_be_fast and a.shape[-1]:
-        path = choose_path(kind, _facts(a), _facts(b), a.shape[-1], FLOAT64 if a.dtype is torch.float64 else FLOAT32)
+    path = _path(a, b, kind)
     target = result
     if path is not None and path.carrier.dtype is not a.dtype:
         a, b, target = a.double(), b.double(), torch.empty_like(result, dtype=torch.float64)
