@@ -1,7 +1,7 @@
 """Functions that are specified to the bit: float64 operations of IEEE 754 in a fixed order, each rounded by itself.
 
-A library's exp differs in its last bit from one processor to the next, and with it whatever is decided by a comparison.
-These give the same bits on every device, with any strides, and in a scalar loop.
+A library's exp, and torch's square root by MKL, differ in the last bit from one processor to the next, and with it
+whatever is decided by a comparison. These give the same bits on every device, with any strides, and in a scalar loop.
 """
 
 import math
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["exp_minus", "scaled_erfc", "x_over_sinh"]
+__all__ = ["exp_minus", "root", "scaled_erfc", "x_over_sinh"]
 
 # The upper part has 32 zeros at its end, so that its products with whole numbers below 2**21 are exact (fdlibm).
 _LN2_HIGH, _LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
@@ -48,6 +48,21 @@ def exp_minus(x: Tensor) -> Tensor:
     rest = (steps * _LN2_HIGH - near) + steps * _LN2_LOW
     power = ((1023 - steps.long()) << 52).view(torch.float64)
     return torch.where(x < _FARTHEST, _polynomial(rest, _EXP) * power, torch.where(x.isnan(), x, 0.0))
+
+
+def root(x: Tensor) -> Tensor:
+    """The square root of ``x >= 0`` in float64, with a relative error below 2**-52; of 2**-1022 where x is between.
+
+    Five of Heron's steps from half the exponent, which is at most 7 % off.
+
+    >>> root(torch.tensor([0.0, 2.0, 1e300], dtype=torch.float64)).tolist()
+    [0.0, 1.414213562373095, 1e+150]
+    """
+    normal = x.clamp(min=2.0**-1022)
+    near = ((normal.view(torch.int64) >> 1) + (1023 << 51)).view(torch.float64)
+    for _ in range(5):
+        near = (near + normal / near) * 0.5
+    return torch.where((x > 0) & (x < math.inf), near, x)
 
 
 def x_over_sinh(x: Tensor) -> Tensor:

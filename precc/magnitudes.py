@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from precc.accumulator import Accumulator
+from precc.float64_functions import root
 from precc.numerics import accumulated
 
 __all__ = ["Numerator", "absolute_product", "norm_product", "repeated"]
@@ -22,7 +23,7 @@ class Numerator(Enum):
     """What stands for the magnitude of the terms of ``c_ij = sum over k of a_ik b_kj``; all in float64, k ascending."""
 
     ABSOLUTE = "absolute"  #: ``sum over k of |a_ik| |b_kj|``: a second product
-    NORMS = "norms"  #: ``||a_i|| ||b_j||``, which is never less (Cauchy and Schwarz), and costs two sums a row
+    NORMS = "norms"  #: ``||a_i|| ||b_j||``, never less (Cauchy and Schwarz) but for rounding; a sum a row and column
 
 
 def repeated(a: Tensor, items: int) -> Tensor:
@@ -37,9 +38,8 @@ def absolute_product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def norm_product(a: Tensor, b: Tensor) -> Tensor:
-    """The products of the rows' and the columns' norms: sums of squares as float64 additions give them, their roots."""
-    rows = _sums_of_squares(a.transpose(1, 2)).sqrt()
-    columns = _sums_of_squares(b).sqrt()
+    """The rows' times the columns' norms: sums of squares as float64 additions give them, and `root` of these."""
+    rows, columns = root(_sums_of_squares(a.transpose(1, 2))), root(_sums_of_squares(b))
     return repeated(rows[:, :, None], b.shape[0]) * columns[:, None, :]
 
 

@@ -102,7 +102,7 @@ def odd_float64(x: Number) -> Number:
 
 @cache
 def hashes(key: int, slot: int) -> list[int]:
-    found: list[int] = hashed(4000, key, slot, torch.device("cpu")).tolist()
+    found: list[int] = hashed(10_000, key, slot, torch.device("cpu")).tolist()
     return found
 
 
