@@ -1,22 +1,31 @@
-"""Running a graph op by op in eager mode."""
+"""Running a graph op by op in eager mode, and which implementations stand in it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 from torch.fx import GraphModule
 
+from precc.product_ops import PRODUCT_OPS
 from precc.protocols import BoxedCallable
 from precc.round_op import ROUND
 
-__all__ = ["run_eagerly"]
+__all__ = ["implement", "run_eagerly"]
 
 
-def run_eagerly(graph: GraphModule, rounding: Callable[[Tensor, Tensor, int], Tensor]) -> BoxedCallable:
-    """The graph as it is, with `rounding(x, plan, row)` at each slot; its arguments are freed as they are used."""
-    for node in graph.graph.find_nodes(op="call_function", target=ROUND):
-        node.target = rounding
+def implement(
+    graph: GraphModule, rounding: Callable[..., Tensor], products: Mapping[str, Callable[..., Tensor]]
+) -> None:
+    """Put these in the place of precc's operators: `rounding(x, plan, row)`, and the products by name."""
+    targets = {ROUND: rounding, **{operator: products[name] for name, operator in PRODUCT_OPS.items()}}
+    for node in graph.graph.nodes:
+        if node.op == "call_function" and node.target in targets:
+            node.target = targets[node.target]
     graph.recompile()
+
+
+def run_eagerly(graph: GraphModule) -> BoxedCallable:
+    """The graph as it is; its arguments are freed as they are used."""
 
     def run(args: list[Any]) -> Sequence[Any]:
         outputs: Sequence[Any] = graph(*args)

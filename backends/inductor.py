@@ -14,11 +14,11 @@ from torch._guards import detect_fake_mode
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from precc.backends.cpp.backend import ROUND_COMPILED
+from precc.backends.cpp.backend import PRODUCTS_COMPILED, ROUND_COMPILED
 from precc.backends.cpp.build import load_library
+from precc.backends.eager import implement
 from precc.errors import BackendError
 from precc.protocols import BoxedCallable
-from precc.round_op import ROUND
 
 __all__ = ["Inductor"]
 
@@ -50,9 +50,7 @@ class Inductor:
         from torch._inductor import config
         from torch._inductor.compile_fx import compile_fx_inner
 
-        for node in graph.graph.find_nodes(op="call_function", target=ROUND):
-            node.target = ROUND_COMPILED
-        graph.recompile()
+        implement(graph, ROUND_COMPILED, PRODUCTS_COMPILED)
         with config.patch(_CONFIG), _quoted_torch_library_path():
             lowered = _lower(graph, inputs)
             lowered.graph.output_node().meta["user_visible_output_idxs"] = list(range(visible_outputs))

@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 
 from torch.fx import GraphModule
 
-from precc.backends.eager import run_eagerly
+from precc.backends.eager import implement, run_eagerly
+from precc.product_ops import PRODUCT_OPS
 from precc.protocols import BoxedCallable
 from precc.round_op import round_by_tensor_ops
 
@@ -25,4 +26,5 @@ class Reference:
     def compile(
         self, graph: GraphModule, inputs: Sequence[Any], *, visible_outputs: int, backward: bool
     ) -> BoxedCallable:
-        return run_eagerly(graph, round_by_tensor_ops)
+        implement(graph, round_by_tensor_ops, PRODUCT_OPS)
+        return run_eagerly(graph)

@@ -1,16 +1,22 @@
 """Passes: one a file, file name = pass name."""
 
+from precc.passes.place_accumulators import PlaceAccumulators
 from precc.passes.place_rounding import PlaceRounding
 from precc.passes.roles import Roles
 from precc.passes.split_convolution_backward import SplitConvolutionBackward
 from precc.pipeline import Pipeline
 
-__all__ = ["naming_pipeline", "rounding_pipeline"]
+__all__ = ["accumulating_pipeline", "naming_pipeline", "rounding_pipeline"]
 
 
 def rounding_pipeline() -> Pipeline:
     """What every captured graph goes through: roles, then one rounding node a slot."""
     return Pipeline((SplitConvolutionBackward(), Roles(), PlaceRounding()))
+
+
+def accumulating_pipeline() -> Pipeline:
+    """What each half goes through after the partition, where plans have accumulators."""
+    return Pipeline((PlaceAccumulators(),))
 
 
 def naming_pipeline() -> Pipeline:

@@ -1,6 +1,6 @@
-"""Place one node ``precc.round(x, plan, row)`` at each slot, and give the plan its number of rows."""
+"""Place one node ``precc.round(x, plan, row)`` at each operand's slot, and give the plan its number of rows."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -29,7 +29,7 @@ _INHERITED = (
 
 @dataclass(frozen=True, slots=True)
 class PlaceRounding:
-    """Round both operands of every product, each in a slot of its own."""
+    """Round both operands of every product, each in a slot of its own; a product has a third row, for its sum."""
 
     name: ClassVar[str] = "place_rounding"
 
@@ -39,6 +39,7 @@ class PlaceRounding:
             raise CaptureError("the captured graph has lost its plan input")
         row = 0
         for node, product in products_of(graph.graph):
+            annotate(node, replace(product, row=row))
             for operand in product.operands:
                 value = node.args[operand.position]
                 assert isinstance(value, Node)
@@ -48,6 +49,7 @@ class PlaceRounding:
                 annotate(rounded, operand.slot)
                 node.update_arg(operand.position, rounded)
                 row += 1
+            row += 1  # of the accumulator
         # Only now is the number of slots known: the placeholder gets the shape that the live tensor has.
         with plan.meta["val"].fake_mode:
             plan.meta["val"] = torch.empty(row, ROW_WIDTH, dtype=torch.float64, device=plan.meta["val"].device)

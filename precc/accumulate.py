@@ -39,8 +39,8 @@ def accumulate_tensor_ops(
     stored significand bits take it from the sum rounded to odd.
 
     Args:
-        a: float32 or float64, [M, K] or [B, M, K].
-        b: of the same dtype, [K, N] or [B, K, N].
+        a: float32 or float64, [M, K] or [A, M, K], A a divisor of B.
+        b: of the same dtype, [K, N] or [B, K, N]; matrix i meets ``a[i % A]``.
         accumulator: the format of the sum, and how it is rounded.
         key: of the stochastic bits.
         slot: number of the slot, likewise.
@@ -75,6 +75,8 @@ def check_operands(a: Tensor, b: Tensor) -> tuple[int, ...]:
     """
     if a.dtype is not b.dtype or a.dtype not in (torch.float32, torch.float64):
         raise FormatError(f"accumulate takes two float32 or two float64 tensors, not {a.dtype} and {b.dtype}")
+    if a.dim() == b.dim() == 3 and a.shape[0] and b.shape[0] % a.shape[0] == 0:
+        return (b.shape[0], *product_shape(a[0], b.new_empty(b.shape[1:])))
     return product_shape(a, b)
 
 
@@ -89,7 +91,8 @@ class _Sums:
     def __init__(
         self, a: Tensor, b: Tensor, shape: tuple[int, ...], accumulator: Accumulator, stream: tuple[int, int, int]
     ) -> None:
-        self.a, self.b, self.shape, self.depth = a, b, shape, a.shape[-1]
+        self.a = a.repeat(b.shape[0] // a.shape[0], 1, 1) if a.dim() == 3 and a.shape[0] else a
+        self.b, self.shape, self.depth = b, shape, a.shape[-1]
         self.chunk, self.rounding = accumulator.chunk, accumulator.rounding
         self.grid = grid_of(accumulator.format)
         self.product = None if accumulator.product is None else grid_of(accumulator.product)

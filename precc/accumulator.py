@@ -10,7 +10,7 @@ from precc.errors import FormatError, member_of
 from precc.formats import FixedPoint, FloatFormat, Format, parse_format
 from precc.rounding import NEAREST_EVEN, Rounding, RoundingMode, parse_rounding
 
-__all__ = ["Accumulator", "Order", "int_matmul", "safe_chain_length"]
+__all__ = ["Accumulator", "Order", "int_matmul", "parse_accumulator", "safe_chain_length"]
 
 #: Bits of a significand that float64 can hold with the two more that make a second rounding harmless.
 _MOST_BITS = 51
@@ -112,6 +112,21 @@ class Accumulator:
         if self.compensated and self.chunk > 1:
             raise FormatError("accumulator: a compensated sum rounds after every operation; leave chunk at 1")
 
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether it draws random bits."""
+        return self.rounding.mode is RoundingMode.STOCHASTIC
+
+    def __str__(self) -> str:
+        """A short form: what differs from a sum in order that is rounded to nearest even after each multiply-add."""
+        parts = [self.format.name]
+        parts += [f"products {self.product.name}"] if self.product is not None else []
+        parts += [f"chunk {self.chunk}"] * (self.chunk > 1)
+        parts += [self.order.value + (f" {self.block}" if self.block else "")] * (self.order is not Order.SEQUENTIAL)
+        parts += ["compensated"] * self.compensated
+        parts += [str(self.rounding)] * (self.rounding != NEAREST_EVEN)
+        return " ".join(parts)
+
     def __repr__(self) -> str:
         parts = [f"format={self.format.name!r}, rounding={self.rounding}"]
         parts += [f"product={self.product.name!r}"] if self.product is not None else []
@@ -119,6 +134,15 @@ class Accumulator:
         parts += [f"order={self.order.value!r}"] * (self.order is not Order.SEQUENTIAL)
         parts += [f"block={self.block}"] * (self.order is Order.BLOCKED) + ["compensated=True"] * self.compensated
         return f"Accumulator({', '.join(parts)})"
+
+
+def parse_accumulator(choice: Accumulator | Format | str) -> Accumulator:
+    """An accumulator as it is; a format or its name means: to it, to nearest even, after every fused multiply-add.
+
+    Raises:
+        FormatError: neither, or a format that no sum can have.
+    """
+    return choice if isinstance(choice, Accumulator) else Accumulator(format=_summable(choice, NEAREST_EVEN))
 
 
 def _summable(name: Format | str, rounding: Rounding) -> FloatFormat | FixedPoint:

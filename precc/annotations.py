@@ -45,10 +45,22 @@ class Operand:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A matrix product or convolution, in one of its roles."""
+    """A matrix product or convolution, in one of its roles.
+
+    Args:
+        operands: in the order of the node's arguments.
+        multiply_adds: of one run.
+        row: in the plan, of its first operand; that of the second and of the accumulator follow. -1: not placed yet.
+    """
 
     operands: tuple[Operand, Operand]
     multiply_adds: Size
+    row: int = -1
+
+    @property
+    def accumulator(self) -> Slot:
+        """The slot of its running sum."""
+        return self.operands[0].slot.accumulator
 
     @property
     def role(self) -> Role:

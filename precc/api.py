@@ -10,7 +10,7 @@ from precc.backends.onnx.export import export_onnx
 from precc.errors import CaptureError, PlanError
 from precc.formats import Format
 from precc.module import PrecisionModule, read_plan, wrap
-from precc.passes import naming_pipeline, rounding_pipeline
+from precc.passes import accumulating_pipeline, naming_pipeline, rounding_pipeline
 from precc.plan import PrecisionPlan
 from precc.policy import Policy, assigned, parse_policy
 from precc.session import CompileOptions, Session
@@ -54,7 +54,14 @@ def compile(
         first = read_plan(plan)
     elif policy is not None:
         first = assigned(parse_policy(policy))
-    options = CompileOptions(rounding_pipeline(), naming_pipeline(), find_backend(backend), fullgraph, dynamic)
+    options = CompileOptions(
+        pipeline=rounding_pipeline(),
+        accumulating=accumulating_pipeline(),
+        naming=naming_pipeline(),
+        backend=find_backend(backend),
+        fullgraph=fullgraph,
+        dynamic=dynamic,
+    )
     return wrap(model, Session(options, first))
 
 

@@ -38,6 +38,7 @@ class GraphCompiler:
 
     Args:
         pipeline: the passes that place the rounding nodes.
+        lowering: the passes that each half goes through after the partition.
         backend: makes graphs run.
         on_capture: called with each new graph before it runs; may raise.
         root: the net whose module paths name the slots.
@@ -47,6 +48,7 @@ class GraphCompiler:
     """
 
     pipeline: Pipeline
+    lowering: Pipeline
     backend: Backend
     on_capture: Callable[[CapturedGraph], None]
     root: ReferenceType[nn.Module] | None = None
@@ -106,6 +108,7 @@ class _Build:
     plan_index: int
     layers: Mapping[str, str]
     mkldnn: bool  # whether kernels may use it; it is off while the graph is traced
+    context: GraphContext | None = None  # of the graph that has its slots
 
     def partition(
         self, joint: GraphModule, joint_inputs: Any, *, num_fwd_outputs: int, **options: Any
@@ -146,6 +149,7 @@ class _Build:
             frame=-1 if frame is None else frame,
             numbers=self.compiler.numbers,
         )
+        self.context = context
         self.compiler.pipeline.run(graph, context)
         self.captured.take_records(graph.graph)
 
@@ -158,6 +162,8 @@ class _Build:
             plan = list(graph.graph.find_nodes(op="placeholder"))[position]
             inputs = [*inputs[:position], plan.meta["val"], *inputs[position + 1 :]]
         count = self.captured.work_counter(graph.graph)
+        assert self.context is not None, "a graph has its slots before it is compiled"
+        self.compiler.lowering.run(graph, self.context)
         backend = self.compiler.backend
         tracing = torch._C._get_mkldnn_enabled()
         torch._C._set_mkldnn_enabled(self.mkldnn)

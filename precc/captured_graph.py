@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, Node
 
+from precc.accumulator_rows import accumulator_row
 from precc.annotations import Operand, Product, Size, Unrounded, products_of, slots_of, unrounded_of
 from precc.errors import FormatError, PlanError
 from precc.plan import PrecisionPlan
@@ -48,7 +49,6 @@ class CapturedGraph:
     slots: tuple[Slot, ...] = ()
     products: tuple[Product, ...] = ()
     unrounded: tuple[Unrounded, ...] = ()
-    _operands: tuple[Operand, ...] = ()
     _current: "_Rows" = field(default_factory=lambda: _Rows(torch.empty(0, ROW_WIDTH, device="cpu"), False))
     _prepared: "OrderedDict[PrecisionPlan, _Rows]" = field(default_factory=OrderedDict)
     _plans: dict[int, PrecisionPlan] = field(default_factory=dict)  # those prepared, by number
@@ -58,8 +58,8 @@ class CapturedGraph:
         """Note the slots in the order of the plan's rows, and the products."""
         self.slots = slots_of(graph)
         self.products = tuple(product for _, product in products_of(graph))
-        self._operands = tuple(operand for product in self.products for operand in product.operands)
-        assert [operand.slot for operand in self._operands] == list(self.slots), "one rounding for each operand"
+        operands = [operand for product in self.products for operand in product.operands]
+        assert [operand.slot for operand in operands] == list(self.slots), "one rounding for each operand"
         self.double = any(_is_double(node.args[0]) for node, _ in products_of(graph))
         self.unrounded = tuple(record for _, record in unrounded_of(graph))
 
@@ -71,7 +71,7 @@ class CapturedGraph:
         """
         if plan in self._prepared:
             return
-        for operand in self._operands:
+        for operand in (operand for product in self.products for operand in product.operands):
             name = operand.slot.name
             row = plan.precision(name).row(axis=operand.contracted, channel=operand.channel)
             try:
@@ -92,14 +92,10 @@ class CapturedGraph:
         self._current = self._prepared[plan]
 
     def _rows_of(self, plan: PrecisionPlan, number: int) -> "_Rows":
-        precisions = [plan.precision(slot.name) for slot in self.slots]
-        rows = [
-            precision.row(axis=operand.contracted, channel=operand.channel, slot=slot_number(operand.slot.name)).values
-            for precision, operand in zip(precisions, self._operands, strict=True)
-        ]
+        rows = [row for product in self.products for row in _rows_of_product(product, plan)]
         tensor = torch.tensor(rows, dtype=torch.float64, device="cpu").reshape(len(rows), ROW_WIDTH)
         tensor[:, PLAN_COLUMN] = number
-        return _Rows(tensor, any(precision.is_stochastic for precision in precisions), number)
+        return _Rows(tensor, any(_draws(product, plan) for product in self.products), number)
 
     def next_rows(self) -> Tensor:
         """The rows of the next forward: those of the plan, with a key of their own where bits are drawn."""
@@ -143,10 +139,32 @@ class _Rows:
     number: int = 0
 
 
+def _rows_of_product(product: Product, plan: PrecisionPlan) -> list[tuple[float, ...]]:
+    rows = [_operand_row(operand, plan) for operand in product.operands]
+    name = product.accumulator.name
+    return [*rows, accumulator_row(plan.accumulator(name), slot_number(name))]
+
+
+def _operand_row(operand: Operand, plan: PrecisionPlan) -> tuple[float, ...]:
+    name = operand.slot.name
+    precision = plan.precision(name)
+    return precision.row(axis=operand.contracted, channel=operand.channel, slot=slot_number(name)).values
+
+
+def _draws(product: Product, plan: PrecisionPlan) -> bool:
+    """Whether a plan has stochastic bits in a product."""
+    accumulator = plan.accumulator(product.accumulator.name)
+    return (accumulator is not None and accumulator.is_stochastic) or any(
+        plan.precision(operand.slot.name).is_stochastic for operand in product.operands
+    )
+
+
 def _format_label(product: Product, plan: PrecisionPlan) -> str:
-    """The formats of a product's operands: one name if they agree, else both, in operand order."""
+    """The formats of a product's operands, one name if they agree, else both in operand order; and that of the sum."""
     first, second = (plan.precision(operand.slot.name).format.name for operand in product.operands)
-    return first if first == second else f"{first} x {second}"
+    accumulator = plan.accumulator(product.accumulator.name)
+    sums = "" if accumulator is None else f" in {accumulator.format.name} sums"
+    return (first if first == second else f"{first} x {second}") + sums
 
 
 def size_value(size: Size, bindings: Mapping[sympy.Symbol, int]) -> int:

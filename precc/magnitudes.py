@@ -14,7 +14,7 @@ from precc.accumulator import Accumulator
 from precc.float64_functions import root
 from precc.numerics import accumulated
 
-__all__ = ["Numerator", "absolute_product", "norm_product", "repeated"]
+__all__ = ["Numerator", "absolute_product", "norm_product"]
 
 _FLOAT64 = Accumulator(format="float64")
 
@@ -26,21 +26,21 @@ class Numerator(Enum):
     NORMS = "norms"  #: ``||a_i|| ||b_j||``, never less (Cauchy and Schwarz) but for rounding; a sum a row and column
 
 
-def repeated(a: Tensor, items: int) -> Tensor:
-    """`a` with a matrix for each of so many items."""
-    return a if a.shape[0] == items else a.repeat(items // max(1, a.shape[0]), 1, 1)
-
-
 def absolute_product(a: Tensor, b: Tensor) -> Tensor:
     """``|a| |b|``; each sum as float64 additions give it, k ascending."""
-    left, right = repeated(a.abs(), b.shape[0]), b.abs()
-    return left @ right if _sums_are_exact(left, right) else accumulated(left, right, _FLOAT64)
+    left, right = a.abs(), b.abs()
+    return _per_item(left, b) @ right if _sums_are_exact(left, right) else accumulated(left, right, _FLOAT64)
 
 
 def norm_product(a: Tensor, b: Tensor) -> Tensor:
     """The rows' times the columns' norms: sums of squares as float64 additions give them, and `root` of these."""
     rows, columns = root(_sums_of_squares(a.transpose(1, 2))), root(_sums_of_squares(b))
-    return repeated(rows[:, :, None], b.shape[0]) * columns[:, None, :]
+    return _per_item(rows[:, :, None], b) * columns[:, None, :]
+
+
+def _per_item(a: Tensor, b: Tensor) -> Tensor:
+    """`a` with a matrix for each of `b`."""
+    return a if a.shape[0] == b.shape[0] else a.repeat(b.shape[0] // max(1, a.shape[0]), 1, 1)
 
 
 def _sums_of_squares(x: Tensor) -> Tensor:

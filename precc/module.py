@@ -39,21 +39,29 @@ class PrecisionModule(nn.Module):
         session = session_of(self)
         return session.plan.resolve(session.multiply_adds)
 
-    def set_plan(self, plan: PrecisionPlan | str | Path) -> None:
+    def set_plan(self, plan: PrecisionPlan | str | Path, *, recompile: bool = False) -> None:
         """Compute under another plan, or a plan file, from the next forward on. Nothing is compiled again.
 
-        A backward runs under the plan of its forward.
+        A backward runs under the plan of its forward. Formats, roundings, scalings and, in graphs that were built for
+        them, accumulators change freely. Graphs are built for accumulators if the net's first plan, or one set before
+        the first call, has any.
+
+        Args:
+            plan: the plan, or the path of its JSON file.
+            recompile: allow to build the graphs again, at the next call, if the plan has accumulators and
+                they were built without.
 
         Raises:
-            PlanError: the file holds no plan, or the plan names a slot that the net does not have; the plan
-                in force stays.
+            PlanError: the file holds no plan, the plan names a slot that the net does not have, or it has accumulators
+                and the graphs were built without; the plan in force stays.
         """
-        session_of(self).use(read_plan(plan), self)
+        session_of(self).use(read_plan(plan), self, recompile=recompile)
 
     @property
     def compilations(self) -> int:
         """Graphs captured for calls of this net; a forward and its backward count once."""
-        return len(session_of(self).graphs)
+        session = session_of(self)
+        return session.dropped + len(session.graphs)
 
     def report(self) -> PrecisionReport:
         """The per-layer precision report: formats, multiply-adds, what was compiled and what was not rounded."""

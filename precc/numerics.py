@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from precc.accumulate import accumulate_tensor_ops, check_operands
-from precc.accumulator import Accumulator
+from precc.accumulator import Accumulator, parse_accumulator, product_shape
 from precc.backends.cpp import compiled_or_tensor_ops, warn_without_kernels
 from precc.backends.cpp.accumulate import accumulate
 from precc.backends.cpp.memory import is_plain, overlaps_itself
@@ -101,14 +101,14 @@ def matmul(
     >>> matmul(ones, ones.T, "e5m10").item(), matmul(ones, ones.T, "e4m3").item()
     (2048.0, 16.0)
     """
-    if not isinstance(accumulator, Accumulator):
-        accumulator = Accumulator(format=accumulator)
+    accumulator = parse_accumulator(accumulator)
     for operand in (a, b):
         if not isinstance(operand, Tensor):
             raise FormatError(f"matmul takes tensors, not {type(operand).__name__}")
         if operand.requires_grad and torch.is_grad_enabled():
             raise FormatError("matmul has no derivative: pass operands.detach(), or call it under torch.no_grad()")
-    _check_out(out, check_operands(a, b), a)
+    check_operands(a, b)
+    _check_out(out, product_shape(a, b), a)
     stochastic = accumulator.rounding.mode is RoundingMode.STOCHASTIC
     key = checked_key(seed) if stochastic else _refuse_seed(seed, accumulator.rounding)
     with torch.no_grad():

@@ -5,18 +5,26 @@ resolves without a new plan. Two plans are equal when they give every slot the s
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from precc.accumulator import Accumulator, parse_accumulator
 from precc.errors import PlanError
 from precc.files import write_whole
 from precc.formats import Format
-from precc.plan_json import precision_from_json, precision_to_json, refuse_unknown
+from precc.plan_json import (
+    accumulator_from_json,
+    accumulator_to_json,
+    precision_from_json,
+    precision_to_json,
+    refuse_unknown,
+)
 from precc.precision import Precision
+from precc.slots import ACCUMULATOR, Slot
 
 __all__ = ["PLAN_VERSION", "PlanDiff", "PrecisionPlan", "Provenance", "SlotChange"]
 
@@ -35,14 +43,18 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class SlotChange:
-    """One difference between two plans; `slot` is ``*`` for every slot that no other change names."""
+    """One difference between two plans; `slot` is ``*`` for every slot that no other change names.
+
+    An accumulator of None is the tensors' own arithmetic; ``*.accumulator`` are those that no other change names.
+    """
 
     slot: str
-    before: Precision
-    after: Precision
+    before: Precision | Accumulator | None
+    after: Precision | Accumulator | None
 
     def __str__(self) -> str:
-        return f"{self.slot}: {self.before} -> {self.after}"
+        before, after = (_OWN_SUMS if choice is None else str(choice) for choice in (self.before, self.after))
+        return f"{self.slot}: {before} -> {after}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +74,7 @@ class PlanDiff:
 
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
+_OWN_SUMS = "own sums"  # those of the tensors' arithmetic, as they are printed
 _UNKNOWN = Provenance()
 
 
@@ -74,6 +87,12 @@ class PrecisionPlan:
         slots: precisions by slot name, likewise.
         multiply_adds: work of the product that each slot feeds, for `average_bits`; not part of equality.
         provenance: what made the plan; not part of equality.
+        default_accumulator: how each product sums that is not named: an `Accumulator`, a format, or None: as the
+            tensors' own arithmetic does.
+        accumulators: likewise by slot name, such as ``fc/product/fprop.accumulator``.
+
+    Raises:
+        PlanError: the name of an accumulator among the slots, or the other way round.
 
     >>> mixed = PrecisionPlan("e4m3", {"fc/product/wgrad.input": "bf16"})
     >>> print(PrecisionPlan("e4m3").diff(mixed))
@@ -86,6 +105,8 @@ class PrecisionPlan:
     slots: Mapping[str, Precision]
     multiply_adds: Mapping[str, int]
     provenance: Provenance
+    default_accumulator: Accumulator | None
+    accumulators: Mapping[str, Accumulator | None]
 
     def __init__(
         self,
@@ -93,18 +114,30 @@ class PrecisionPlan:
         slots: Mapping[str, Precision | Format | str] = _NOTHING,
         multiply_adds: Mapping[str, int] = _NOTHING,
         provenance: Provenance = _UNKNOWN,
+        *,
+        default_accumulator: Accumulator | Format | str | None = None,
+        accumulators: Mapping[str, Accumulator | Format | str | None] = _NOTHING,
     ) -> None:
+        _check_names(slots, accumulators)
         own = {name: Precision.of(choice) for name, choice in slots.items()}
         object.__setattr__(self, "default", Precision.of(default))
         object.__setattr__(self, "slots", MappingProxyType(own))
         work = {name: _count(number) for name, number in multiply_adds.items()}
         object.__setattr__(self, "multiply_adds", MappingProxyType(work))
         object.__setattr__(self, "provenance", provenance)
+        sums = {name: _accumulator(choice) for name, choice in accumulators.items()}
+        object.__setattr__(self, "default_accumulator", _accumulator(default_accumulator))
+        object.__setattr__(self, "accumulators", MappingProxyType(sums))
 
     @cached_property
-    def _content(self) -> tuple[Precision, frozenset[tuple[str, Precision]]]:
-        exceptions = ((name, own) for name, own in self.slots.items() if own != self.default)
-        return self.default, frozenset(exceptions)
+    def _exceptions(self) -> dict[str, Precision | Accumulator | None]:
+        """What is named and differs from the defaults."""
+        slots = {name: own for name, own in self.slots.items() if own != self.default}
+        return {**slots, **{name: own for name, own in self.accumulators.items() if own != self.default_accumulator}}
+
+    @cached_property
+    def _content(self) -> tuple[Any, ...]:
+        return self.default, self.default_accumulator, frozenset(self._exceptions.items())
 
     @cached_property
     def _hash(self) -> int:
@@ -120,17 +153,30 @@ class PrecisionPlan:
 
     def __reduce__(self) -> tuple[Any, ...]:
         fields = (self.default, dict(self.slots), dict(self.multiply_adds), self.provenance)
-        return PrecisionPlan, fields
+        return _made, (*fields, self.default_accumulator, dict(self.accumulators))
 
     def precision(self, slot: str) -> Precision:
-        """The precision of a slot, named or not."""
+        """The precision of an operand's slot, named or not."""
         return self.slots.get(slot, self.default)
 
+    def accumulator(self, slot: str) -> Accumulator | None:
+        """How a product sums whose accumulator has this name; None: as the tensors' own arithmetic does."""
+        return self.accumulators.get(slot, self.default_accumulator)
+
+    @cached_property
+    def rounds_sums(self) -> bool:
+        """Whether any product has an accumulator."""
+        return self.default_accumulator is not None or any(own is not None for own in self.accumulators.values())
+
     def resolve(self, multiply_adds: Mapping[str, int]) -> "PrecisionPlan":
-        """The same plan with each of these slots named, and with their work."""
+        """The same plan with each of these slots named, and with their work; accumulators where there are any."""
         slots = {**{name: self.precision(name) for name in multiply_adds}, **self.slots}
         work = {**self.multiply_adds, **multiply_adds}
-        return PrecisionPlan(self.default, slots, work, self.provenance)
+        sums = dict(self.accumulators)
+        if self.rounds_sums:
+            names = (Slot.parse(name).accumulator.name for name in multiply_adds)
+            sums = {**{name: self.accumulator(name) for name in names}, **sums}
+        return _made(self.default, slots, work, self.provenance, self.default_accumulator, sums)
 
     @property
     def average_bits(self) -> float:
@@ -155,18 +201,20 @@ class PrecisionPlan:
 
     def diff(self, other: "PrecisionPlan") -> PlanDiff:
         """What changes from this plan to the other."""
-        names = sorted({*self.slots, *other.slots})
+        names, sums = sorted({*self.slots, *other.slots}), sorted({*self.accumulators, *other.accumulators})
         rest = SlotChange("*", self.default, other.default)
         changes = [SlotChange(name, self.precision(name), other.precision(name)) for name in names]
-        special = [own for own in changes if (own.before, own.after) != (rest.before, rest.after)]
-        return PlanDiff(tuple(change for change in (*special, rest) if change.before != change.after))
+        rest_of_sums = SlotChange(f"*.{ACCUMULATOR}", self.default_accumulator, other.default_accumulator)
+        changes_of_sums = [SlotChange(name, self.accumulator(name), other.accumulator(name)) for name in sums]
+        return PlanDiff((*_apart(changes, rest), *_apart(changes_of_sums, rest_of_sums)))
 
     def __str__(self) -> str:
         made_by = f" by {self.provenance.policy}" if self.provenance.policy else ""
-        exceptions = {name: own for name, own in self.slots.items() if own != self.default}
-        lines = [f"plan{made_by}: {self.default} in every slot" + (" but:" if exceptions else "")]
+        sums = "" if self.default_accumulator is None else f", sums in {self.default_accumulator}"
+        exceptions = self._exceptions
+        lines = [f"plan{made_by}: {self.default} in every slot{sums}" + (" but:" if exceptions else "")]
         width = max((len(name) for name in exceptions), default=0)
-        lines += [f"  {name:<{width}}  {own}" for name, own in sorted(exceptions.items())]
+        lines += [f"  {name:<{width}}  {_OWN_SUMS if own is None else own}" for name, own in sorted(exceptions.items())]
         return "\n".join(lines)
 
     __repr__ = __str__
@@ -177,6 +225,8 @@ class PrecisionPlan:
             "precc_plan": PLAN_VERSION,
             "default": precision_to_json(self.default),
             "slots": {name: precision_to_json(own) for name, own in sorted(self.slots.items())},
+            "default_accumulator": accumulator_to_json(self.default_accumulator),
+            "accumulators": {name: accumulator_to_json(own) for name, own in sorted(self.accumulators.items())},
             "multiply_adds": dict(sorted(self.multiply_adds.items())),
             "provenance": {
                 "policy": self.provenance.policy,
@@ -205,12 +255,16 @@ class PrecisionPlan:
         if type(version) is not int or version != PLAN_VERSION:
             raise PlanError(f"the plan is of version {version!r}; this precc reads version {PLAN_VERSION}")
         try:
-            refuse_unknown(document, ("precc_plan", "default", "slots", "multiply_adds", "provenance"))
+            refuse_unknown(document, _ENTRIES)
             return cls(
                 precision_from_json(document["default"]),
                 {str(name): precision_from_json(own) for name, own in document["slots"].items()},
                 {name: _count(work) for name, work in document.get("multiply_adds", {}).items()},
                 Provenance(**document.get("provenance", {})),
+                default_accumulator=accumulator_from_json(document.get("default_accumulator")),
+                accumulators={
+                    name: accumulator_from_json(own) for name, own in document.get("accumulators", {}).items()
+                },
             )
         except PlanError:
             raise
@@ -234,6 +288,46 @@ class PrecisionPlan:
             raise PlanError(f"cannot read the plan {str(path)!r}: {error}") from error
         except PlanError as error:
             raise PlanError(f"{str(path)!r}: {error}") from error
+
+
+_ENTRIES = ("precc_plan", "default", "slots", "default_accumulator", "accumulators", "multiply_adds", "provenance")
+
+
+def _made(
+    default: Precision,
+    slots: Mapping[str, Precision],
+    multiply_adds: Mapping[str, int],
+    provenance: Provenance,
+    default_accumulator: Accumulator | None,
+    accumulators: Mapping[str, Accumulator | None],
+) -> PrecisionPlan:
+    return PrecisionPlan(
+        default,
+        slots,
+        multiply_adds,
+        provenance,
+        default_accumulator=default_accumulator,
+        accumulators=accumulators,
+    )
+
+
+def _accumulator(choice: Accumulator | Format | str | None) -> Accumulator | None:
+    return None if choice is None else parse_accumulator(choice)
+
+
+def _check_names(slots: Mapping[str, Any], accumulators: Mapping[str, Any]) -> None:
+    for name in slots:
+        if name.endswith(f".{ACCUMULATOR}"):
+            raise PlanError(f"{name!r} is an accumulator, not an operand: it goes into accumulators=")
+    for name in accumulators:
+        if not name.endswith(f".{ACCUMULATOR}"):
+            raise PlanError(f"{name!r} is no accumulator: their names end in '.{ACCUMULATOR}'")
+
+
+def _apart(changes: Sequence[SlotChange], rest: SlotChange) -> list[SlotChange]:
+    """The changes that are not those of the rest, then that of the rest; without those that change nothing."""
+    special = [own for own in changes if (own.before, own.after) != (rest.before, rest.after)]
+    return [change for change in (*special, rest) if change.before != change.after]
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

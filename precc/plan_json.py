@@ -5,6 +5,7 @@ from dataclasses import fields
 from enum import Enum
 from typing import Any
 
+from precc.accumulator import Accumulator, parse_accumulator
 from precc.errors import FormatError, PlanError, expected_one_of
 from precc.formats import (
     ALIASES,
@@ -21,7 +22,7 @@ from precc.formats import (
 from precc.precision import Precision
 from precc.rounding import parse_rounding
 
-__all__ = ["precision_from_json", "precision_to_json", "refuse_unknown"]
+__all__ = ["accumulator_from_json", "accumulator_to_json", "precision_from_json", "precision_to_json", "refuse_unknown"]
 
 _KINDS: dict[str, type[Format]] = {
     "float": FloatFormat,
@@ -64,6 +65,29 @@ def precision_from_json(document: Any) -> Precision:
         parse_rounding(document["rounding"]),
         None if scaling is None else _scaling_from_json(scaling),
     )
+
+
+def accumulator_to_json(accumulator: Accumulator | None) -> dict[str, Any] | None:
+    """An accumulator as an object; None is the tensors' own arithmetic."""
+    if accumulator is None:
+        return None
+    return {**_fields_to_json(accumulator), "rounding": str(accumulator.rounding)}
+
+
+def accumulator_from_json(document: Any) -> Accumulator | None:
+    """An accumulator from an object, or from the name of a format.
+
+    Raises:
+        PlanError, FormatError: it is none.
+    """
+    if document is None or isinstance(document, str):
+        return None if document is None else parse_accumulator(document)
+    refuse_unknown(document, tuple(entry.name for entry in fields(Accumulator)))
+    entries = dict(document)
+    for name in ("format", "product"):
+        if entries.get(name) is not None:
+            entries[name] = _format_from_json(entries[name])
+    return Accumulator(**entries)
 
 
 def _fields_to_json(value: Any) -> dict[str, Any]:

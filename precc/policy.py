@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from precc.accumulator import Accumulator, parse_accumulator
 from precc.errors import FormatError, PlanError, UnsupportedError
 from precc.formats import Format, Scaling, parse_format, parse_scaling
 from precc.plan import PrecisionPlan, Provenance
@@ -29,8 +30,9 @@ class Uniform:
         format: a format or its name.
         rounding: a rounding or its name.
         scaling: a `Scaling`, ``"tensor"``, ``"channel"``, ``"row"``, or None; block formats have their own.
-        results, elementwise, accumulator, update: widen the policy to other values; not available in
-            this version.
+        accumulator: how every product sums: an `Accumulator`, or a format: to it after every fused multiply-add.
+            Default: as the tensors' own arithmetic does.
+        results, elementwise, update: widen the policy to other values; not available in this version.
 
     Raises:
         FormatError: unknown format or rounding.
@@ -43,6 +45,7 @@ class Uniform:
     format: Format
     rounding: Rounding
     scaling: Scaling | None
+    accumulator: Accumulator | None
 
     def __init__(
         self,
@@ -52,21 +55,23 @@ class Uniform:
         scaling: Scaling | str | None = None,
         results: None = None,
         elementwise: None = None,
-        accumulator: None = None,
+        accumulator: Accumulator | Format | str | None = None,
         update: None = None,
     ) -> None:
         later = {
             "results": results,
             "elementwise": elementwise,
-            "accumulator": accumulator,
             "update": update,
         }
         for name, value in later.items():
             if value is not None:
-                raise UnsupportedError(f"Uniform({name}={value!r}): this version rounds the operands of products only")
+                raise UnsupportedError(
+                    f"Uniform({name}={value!r}): this version rounds operands and sums of products only"
+                )
         object.__setattr__(self, "format", parse_format(format))
         object.__setattr__(self, "rounding", parse_rounding(rounding))
         object.__setattr__(self, "scaling", parse_scaling(scaling))
+        object.__setattr__(self, "accumulator", None if accumulator is None else parse_accumulator(accumulator))
         self._precision  # noqa: B018  # a combination that makes no sense is said here
 
     @property
@@ -76,7 +81,9 @@ class Uniform:
     def assign(self, analysis: object | None = None) -> PrecisionPlan:
         options = "" if self.rounding == NEAREST_EVEN else f", rounding={str(self.rounding)!r}"
         options += "" if self.scaling is None else f", scaling={str(self.scaling)!r}"
-        return PrecisionPlan(self._precision, provenance=Provenance(policy=f"Uniform({self.format.name!r}{options})"))
+        options += "" if self.accumulator is None else f", accumulator={str(self.accumulator)!r}"
+        provenance = Provenance(policy=f"Uniform({self.format.name!r}{options})")
+        return PrecisionPlan(self._precision, provenance=provenance, default_accumulator=self.accumulator)
 
 
 def parse_policy(policy: Policy | Format | str) -> Policy:

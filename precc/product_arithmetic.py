@@ -2,11 +2,9 @@
 
 from dataclasses import dataclass
 
-from precc.accumulator import Accumulator
-from precc.errors import FormatError
-from precc.formats import FixedPoint, FloatFormat, Format, parse_format
+from precc.accumulator import Accumulator, parse_accumulator
+from precc.formats import Format
 from precc.precision import Precision
-from precc.rounding import RoundingMode
 
 __all__ = ["ProductArithmetic"]
 
@@ -30,29 +28,20 @@ class ProductArithmetic:
     operands: Precision
     accumulator: Accumulator
 
-    def __init__(
-        self, operands: Precision | Format | str, accumulator: Accumulator | FloatFormat | FixedPoint | str
-    ) -> None:
-        if not isinstance(accumulator, Accumulator):
-            accumulator = Accumulator(format=accumulator)
+    def __init__(self, operands: Precision | Format | str, accumulator: Accumulator | Format | str) -> None:
         object.__setattr__(self, "operands", Precision.of(operands))
-        object.__setattr__(self, "accumulator", accumulator)
+        object.__setattr__(self, "accumulator", parse_accumulator(accumulator))
 
     @classmethod
-    def of(cls, choice: "ProductArithmetic | FloatFormat | FixedPoint | str") -> "ProductArithmetic":
+    def of(cls, choice: "ProductArithmetic | Format | str") -> "ProductArithmetic":
         """An arithmetic as it is; a format or its name means that format for operands and sums.
 
         Raises:
             FormatError: neither, or a format that sums cannot have.
         """
-        if isinstance(choice, ProductArithmetic):
-            return choice
-        fmt = parse_format(choice)
-        if not isinstance(fmt, (FloatFormat, FixedPoint)):
-            raise FormatError(f"{fmt.name!r} is no format of sums: pass ProductArithmetic({fmt.name!r}, accumulator)")
-        return cls(fmt, fmt)
+        return choice if isinstance(choice, ProductArithmetic) else cls(choice, choice)
 
     @property
     def is_stochastic(self) -> bool:
         """Whether it draws random bits."""
-        return self.operands.is_stochastic or self.accumulator.rounding.mode is RoundingMode.STOCHASTIC
+        return self.operands.is_stochastic or self.accumulator.is_stochastic

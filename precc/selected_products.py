@@ -7,9 +7,7 @@ from precc.accumulator import Accumulator
 from precc.backends.cpp.accumulate import has_fast_path
 from precc.backends.cpp.kernels import why_no_kernels
 from precc.backends.cpp.memory import is_plain
-from precc.magnitudes import repeated
 from precc.numerics import accumulated
-from precc.rounding import RoundingMode
 
 __all__ = ["selected_product"]
 
@@ -37,8 +35,8 @@ def selected_product(
         return b.new_zeros(select.shape)
     tiles = (counts + _LANES - 1) // _LANES
     few = int(tiles.sum()) * _LANES <= _SPARSE * select.numel()
-    if not few or accumulator.rounding.mode is RoundingMode.STOCHASTIC or _is_fast(a, b, accumulator):
-        return accumulated(repeated(a, b.shape[0]), b, accumulator, key, slot=slot, first=first)
+    if not few or accumulator.is_stochastic or _is_fast(a, b, accumulator):
+        return accumulated(a, b, accumulator, key, slot=slot, first=first)
     return _gathered(a, b, select, accumulator, counts, tiles)
 
 

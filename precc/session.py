@@ -32,6 +32,7 @@ class CompileOptions:
     """How a net is compiled; everything that a copy of the net needs to be compiled alike."""
 
     pipeline: Pipeline
+    accumulating: Pipeline
     naming: Pipeline
     backend: Backend
     fullgraph: bool = False
@@ -49,6 +50,8 @@ class Session:
         graphs: those captured so far.
         graph_breaks: why the capture was interrupted.
         events: what controllers counted.
+        accumulates: whether graphs are built so that products can round their sums; set by the first plan that does.
+        dropped: graphs that were captured before those that are in use.
     """
 
     options: CompileOptions
@@ -57,17 +60,27 @@ class Session:
     graphs: list[CapturedGraph] = field(default_factory=list)
     graph_breaks: list[str] = field(default_factory=list)
     events: Counter[str] = field(default_factory=Counter)
+    accumulates: bool = False
+    dropped: int = 0
     _checked: bool = False  # whether the plan in force was found to fit the graphs
     _compiler: GraphCompiler = field(init=False)
     _entry: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        self._compiler = GraphCompiler(self.options.pipeline, self.options.backend, self._on_capture)
+        self.accumulates |= self.plan.rounds_sums
+        self._build(Counter())
+
+    def _build(self, tally: Counter[str]) -> None:
+        """Begin without graphs; `tally` is the work executed so far."""
+        lowering = self.options.accumulating if self.accumulates else Pipeline(())
+        self._compiler = GraphCompiler(
+            self.options.pipeline, lowering, self.options.backend, self._on_capture, tally=tally
+        )
         self._entry = _isolated_compile(self._compiler, self.options)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copied or unpickled net has the plan and compiles graphs, and counts work and events, of its own."""
-        return Session, (self.options, self.chosen, self.full_precision)
+        return _copied, (self.options, self.chosen, self.full_precision, self.accumulates)
 
     @property
     def plan(self) -> PrecisionPlan:
@@ -94,19 +107,42 @@ class Session:
                     work.setdefault(operand.slot.name, size_value(product.multiply_adds, {}))
         return work
 
-    def use(self, plan: PrecisionPlan, net: nn.Module) -> None:
+    def use(self, plan: PrecisionPlan, net: nn.Module, *, recompile: bool = False) -> None:
         """Set the plan of the next forward.
 
         Raises:
-            PlanError: the plan names a slot that the net does not have, or a scaling that a slot's value cannot
-                have; the old plan stays.
+            PlanError: the plan names a slot that the net does not have, a scaling that a slot's value cannot
+                have, or accumulators, without which the graphs were built; the old plan stays.
         """
         self._check_slots(plan, net)
         for graph in self.graphs:
             graph.check(plan)
+        self.prepare([plan], recompile=recompile)
         for graph in self.graphs:
             graph.use(plan)
         self.chosen, self._checked = plan, True
+
+    def prepare(self, plans: Sequence[PrecisionPlan], *, recompile: bool) -> None:
+        """Have graphs in which these plans can run, from the next forward on.
+
+        Raises:
+            PlanError: a plan has accumulators, the graphs were built without, and must not be built again.
+        """
+        needing = next((plan for plan in plans if plan.rounds_sums), None)
+        if needing is None or self.accumulates:
+            return
+        if self.graphs and not recompile:
+            some = {name: own for name, own in needing.accumulators.items() if own is not None}
+            name, own = next(iter(some.items()), ("every product", needing.default_accumulator))
+            raise PlanError(
+                f"the plan sums {name!r} in {own}, but the net's graphs were built without accumulators: "
+                "net.set_plan(plan, recompile=True) builds them again, and precc.compile(..., plan=...) or policy=... "
+                "with an accumulator builds them so at once"
+            )
+        self.accumulates = True
+        self.dropped += len(self.graphs)
+        self.graphs.clear()
+        self._build(self.tally)
 
     def _check_slots(self, plan: PrecisionPlan, net: nn.Module) -> None:
         """Refuse unknown slots, once a training graph is known: an inference graph has a subset.
@@ -114,12 +150,15 @@ class Session:
         A slot of a module of the net that the plan brings from a capture (it has its multiply-adds) may belong to
         a graph that is still to come.
         """
-        if not plan.slots or not any(graph.training for graph in self.graphs):
+        named = {*plan.slots, *plan.accumulators}
+        if not named or not any(graph.training for graph in self.graphs):
             return  # a plan that names no slot fits any net: controllers switch between such plans at each step
         known = {slot.name for graph in self.graphs for slot in graph.slots}
+        sums = {product.accumulator.name for graph in self.graphs for product in graph.products}
         layers = {path for path, _ in net.named_modules()}
-        to_come = {name for name in plan.multiply_adds if Slot.parse(name).layer in layers}
-        unknown = sorted(set(plan.slots) - known - to_come)
+        brought = [Slot.parse(name) for name in plan.multiply_adds]
+        to_come = {name for slot in brought if slot.layer in layers for name in (slot.name, slot.accumulator.name)}
+        unknown = sorted(named - known - sums - to_come)
         if unknown:
             some = ", ".join(repr(name) for name in unknown[:3])
             has = ", ".join(sorted(known)[:6]) or "none"
@@ -190,6 +229,12 @@ class Session:
 def training_first(graphs: Sequence[CapturedGraph]) -> list[CapturedGraph]:
     """The graphs with those that have a backward in front, so that figures do not depend on the order of calls."""
     return sorted(graphs, key=lambda graph: not graph.training)
+
+
+def _copied(
+    options: CompileOptions, chosen: PrecisionPlan | None, full_precision: PrecisionPlan, accumulates: bool
+) -> Session:
+    return Session(options, chosen, full_precision, accumulates=accumulates)
 
 
 _entry_numbers = itertools.count()

@@ -6,14 +6,17 @@ the model alone: they are the same in train, eval, no_grad, with dynamic shapes,
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from torch import nn
 
 from precc.errors import PlanError, expected_one_of
 
-__all__ = ["CallNumbers", "Role", "Slot", "aliases_of"]
+__all__ = ["ACCUMULATOR", "CallNumbers", "Role", "Slot", "aliases_of"]
+
+#: What stands in a slot's name for the operand where the slot is the product's running sum.
+ACCUMULATOR = "accumulator"
 
 
 class Role(Enum):
@@ -28,7 +31,7 @@ class Role(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One operand of one product.
+    """One operand of one product, or its running sum.
 
     >>> Slot.parse("layers.0/product#1/dgrad_a.b")
     Slot(layer='layers.0', family='product', call=1, role=<Role.DGRAD_A: 'dgrad_a'>, operand='b')
@@ -46,6 +49,11 @@ class Slot:
         call = f"#{self.call}" if self.call else ""
         prefix = f"{self.layer}/" if self.layer else ""
         return f"{prefix}{self.family}{call}"
+
+    @property
+    def accumulator(self) -> "Slot":
+        """The slot of the running sum of the same product."""
+        return replace(self, operand=ACCUMULATOR)
 
     @property
     def name(self) -> str:

@@ -11,8 +11,8 @@ from precc.backends.cpp import compiled_or_tensor_ops
 from precc.condition_numbers import Activation, activation_condition, check_activation, inner_product_condition
 from precc.convolution import Multiply
 from precc.errors import FormatError, member_of
-from precc.formats import FixedPoint, FloatFormat
-from precc.magnitudes import Numerator, absolute_product, norm_product, repeated
+from precc.formats import Format
+from precc.magnitudes import Numerator, absolute_product, norm_product
 from precc.numerics import accumulated, checked_key
 from precc.product_arithmetic import ProductArithmetic
 from precc.rounding import slot_number
@@ -20,7 +20,7 @@ from precc.selected_products import selected_product
 
 __all__ = ["Arithmetic", "Choice", "Problem", "TwoPass", "compute"]
 
-Arithmetic = ProductArithmetic | FloatFormat | FixedPoint | str
+Arithmetic = ProductArithmetic | Format | str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,8 +130,7 @@ def _slot(name: str) -> int:
 
 def _whole(arithmetic: ProductArithmetic, key: int) -> Multiply:
     def multiply(a: Tensor, b: Tensor, first: int) -> Tensor:
-        left = repeated(a, b.shape[0])
-        return accumulated(left, b, arithmetic.accumulator, key, slot=_slot("low.sum"), first=first)
+        return accumulated(a, b, arithmetic.accumulator, key, slot=_slot("low.sum"), first=first)
 
     return multiply
 

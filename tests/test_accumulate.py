@@ -144,11 +144,48 @@ def test_sums_that_the_machine_rounds_to_a_tie(fmt: str, terms: list[float], exp
             assert accumulate_tensor_ops(a.to(dtype), b, accumulator).item() == expected
 
 
+def beside_ties(count: int) -> tuple[Tensor, Tensor]:
+    """Three terms each: a value of e5m10, half a quantum or nearly so, and what float64 loses beside them."""
+    value = torch.ldexp(torch.randint(1024, 2048, (count,)).double() / 1024, torch.randint(-12, 14, (count,)))
+    half = torch.exp2(torch.floor(torch.log2(value)) - 11)
+    signs = torch.randint(0, 2, (3, count)).double() * 2 - 1
+    nearly = 1 + torch.randint(-1, 2, (count,)).double() * 2.0**-23
+    terms = torch.stack([value * signs[0], half * signs[1] * nearly, half * signs[2] * 2.0**-60], 1)
+    factors = torch.stack([torch.ones(count), 2 - nearly, torch.ones(count)], 1)
+    return terms.float()[:, None], factors.float()[:, :, None]
+
+
+@pytest.mark.parametrize("options", [{}, {"product": "e8m20"}, {"order": "blocked", "block": 2}], ids=str)
+def test_sums_beside_a_tie_are_looked_at_again(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = beside_ties(4000)
+    accumulator = Accumulator(format="e5m10", **options)
+    path = choose_path(kind_of(accumulator), kernel._facts(a), kernel._facts(b), 3, FLOAT32)
+    assert path is not None
+    assert path.ties
+    total = accumulate(a, b, accumulator)
+    assert same_bits(total, accumulate_tensor_ops(a, b, accumulator))
+    few = slice(0, 150)
+    by_hand = [by_fractions(x, y, accumulator) for x, y in zip(a[few], b[few], strict=True)]
+    assert same_bits(total[few], torch.stack(by_hand))
+    monkeypatch.setattr(kernel, "choose_path", lambda *_: Path(FLOAT64, path.limit, ties=False))
+    assert not same_bits(accumulate(a, b, accumulator), total)
+
+
+def test_products_of_zeros_are_zero_unless_they_meet_an_infinity() -> None:
+    zeros, ones = torch.zeros(3, 5), -torch.ones(5, 4)
+    for fmt, order in itertools.product(("e5m10", "fixed16.8"), ({}, {"order": "pairwise"})):
+        accumulator = Accumulator(format=fmt, **order)
+        for a, b in ((zeros, ones), (-zeros, ones), (ones.T[:3], -torch.zeros(5, 4))):
+            assert same_bits(accumulate(a, b, accumulator), accumulate_tensor_ops(a, b, accumulator))
+    ones[0, 0] = math.inf
+    assert accumulate(zeros, ones, Accumulator(format="e5m10"))[:, 0].isnan().all()
+
+
 def path_of(a: Tensor, b: Tensor, accumulator: Accumulator) -> Any:
     carrier = FLOAT64 if a.dtype is torch.float64 else FLOAT32
     facts = kernel._facts(a.contiguous()), kernel._facts(b.contiguous())
     path = choose_path(kind_of(accumulator), *facts, a.shape[-1], carrier)
-    return None if path is None else (path.carrier.dtype, path.limit)
+    return None if path is None else (path.carrier.dtype, path.limit, *["ties"] * path.ties)
 
 
 E4M3, BF16 = torch.float8_e4m3fn, torch.bfloat16
@@ -167,8 +204,12 @@ LARGE: list[tuple[dict[str, Any], torch.dtype, float, Any]] = [
     ({"format": "fixed31.12"}, E4M3, 60.0, (torch.float64, 1)),
     ({"format": "e4m3"}, E4M3, 1.0, (torch.float64, 1)),
     ({"format": "float32"}, BF16, 1.0, (torch.float64, 0)),
-    ({"format": "float32"}, torch.float32, 1.0, None),
-    ({"format": "bf16"}, torch.float32, 1.0, None),
+    ({"format": "float32"}, torch.float32, 1.0, (torch.float64, 0, "ties")),
+    ({"format": "bf16", "product": "float32"}, torch.float32, 1.0, (torch.float64, 0, "ties")),
+    ({"format": "e5m10"}, torch.float32, 300.0, (torch.float64, 2, "ties")),
+    ({"format": "fixed31.12"}, torch.float32, 300.0, (torch.float64, 1, "ties")),
+    ({"format": "e4m3", "order": "blocked", "block": 100}, torch.float32, 30.0, (torch.float64, 1, "ties")),
+    ({"format": "bf16", "rounding": "nearest_away"}, torch.float32, 1.0, None),
     ({"format": "e5m10", "rounding": "stochastic"}, E4M3, 1.0, (torch.float64, 2)),
     ({"format": "e5m10", "rounding": "stochastic"}, E4M3, 60.0, (torch.float64, 2)),
     ({"format": "e5m10", "rounding": "stochastic:5", "product": "e5m10"}, E4M3, 60.0, (torch.float64, 2)),
@@ -216,12 +257,13 @@ def test_sums_of_terms_far_apart_have_no_false_ties(fmt: str, bits: int) -> None
 def test_paths_are_refused_where_sums_could_round_twice() -> None:
     def chosen(fmt: str, facts: Facts, own: Any = FLOAT32) -> Any:
         path: Path | None = choose_path(kind_of(Accumulator(format=fmt)), facts, Facts(0, 1, 2.0), 9, own)
-        return None if path is None else path.carrier
+        return None if path is None else (path.carrier, path.ties)
 
     wide = [chosen("e8m10", Facts(-60, width, 2.0**40)) for width in (10, 11, 52, 53)]
-    assert wide == [FLOAT32, None, None, None]
-    assert chosen("e8m11", Facts(-60, 9, 2.0**40)) is FLOAT64
-    assert chosen("e8m10", Facts(-127, 1, 1.0)) is FLOAT64
+    assert wide == [(FLOAT32, False), (FLOAT64, True), (FLOAT64, True), None]
+    assert chosen("e8m11", Facts(-60, 9, 2.0**40)) == (FLOAT64, False)
+    assert chosen("e8m10", Facts(-127, 1, 1.0)) == (FLOAT64, False)
+    assert chosen("e11m30", Facts(-60, 11, 2.0**40)) is None
     assert chosen("e8m10", Facts(-2000, 1, 1.0), FLOAT64) is None
     assert chosen("e8m10", Facts(0, 1, math.inf), FLOAT64) is None
     assert chosen("e8m10", Facts(0, 1, math.nan), FLOAT64) is None
@@ -257,6 +299,18 @@ def test_batches_and_parts_draw_the_numbers_of_the_whole() -> None:
         assert same_bits(whole, accumulate_tensor_ops(a, b, accumulator, KEY))
         for item in range(3):
             assert same_bits(whole[item], accumulate(a[item], b[item], accumulator, KEY, first=item * 200))
+
+
+def test_a_left_operand_can_be_shared() -> None:
+    """Matrix i of a batch meets ``a[i % A]``, as filters meet samples."""
+    a, b = narrow(torch.float8_e4m3fn, 3, 5, 40), narrow(torch.float8_e4m3fn, 12, 40, 37)
+    for options in ({}, {"rounding": "stochastic"}, {"order": "pairwise"}):
+        accumulator = Accumulator(format="e5m10", **options)
+        repeated = accumulate(a.repeat(4, 1, 1), b, accumulator, KEY)
+        assert same_bits(accumulate(a, b, accumulator, KEY), repeated)
+        assert same_bits(accumulate_tensor_ops(a, b, accumulator, KEY), repeated)
+    with pytest.raises(FormatError, match="a product takes"):
+        accumulate(a, b[:11], Accumulator(format="e5m10"))
 
 
 @pytest.mark.parametrize(

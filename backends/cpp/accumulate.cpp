@@ -24,8 +24,8 @@ struct FastGrid {
 };
 
 struct Job {
-  int64_t batch, rows, columns, depth, first;  // B, M, N, K; number of the first output
-  int64_t mode, order, chunk, block, compensated, rounds_product, odd, limit, threads;
+  int64_t batch, lefts, rows, columns, depth, first;  // B, A (item i meets a[i % A]), M, N, K; first output's number
+  int64_t mode, order, chunk, block, compensated, rounds_product, odd, limit, ties, threads;
   uint64_t key, slot, random_mask;
   Grid sum, product;  // on float64
   FastGrid fast_sum, fast_product;  // on the carrier of the path
@@ -179,7 +179,7 @@ void exact_tile(const Job& job, const T* a, const T* b, T* c, int64_t item, int6
   ExactSums<mode> sums(job, left.data(), right.data());
   for (int64_t i = row; i < row + rows; ++i) {
     const int64_t output = (item * job.rows + i) * N + column;
-    std::copy_n(a + (item * job.rows + i) * K, K, left.begin());
+    std::copy_n(a + (item % job.lefts * job.rows + i) * K, K, left.begin());
     double total[LANES];
     sums.start(job.first + output);
     sums(total);
@@ -253,6 +253,7 @@ template <class V>
 inline V or_masked(V a, V b, V mask) {
   return V(_mm512_ternarylogic_epi64(__m512i(a), __m512i(b), __m512i(mask), 0xF8));
 }
+inline bool any(Words64 mask) { return _mm512_test_epi64_mask(__m512i(mask), __m512i(mask)) != 0; }
 inline Words64 widened(Half x) { return Words64(_mm512_cvtepu32_epi64(__m256i(x))); }
 inline Double add_if_less(Double x, Double y, Double size, Double bound) {
   const __mmask8 less = _mm512_cmp_pd_mask(__m512d(size), __m512d(bound), _CMP_LT_OQ);
@@ -274,6 +275,11 @@ inline V smaller(V a, V b) {
 template <class V>
 inline V or_masked(V a, V b, V mask) {
   return a | (b & mask);
+}
+inline bool any(Words<double> mask) {
+  uint64_t found = 0;
+  for (int i = 0; i < Vector<double>::size; ++i) found |= mask[i];
+  return found != 0;
 }
 inline Words<double> widened(Half x) { return __builtin_convertvector(x, Words<double>); }
 template <class V>
@@ -301,9 +307,11 @@ inline Floats<T> limited(Floats<T> x, Floats<T> low, Floats<T> high, Watch<T>& w
 }
 
 // To nearest even: the machine rounds to the quantum when 3/2 of a power of two is added whose last bit that is.
-template <class T, int limit_>
+// With `ties` the machine's own sum may be inexact: where it lies halfway between two values, its error decides.
+template <class T, int limit_, bool ties_ = false>
 struct Nearest {
   static constexpr int limit = limit_, M = Carrier<T>::mantissa_bits;
+  static constexpr bool ties = ties_;
   struct Noise {};
   Words<T> exponents, least, to_magic, sign;
   Floats<T> low, high;
@@ -323,6 +331,25 @@ struct Nearest {
     return limited<T, limit>(rounded, low, high, watch);
   }
 
+  // x + y, rounded once.
+  inline Floats<T> add(Floats<T> x, Floats<T> y, Watch<T>& watch) const {
+    const Floats<T> total = x + y;
+    const Words<T> magic = larger(Words<T>(total) & exponents, least) + to_magic;
+    Floats<T> rounded = (total + Floats<T>(magic)) - Floats<T>(magic);
+    const Floats<T> rest = total - rounded;
+    const Words<T> half = (magic & exponents) - all<Words<T>>(typename Carrier<T>::Bits(M + 1) << M);
+    const Words<T> tie = Words<T>((Words<T>(rest) & ~all<Words<T>>(~Carrier<T>::magnitude)) == half);
+    if (any(tie)) rounded += Floats<T>(Words<T>(rest + rest) & tie & beyond(x, y, total, rest));
+    rounded = Floats<T>(or_masked(Words<T>(rounded), Words<T>(total), sign));
+    return limited<T, limit>(rounded, low, high, watch);
+  }
+
+  // Where the exact sum of x and y is further than `total` on the side to which `rest` points.
+  static Words<T> beyond(Floats<T> x, Floats<T> y, Floats<T> total, Floats<T> rest) {
+    const Floats<T> of_y = total - x, error = (x - (total - of_y)) + (y - of_y);
+    return Words<T>((error > 0) & (rest > 0)) | Words<T>((error < 0) & (rest < 0));
+  }
+
   static Noise noise(const Job&, int, int64_t) { return {}; }
 };
 
@@ -330,6 +357,7 @@ struct Nearest {
 template <int limit_>
 struct Stochastic {
   static constexpr int limit = limit_;
+  static constexpr bool ties = false;
   static constexpr int size = Vector<double>::size;
   struct Noise {
     Half position;   // of term 0, with the first half of the stream's state
@@ -399,9 +427,9 @@ struct FastSums {
 
   void start(Tile& tile, const T* a, int64_t item, int64_t row, int64_t column) const {
     for (int i = 0; i < HIGH; ++i) {
-      const int64_t r = item * job.rows + std::min(row + i, job.rows - 1);  // a row that is not there repeats the last
-      tile.a[i] = a + r * job.depth;
-      const int64_t output = job.first + r * job.columns + column, begin = output * job.depth;
+      const int64_t r = std::min(row + i, job.rows - 1);  // a row that is not there repeats the last
+      tile.a[i] = a + (item % job.lefts * job.rows + r) * job.depth;
+      const int64_t output = job.first + (item * job.rows + r) * job.columns + column, begin = output * job.depth;
       tile.failed |= job.mode == STOCHASTIC && begin >> 32 != (begin + COLUMNS * job.depth - 1) >> 32;
       for (int j = 0; j < WIDE; ++j) {
         for (int stage = ADD; stage <= OUTER; ++stage)
@@ -424,11 +452,17 @@ struct FastSums {
         const Floats<T> left = all<Floats<T>>(tile.a[i][k]);
 #pragma GCC unroll 2
         for (int j = 0; j < WIDE; ++j) {
-          if (rounds_product)
-            total[i][j] += product(left * right[j], tile.noise[MULTIPLY][i][j], k, products);
-          else
-            total[i][j] = fused(left, right[j], total[i][j]);
-          total[i][j] = sum(total[i][j], tile.noise[ADD][i][j], k, sums);
+          if constexpr (Round::ties) {
+            const Floats<T> term = left * right[j];
+            const Noise& noise = tile.noise[MULTIPLY][i][j];
+            total[i][j] = sum.add(total[i][j], rounds_product ? product(term, noise, k, products) : term, sums);
+          } else {
+            if (rounds_product)
+              total[i][j] += product(left * right[j], tile.noise[MULTIPLY][i][j], k, products);
+            else
+              total[i][j] = fused(left, right[j], total[i][j]);
+            total[i][j] = sum(total[i][j], tile.noise[ADD][i][j], k, sums);
+          }
         }
       }
     }
@@ -441,7 +475,10 @@ struct FastSums {
     Watch<T> watch;
     for (int i = 0; i < HIGH; ++i)
       for (int j = 0; j < WIDE; ++j) {
-        tile.outer[i][j] = sum(tile.outer[i][j] + tile.total[i][j], tile.noise[OUTER][i][j], begin, watch);
+        if constexpr (Round::ties)
+          tile.outer[i][j] = sum.add(tile.outer[i][j], tile.total[i][j], watch);
+        else
+          tile.outer[i][j] = sum(tile.outer[i][j] + tile.total[i][j], tile.noise[OUTER][i][j], begin, watch);
         tile.total[i][j] = Floats<T>{};
       }
     if (Round::limit == WATCHED) tile.failed |= watch.beyond(job.fast_sum);
@@ -504,20 +541,21 @@ int fast_by_product(const Job& job, const T* a, const T* b, T* c) {
   return job.rounds_product ? fast_all<T, Round, true>(job, a, b, c) : fast_all<T, Round, false>(job, a, b, c);
 }
 
-template <class T>
+template <class T, bool ties>
 int nearest_by_limit(const Job& job, const T* a, const T* b, T* c) {
   switch (job.limit) {
-    case UNREACHED: return fast_by_product<T, Nearest<T, UNREACHED>>(job, a, b, c);
-    case CLAMPED: return fast_by_product<T, Nearest<T, CLAMPED>>(job, a, b, c);
-    default: return fast_by_product<T, Nearest<T, WATCHED>>(job, a, b, c);
+    case UNREACHED: return fast_by_product<T, Nearest<T, UNREACHED, ties>>(job, a, b, c);
+    case CLAMPED: return fast_by_product<T, Nearest<T, CLAMPED, ties>>(job, a, b, c);
+    default: return fast_by_product<T, Nearest<T, WATCHED, ties>>(job, a, b, c);
   }
 }
 
 int fast_by_mode(const Job& job, const float* a, const float* b, float* c) {
-  return job.mode == NEAREST_EVEN ? nearest_by_limit(job, a, b, c) : 1;
+  return job.mode == NEAREST_EVEN && !job.ties ? nearest_by_limit<float, false>(job, a, b, c) : 1;
 }
 int fast_by_mode(const Job& job, const double* a, const double* b, double* c) {
-  if (job.mode == NEAREST_EVEN) return nearest_by_limit(job, a, b, c);
+  if (job.mode == NEAREST_EVEN)
+    return job.ties ? nearest_by_limit<double, true>(job, a, b, c) : nearest_by_limit<double, false>(job, a, b, c);
   if (job.mode != STOCHASTIC) return 1;
   return job.limit == CLAMPED ? fast_by_product<double, Stochastic<CLAMPED>>(job, a, b, c)
                               : fast_by_product<double, Stochastic<WATCHED>>(job, a, b, c);

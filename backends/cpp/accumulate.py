@@ -18,6 +18,7 @@ from precc.backends.cpp.accumulate_paths import (
     Facts,
     Kind,
     Path,
+    all_zero,
     choose_path,
     is_fixed,
     kind_of,
@@ -46,7 +47,8 @@ class _Job(ctypes.Structure):
     _fields_ = _structure(
         (
             ctypes.c_int64,
-            "batch rows columns depth first mode order chunk block compensated rounds_product odd limit threads",
+            "batch lefts rows columns depth first mode order chunk block compensated rounds_product odd limit ties "
+            "threads",
         ),
         (ctypes.c_uint64, "key slot random_mask"),
         (GridStructure, "sum product"),
@@ -71,7 +73,7 @@ def accumulate(
     """`accumulate_tensor_ops` by the compiled kernel, bit for bit; on other devices than the CPU by tensor operations.
 
     Args:
-        a: float32 or float64, [M, K] or [B, M, K], of any strides.
+        a: float32 or float64, [M, K] or [A, M, K], of any strides.
         b: of the same dtype, [K, N] or [B, K, N].
         accumulator: the format of the sum, and how it is rounded.
         key: of the stochastic bits.
@@ -116,19 +118,25 @@ def has_fast_path(a: Tensor, b: Tensor, accumulator: Accumulator) -> bool:
     Raises:
         BackendError: the kernels cannot be built on this machine.
     """
-    left, right = (x.resolve_neg().contiguous() for x in (a, b))
-    return _path(left, right, kind_of(accumulator)) is not None
-
-
-def _path(a: Tensor, b: Tensor, kind: Kind) -> Path | None:
+    kind = kind_of(accumulator)
     if not kind.may_be_fast or not a.shape[-1]:
-        return None
-    return choose_path(kind, _facts(a), _facts(b), a.shape[-1], FLOAT64 if a.dtype is torch.float64 else FLOAT32)
+        return False
+    return _path(kind, tuple(_facts(x.resolve_neg().contiguous()) for x in (a, b)), a) is not None
+
+
+def _path(kind: Kind, facts: tuple[Facts, ...], a: Tensor) -> Path | None:
+    return choose_path(kind, facts[0], facts[1], a.shape[-1], FLOAT64 if a.dtype is torch.float64 else FLOAT32)
 
 
 def _run(a: Tensor, b: Tensor, result: Tensor, accumulator: Accumulator, stream: tuple[int, int, int]) -> None:
     kind = kind_of(accumulator)
-    path = _path(a, b, kind)
+    path = None
+    if kind.may_be_fast and a.shape[-1]:
+        facts = _facts(a), _facts(b)
+        if all_zero(*facts):
+            result.zero_()
+            return
+        path = _path(kind, facts, a)
     target = result
     if path is not None and path.carrier.dtype is not a.dtype:
         a, b, target = a.double(), b.double(), torch.empty_like(result, dtype=torch.float64)
@@ -142,10 +150,11 @@ def _run(a: Tensor, b: Tensor, result: Tensor, accumulator: Accumulator, stream:
 
 def _job(kind: Kind, a: Tensor, b: Tensor, stream: tuple[int, int, int], path: Path | None) -> _Job:
     job = _Job.from_buffer_copy(_constant(kind, None if path is None else path.carrier))
-    job.batch, job.rows, job.depth = a.shape[0] if a.dim() == 3 else 1, a.shape[-2], a.shape[-1]
+    job.batch, job.lefts = (x.shape[0] if x.dim() == 3 else 1 for x in (b, a))
+    job.rows, job.depth = a.shape[-2:]
     job.columns, job.threads = b.shape[-1], torch.get_num_threads()
     job.key, job.slot, job.first = stream
-    job.limit = UNREACHED if path is None else path.limit
+    job.limit, job.ties = (UNREACHED, False) if path is None else (path.limit, path.ties)
     return job
 
 

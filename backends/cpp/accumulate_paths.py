@@ -41,10 +41,14 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """A fast path: the type whose own arithmetic it uses, and what it does at the ends of the formats."""
+    """A fast path: the type whose own arithmetic it uses, and what it does at the ends of the formats.
+
+    With `ties`, a sum that lies halfway between two values is looked at again, for it may be inexact.
+    """
 
     carrier: Carrier
     limit: int
+    ties: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +100,11 @@ def _is_short(grid: Grid) -> bool:
     return _is_regular(grid) and grid.mantissa_bits <= 20 and grid.negative_zero == 1
 
 
+def all_zero(a: Facts, b: Facts) -> bool:
+    """Whether every term of a product is a zero; a sum that starts from 0 is then 0 on every kind with a fast path."""
+    return (a.amax == 0 and math.isfinite(b.amax)) or (b.amax == 0 and math.isfinite(a.amax))
+
+
 def choose_path(kind: Kind, a: Facts, b: Facts, depth: int, own: Carrier) -> Path | None:
     """The cheapest path whose results are those of exact sums; None where none is sure.
 
@@ -112,7 +121,9 @@ def choose_path(kind: Kind, a: Facts, b: Facts, depth: int, own: Carrier) -> Pat
       every point halfway between two neighbours, and s more than ``2**(e - p - 1)``, which exceeds
       ``|z - s| <= 2**(e - M - 1)``: s and z lie on the same side of all these points. Below the normal numbers of the
       format x is the product, as the sum before is a multiple of the quantum there, which is above ``2**(e - M)``; y is
-      that sum, and the quantum is larger, so the same holds.
+      that sum, and the quantum is larger, so the same holds; or
+    - to nearest, z is no such point: s lies on the same side of all of them then. Where z is one, ``s - z``, which the
+      carrier holds (TwoSum; Knuth 1969), tells the side. This costs about twice the time.
 
     Args:
         kind: of the accumulator.
@@ -126,7 +137,12 @@ def choose_path(kind: Kind, a: Facts, b: Facts, depth: int, own: Carrier) -> Pat
     limits = _Limits(kind, a, b, depth)
     if own is FLOAT32 and kind.nearest and limits.fit(FLOAT32):
         return Path(FLOAT32, limits.at_the_ends())
-    return Path(FLOAT64, limits.at_the_ends()) if limits.fit(FLOAT64) else None
+    if limits.fit(FLOAT64):
+        return Path(FLOAT64, limits.at_the_ends())
+    halves = kind.grid.k_min > 2 - FLOAT64.bias  # half a quantum is a normal number
+    if kind.nearest and halves and limits.fit_but_for_ties(FLOAT64):
+        return Path(FLOAT64, limits.at_the_ends(), ties=True)
+    return None
 
 
 class _Limits:
@@ -149,12 +165,16 @@ class _Limits:
         # to nearest, a rounding at most doubles what is added, as the sum before is on the grid; twice so in blocks
         self.total = 2.0 * depth * self.term * (2 if kind.accumulator.order is Order.BLOCKED else 1)
 
+    def fit_but_for_ties(self, carrier: Carrier) -> bool:
+        """Whether products are exact in the carrier, and the constant that rounds is."""
+        if self.least_bit < 1 - carrier.bias or self.width > carrier.mantissa_bits + 1:
+            return False
+        return all(self._reaches(grid, carrier) for grid in self.kind.grids)
+
     def fit(self, carrier: Carrier) -> bool:
         """Whether the arithmetic of the carrier rounds to the same values."""
         m, high = carrier.mantissa_bits, self.kind.grid.high
-        if self.least_bit < 1 - carrier.bias or self.width > m + 1:
-            return False
-        if not all(self._reaches(grid, carrier) for grid in self.kind.grids):
+        if not self.fit_but_for_ties(carrier):
             return False
         largest = 2 * (min(high, self.total) if self.kind.nearest else high) + self.term
         fraction, exponent = math.frexp(largest)

@@ -7,14 +7,16 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.fx import GraphModule
 
+from precc.backends.cpp.accumulate import accumulate
 from precc.backends.cpp.build import load_library
 from precc.backends.cpp.kernels import round_compiled
-from precc.backends.eager import run_eagerly
+from precc.backends.eager import implement, run_eagerly
+from precc.product_ops import define_products
 from precc.protocols import BoxedCallable
 from precc.round_op import define_rounding
 from precc.rounding import parse_row
 
-__all__ = ["ROUND_COMPILED", "Cpp"]
+__all__ = ["PRODUCTS_COMPILED", "ROUND_COMPILED", "Cpp"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,8 @@ class Cpp:
     def compile(
         self, graph: GraphModule, inputs: Sequence[Any], *, visible_outputs: int, backward: bool
     ) -> BoxedCallable:
-        return run_eagerly(graph, _round)
+        implement(graph, _round, PRODUCTS_COMPILED)
+        return run_eagerly(graph)
 
 
 def _round(x: Tensor, plan: Tensor, row: int) -> Tensor:
@@ -38,3 +41,6 @@ def _round(x: Tensor, plan: Tensor, row: int) -> Tensor:
 
 #: `_round` as an operator, for graphs that another compiler runs.
 ROUND_COMPILED = define_rounding("round_compiled", _round)
+
+#: Products with a rounded sum, by name.
+PRODUCTS_COMPILED = define_products("compiled_", accumulate)

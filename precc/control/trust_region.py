@@ -43,7 +43,8 @@ class TrustRegion(Optimizer):
             MultiStepLR, ExponentialLR) shrink the region beside the rule; those that set a value (LambdaLR,
             OneCycleLR, CosineAnnealingWarmRestarts) replace what the rule found.
         eta1, eta2: least ratios to accept a step, and to double the radius.
-        levels: plans, policies or format names, coarsest first; refined in this order, never back.
+        levels: plans, policies or format names, coarsest first; refined in this order, never back. If one has
+            accumulators, and the net's graphs were built without, they are built again at the next call.
         evaluate_every: steps between evaluations; those between are taken without one.
         momentum: mu in ``G <- mu * G + g``; the old G is dropped for a step on which the new one points uphill.
         weight_decay: adds ``weight_decay / 2 * ||x||_2**2`` to the objective, exactly in both reductions.
@@ -87,6 +88,7 @@ class TrustRegion(Optimizer):
             raise ValueError(f"loss_scale must be positive, and finite in float32; got {loss_scale}")
         self.net = net
         self.levels = tuple(_as_plan(level) for level in levels)
+        session_of(net).prepare(self.levels, recompile=True)
         self.rule = TrustRegionRule(radius=radius, eta1=eta1, eta2=eta2, levels=len(self.levels))
         self.evaluate_every = evaluate_every
         self.loss_scale = loss_scale

@@ -1,0 +1,70 @@
+"""Put an operator with a rounded sum in the place of every product of a partitioned graph."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.fx import Graph, GraphModule, Node
+
+from precc.annotations import Product, products_of
+from precc.errors import CaptureError
+from precc.passes.products import CONVOLUTION_BACKWARD, op_name
+from precc.product_ops import PRODUCT_OPS
+from precc.protocols import GraphContext
+
+__all__ = ["PlaceAccumulators"]
+
+_MASK = 10  # position of output_mask in the arguments of convolution_backward
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceAccumulators:
+    """``aten.mm(a, b)`` becomes ``precc.mm(a, b, plan, row)``, and so on; slots and strides stay."""
+
+    name: ClassVar[str] = "place_accumulators"
+
+    def run(self, graph: GraphModule, context: GraphContext) -> None:
+        for node, product in products_of(graph.graph):
+            _replace(graph.graph, node, product)
+
+
+def _replace(graph: Graph, node: Node, product: Product) -> None:
+    rounding = node.args[product.operands[0].position]
+    assert isinstance(rounding, Node)
+    plan, row = rounding.args[1], product.row + 2
+    operator, arguments = _operator(node)
+    if operator not in PRODUCT_OPS:
+        raise CaptureError(f"{op_name(node)} has no form with a rounded sum")
+    # of convolution_backward, whose one result is taken out of three, the node that takes it
+    old = next(iter(node.users)) if node.target is CONVOLUTION_BACKWARD else node
+    with graph.inserting_before(old):
+        new = graph.call_function(PRODUCT_OPS[operator], (*arguments, plan, row), node.kwargs)
+        new.meta = dict(node.meta, val=old.meta["val"])
+        result = _with_strides(graph, new)
+    old.replace_all_uses_with(result)
+    graph.erase_node(old)
+    if old is not node:
+        graph.erase_node(node)
+
+
+def _operator(node: Node) -> tuple[str, tuple[Any, ...]]:
+    """The name of the operator, and the arguments that it shares with the ATen op."""
+    if node.target is not CONVOLUTION_BACKWARD:
+        return op_name(node).removeprefix("aten."), node.args
+    mask: Any = node.args[_MASK]
+    return "dgrad" if mask[0] else "wgrad", (*node.args[:3], *node.args[4:_MASK])
+
+
+def _with_strides(graph: Graph, node: Node) -> Node:
+    """The result in the memory format that the rest of the graph was traced with; operators give contiguous ones."""
+    value: Tensor = node.meta["val"]
+    if value.is_contiguous():
+        return node
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    wanted = formats.get(value.dim())
+    if wanted is None or not value.is_contiguous(memory_format=wanted):
+        raise CaptureError(f"a product has a result of strides {value.stride()}, which no memory format has")
+    copy = graph.call_function(torch.ops.aten.clone.default, (node,), {"memory_format": wanted})
+    copy.meta = {key: entry for key, entry in node.meta.items() if key != "precc"}
+    return copy
