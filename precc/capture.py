@@ -62,6 +62,7 @@ class GraphCompiler:
         layers = self._layers()
         parameters = frozenset(id(value) for value in example_inputs if isinstance(value, nn.Parameter))
         captured = CapturedGraph(next(iter(layers.values()), ""), self.tally, parameters)
+        captured.accumulates = bool(self.lowering.passes)
         constants = _constants(dynamo_graph, example_inputs)
         mkldnn = torch._C._get_mkldnn_enabled()
         build = _Build(self, captured, constants, len(example_inputs), layers, mkldnn)

@@ -38,6 +38,7 @@ class CapturedGraph:
         training: whether it has a backward.
         double: whether it has products of float64 values.
         visible_outputs: outputs that the caller sees.
+        accumulates: whether its products can round their sums.
     """
 
     start: str
@@ -46,6 +47,7 @@ class CapturedGraph:
     training: bool = False
     double: bool = False
     visible_outputs: int = 0
+    accumulates: bool = False
     slots: tuple[Slot, ...] = ()
     products: tuple[Product, ...] = ()
     unrounded: tuple[Unrounded, ...] = ()

@@ -1,8 +1,9 @@
 """Export the forward graph to ONNX with each slot's format, and the plan, as metadata.
 
-On each node that computes a product: ``precc.op`` and one ``precc.<role>.<operand>`` for each operand, with
-the name of its format. In the model's metadata: ``precc.plan``, the JSON of the whole plan, backward included, which
-a runtime hands back (``session.get_modelmeta().custom_metadata_map`` in onnxruntime). The arithmetic is plain float32.
+On each node that computes a product: ``precc.op``, one ``precc.<role>.<operand>`` for each operand, with
+the name of its format, and ``precc.<role>.accumulator`` where its sum is rounded. In the model's metadata:
+``precc.plan``, the JSON of the whole plan, backward included, which a runtime hands back
+(``session.get_modelmeta().custom_metadata_map`` in onnxruntime). The arithmetic is plain float32.
 """
 
 import logging
@@ -92,6 +93,10 @@ def annotated_model(net: PrecisionModule, args: tuple[Any, ...]) -> Any:
             for operand in product.operands:
                 key = f"precc.{operand.slot.role.value}.{operand.slot.operand}"
                 node.metadata_props[key] = str(plan.precision(operand.slot.name))
+            accumulator = plan.accumulator(product.accumulator.name)
+            if accumulator is not None:
+                role = product.accumulator.role.value
+                node.metadata_props[f"precc.{role}.accumulator"] = repr(accumulator)
     lost = sorted({product.op for product in products.values()} - annotated)
     if lost:
         raise BackendError(

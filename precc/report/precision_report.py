@@ -23,7 +23,7 @@ _ROLES = (
 
 @dataclass(frozen=True, slots=True)
 class LayerRow:
-    """One op of a layer: the formats of its operands in fprop, dgrad and wgrad, and its work.
+    """One op of a layer: the formats of its operands and sums in fprop, dgrad and wgrad, and its work.
 
     `formats` holds one text a column; a product that the net has not captured is ``-``. For a product of two
     activations the columns dgrad and wgrad are the gradients with respect to its first and second operand.
@@ -125,9 +125,11 @@ def _formats(roles: Mapping[Role, Product], plan: PrecisionPlan) -> tuple[str, s
 
 def _operand_formats(product: Product, plan: PrecisionPlan) -> str:
     own = {operand.slot.operand: str(plan.precision(operand.slot.name)) for operand in product.operands}
+    accumulator = plan.accumulator(product.accumulator.name)
+    sums = "" if accumulator is None else f", sums {accumulator}"
     if len(set(own.values())) == 1:
-        return next(iter(own.values()))
-    return " x ".join(f"{operand} {precision}" for operand, precision in own.items())
+        return next(iter(own.values())) + sums
+    return " x ".join(f"{operand} {precision}" for operand, precision in own.items()) + sums
 
 
 def _compiled(backend: str, graphs: Sequence[CapturedGraph], plan: PrecisionPlan, work: Sequence[int]) -> str:
@@ -136,8 +138,10 @@ def _compiled(backend: str, graphs: Sequence[CapturedGraph], plan: PrecisionPlan
     training = sum(graph.training for graph in graphs)
     kinds = f"{training} with and {len(graphs) - training} without a backward"
     slots = {slot.name for graph in graphs for slot in graph.slots}
+    accumulators = {product.accumulator.name for graph in graphs for product in graph.products}
+    summing = f" and {len(accumulators)} accumulators" if any(graph.accumulates for graph in graphs) else ""
     return (
-        f"compiled: {len(graphs)} graph(s) by {backend} ({kinds}), {len(slots)} slots, "
+        f"compiled: {len(graphs)} graph(s) by {backend} ({kinds}), {len(slots)} slots{summing}, "
         f"{sum(work):,} multiply-adds a step"
     )
 
