@@ -26,8 +26,10 @@ from precc.numerics import matmul, round_to  # noqa: E402
 from precc.plan import PrecisionPlan  # noqa: E402
 from precc.policy import Policy, Uniform  # noqa: E402
 from precc.precision import Precision  # noqa: E402
+from precc.product_arithmetic import ProductArithmetic  # noqa: E402
 from precc.rounding import Rounding, RoundingMode  # noqa: E402
 from precc.rounding.transforms import ShiftSqueeze, random_hadamard  # noqa: E402
+from precc.two_pass import TwoPass, convolution_two_pass, matmul_two_pass  # noqa: E402
 
 __all__ = [
     "ACCUMULATORS",
@@ -47,16 +49,20 @@ __all__ = [
     "PrecisionModule",
     "PrecisionPlan",
     "PrecisionWarning",
+    "ProductArithmetic",
     "Rounding",
     "RoundingMode",
     "Scaling",
     "ShiftSqueeze",
     "TrustRegion",
+    "TwoPass",
     "Uniform",
     "compile",
+    "convolution_two_pass",
     "export_onnx",
     "int_matmul",
     "matmul",
+    "matmul_two_pass",
     "parse_accumulator",
     "parse_format",
     "random_hadamard",

@@ -175,7 +175,7 @@ def _check_operands(product: Product, plan: PrecisionPlan) -> None:
         return
     for operand, fmt in zip(product.operands, accumulator.operand_formats, strict=True):
         precision = plan.precision(operand.slot.name)
-        if precision.format != fmt or precision.scaling is not None or precision.transform is not None:
+        if not precision.gives(fmt):
             raise PlanError(
                 f"{product.accumulator.name!r} sums in {accumulator}, which multiplies {fmt.name} values, but slot "
                 f"{operand.slot.name!r} has the precision {precision}"

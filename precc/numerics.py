@@ -16,7 +16,7 @@ from precc.named_accumulators import parse_accumulator
 from precc.rounding import NEAREST_EVEN, Rounding, RoundingMode, Row, draw_key, parse_rounding, row_of
 from precc.rounding.stateful import round_corrected, round_with_hysteresis
 
-__all__ = ["matmul", "round_to"]
+__all__ = ["accumulated", "checked_key", "matmul", "round_to"]
 
 
 def round_to(
@@ -71,7 +71,7 @@ def round_to(
             return rounded if out is None else out.copy_(rounded)
         if previous is not None or variance is not None:
             raise FormatError(f"previous and variance are for 'hysteresis' and 'variance_corrected', not {str(mode)!r}")
-        key = _key(seed) if row.is_stochastic else _refuse_seed(seed, mode)
+        key = checked_key(seed) if row.is_stochastic else _refuse_seed(seed, mode)
         rounded = compiled_or_tensor_ops(values, row, key, out)
         if rounded is not values:
             return rounded
@@ -114,14 +114,28 @@ def matmul(
             raise FormatError("matmul has no derivative: pass operands.detach(), or call it under torch.no_grad()")
     check_operands(a, b)
     _check_out(out, product_shape(a, b), a)
-    key = _key(seed) if accumulator.is_stochastic else _refuse_seed(seed, accumulator.rounding)
+    key = checked_key(seed) if accumulator.is_stochastic else _refuse_seed(seed, accumulator.rounding)
     with torch.no_grad():
         for name, operand, fmt in zip("ab", (a, b), accumulator.operand_formats or (), strict=False):
             _check_values(name, operand, fmt)
-        if not (is_plain(a) and is_plain(b)) or warn_without_kernels():
-            result = accumulate_tensor_ops(a, b, accumulator, key)
-            return result if out is None else out.copy_(result)
-        return accumulate(a, b, accumulator, key, out)
+        return accumulated(a, b, accumulator, key, out)
+
+
+def accumulated(
+    a: Tensor,
+    b: Tensor,
+    accumulator: Accumulator,
+    key: int = 0,
+    out: Tensor | None = None,
+    *,
+    slot: int = 0,
+    first: int = 0,
+) -> Tensor:
+    """`precc.accumulate.accumulate_tensor_ops` by the compiled kernel where it can run; else a `PrecisionWarning`."""
+    if not (is_plain(a) and is_plain(b)) or warn_without_kernels(stacklevel=4):
+        result = accumulate_tensor_ops(a, b, accumulator, key, slot=slot, first=first)
+        return result if out is None else out.copy_(result)
+    return accumulate(a, b, accumulator, key, out, slot=slot, first=first)
 
 
 def _check_values(name: str, operand: Tensor, fmt: FloatFormat) -> None:
@@ -153,10 +167,15 @@ def _round_with_state(
         raise FormatError("the variance has negative or NaN elements")
     if spread.dim() and spread.shape != x.shape:
         raise FormatError(f"the variance has the shape {list(spread.shape)}, but x has {list(x.shape)}")
-    return round_corrected(x, row, variance, _key(seed))
+    return round_corrected(x, row, variance, checked_key(seed))
 
 
-def _key(seed: int | None) -> int:
+def checked_key(seed: int | None) -> int:
+    """The key of random bits that a seed means; without one it is drawn from torch's default generator.
+
+    Raises:
+        FormatError: not an integer of 64 bits.
+    """
     if seed is None:
         return draw_key()
     if type(seed) is not int or not 0 <= seed < 2**64:

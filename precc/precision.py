@@ -84,6 +84,10 @@ class Precision:
         """Whether it draws random bits."""
         return self.rounding.mode is RoundingMode.STOCHASTIC
 
+    def gives(self, fmt: Format) -> bool:
+        """Whether its values are those of a format, neither scaled nor transformed."""
+        return self.format == fmt and self.scaling is None and self.transform is None
+
     @property
     def granularity(self) -> Granularity | None:
         """What has one scale."""

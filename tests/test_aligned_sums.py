@@ -16,7 +16,8 @@ from precc.backends.cpp.accumulate import accumulate
 from precc.errors import FormatError
 from precc.formats import FloatFormat
 from precc.named_accumulators import ACCUMULATORS, parse_accumulator
-from tests.test_accumulate import KEY, ROUNDINGS, SLOT, by_fractions, operands, same_bits
+from tests.exact_sums import KEY, SLOT, by_fractions, same_bits
+from tests.test_accumulate import ROUNDINGS, operands
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 FAST, PROMOTED = ACCUMULATORS["hopper_fp8"], ACCUMULATORS["hopper_fp8_promoted"]

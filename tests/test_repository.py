@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = {"precc": ROOT / "precc"} | {f"precc.{name}": ROOT / name for name in ("passes", "backends", "models")}
 
 #: The modules on top, which may import all; everything else in precc/ is core.
-TOP = {"precc", "precc.__main__", "precc.api", "precc.cli", "precc.demo", "precc.numerics"}
+_TWO_PASS = ("magnitudes", "selected_products", "two_pass", "two_pass_rule")
+TOP = {"precc"} | {f"precc.{name}" for name in ("__main__", "api", "cli", "demo", "numerics", *_TWO_PASS)}
 
 
 def modules() -> Iterator[tuple[str, Path]]:

@@ -31,7 +31,7 @@ from precc.rounding import RoundingMode
 from precc.rounding.row import Grid
 from precc.rounding.tensor_ops import Carrier
 
-__all__ = ["accumulate"]
+__all__ = ["accumulate", "has_fast_path"]
 
 _ORDERS, _MODES = tuple(Order), tuple(RoundingMode)
 
@@ -106,6 +106,27 @@ def _may_be_written(out: Tensor, shape: Sequence[int], a: Tensor, b: Tensor) -> 
     return fits and not (overlaps(out, a) or overlaps(out, b))
 
 
+def has_fast_path(a: Tensor, b: Tensor, accumulator: Accumulator) -> bool:
+    """Whether the kernel computes a product by the machine's own sums: ten times as fast as `exact_tile` or more.
+
+    Args:
+        a: float32 or float64, on the CPU, [..., M, K].
+        b: of the same dtype, [..., K, N].
+        accumulator: how sums are rounded.
+
+    Raises:
+        BackendError: the kernels cannot be built on this machine.
+    """
+    kind = kind_of(accumulator)
+    if not kind.may_be_fast or not a.shape[-1]:
+        return False
+    return _path(kind, tuple(_facts(x.resolve_neg().contiguous()) for x in (a, b)), a) is not None
+
+
+def _path(kind: Kind, facts: tuple[Facts, ...], a: Tensor) -> Path | None:
+    return choose_path(kind, facts[0], facts[1], a.shape[-1], FLOAT64 if a.dtype is torch.float64 else FLOAT32)
+
+
 def _run(a: Tensor, b: Tensor, result: Tensor, accumulator: Accumulator, stream: tuple[int, int, int]) -> None:
     kind = kind_of(accumulator)
     path = None
@@ -114,7 +135,7 @@ def _run(a: Tensor, b: Tensor, result: Tensor, accumulator: Accumulator, stream:
         if all_zero(*facts):
             result.zero_()
             return
-        path = choose_path(kind, *facts, a.shape[-1], FLOAT64 if a.dtype is torch.float64 else FLOAT32)
+        path = _path(kind, facts, a)
     target = result
     if path is not None and path.carrier.dtype is not a.dtype:
         a, b, target = a.double(), b.double(), torch.empty_like(result, dtype=torch.float64)
