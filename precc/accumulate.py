@@ -11,6 +11,7 @@ from torch import Tensor
 from precc.accumulator import Accumulator, Order
 from precc.errors import FormatError
 from precc.formats import FixedPoint, FloatFormat
+from precc.patches import Patches
 from precc.rounding.modes import RoundingMode
 from precc.rounding.random_bits import hashed_at, truncated
 from precc.rounding.row import Grid, row_of
@@ -27,7 +28,7 @@ _LEAST_EXPONENT, _LARGEST_EXPONENT, _NO_EXPONENT = -960, 1023, -9999
 
 
 def accumulate_tensor_ops(
-    a: Tensor, b: Tensor, accumulator: Accumulator, key: int = 0, *, slot: int = 0, first: int = 0
+    a: Tensor, b: Tensor | Patches, accumulator: Accumulator, key: int = 0, *, slot: int = 0, first: int = 0
 ) -> Tensor:
     """``a @ b`` with the sum rounded as `accumulator` says.
 
@@ -45,7 +46,7 @@ def accumulate_tensor_ops(
 
     Args:
         a: float32 or float64, [M, K] or [A, M, K], A a divisor of B.
-        b: of the same dtype, [K, N] or [B, K, N]; matrix i meets ``a[i % A]``.
+        b: of the same dtype, [K, N], or [B, K, N] as a tensor or as patches; matrix i meets ``a[i % A]``.
         accumulator: the format of the sum, and how it is rounded.
         key: of the stochastic bits.
         slot: number of the slot, likewise.
@@ -58,21 +59,24 @@ def accumulate_tensor_ops(
         FormatError: other dtypes or shapes.
     """
     shape = check_operands(a, b)
-    sums = _Sums(a.double(), b.double(), shape, accumulator, (key, slot, first))
+    right = b.matrices() if isinstance(b, Patches) else b
+    sums = _Sums(a.double(), right.double(), shape, accumulator, (key, slot, first))
     total = sums.all(0, a.shape[-1]) if a.shape[-1] else sums.zeros()
     return total.to(a.dtype)
 
 
-def check_operands(a: Tensor, b: Tensor) -> tuple[int, ...]:
+def check_operands(a: Tensor, b: Tensor | Patches) -> tuple[int, ...]:
     """The shape of the product of two tensors of floats.
 
     Raises:
         FormatError: they cannot be multiplied here.
     """
+    if isinstance(b, Patches):
+        return check_operands(a, b.base.new_empty(()).expand(b.shape))
     if a.dtype is not b.dtype or a.dtype not in (torch.float32, torch.float64):
         raise FormatError(f"accumulate takes two float32 or two float64 tensors, not {a.dtype} and {b.dtype}")
     if a.dim() == b.dim() == 3 and a.shape[0] and b.shape[0] % a.shape[0] == 0:
-        return (b.shape[0], *product_shape(a[0], b.new_empty(b.shape[1:])))
+        return (b.shape[0], *product_shape(a[0], b.new_empty(()).expand(b.shape[1:])))
     return product_shape(a, b)
 
 

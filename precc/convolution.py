@@ -1,7 +1,8 @@
 """Convolutions and their gradients as batched matrix products, for whoever multiplies in his own way.
 
-Each function calls ``multiply(a, b, first)`` with ``a`` [A, M, K] and ``b`` [B, K, N], A a divisor of B: matrix i of
-``b`` meets ``a[i % A]``. It returns [B, M, N], and `first` is the number of its first element in the result.
+Each function calls ``multiply(a, b, first)`` with a tensor ``a`` [A, M, K] and `Patches` ``b`` [B, K, N], A a divisor
+of B: matrix i of ``b`` meets ``a[i % A]``. It returns [B, M, N]; `first` is the number of its first element in the
+result.
 
 Terms that meet the padding are zeros and count as terms: chunks and blocks of an accumulator begin at the same places
 in all sums.
@@ -16,12 +17,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from precc.errors import FormatError
+from precc.patches import Extents, Patches
 
 __all__ = ["Geometry", "Multiply", "dgrad", "fprop", "wgrad"]
 
-Multiply = Callable[[Tensor, Tensor, int], Tensor]
+Multiply = Callable[[Tensor, Patches, int], Tensor]
 
-#: Elements of the patches that are laid out at a time; a call of `multiply` has at least one sample of the batch.
+#: Elements of the patches of one call of `multiply`, which may lay them out; it has at least one sample of the batch.
 _MOST_PATCHES = 2**24
 
 
@@ -82,7 +84,7 @@ def fprop(x: Tensor, weight: Tensor, geometry: Geometry, multiply: Multiply) -> 
 
     >>> ones = torch.ones(1, 1, 3, 3)
     >>> plain = Geometry((1, 1), (0, 0), (1, 1), False, (0, 0), 1)
-    >>> fprop(ones, ones, plain, lambda a, b, first: a @ b).item()
+    >>> fprop(ones, ones, plain, lambda a, b, first: a @ b.matrices()).item()
     9.0
     """
     _check(x, weight, geometry)
@@ -105,17 +107,19 @@ def dgrad(gradient: Tensor, weight: Tensor, size: Sequence[int], geometry: Geome
 def wgrad(gradient: Tensor, x: Tensor, kernel: Sequence[int], geometry: Geometry, multiply: Multiply) -> Tensor:
     """The gradient with respect to the weight, whose kernel size is given.
 
-    Sums ascend over (samples, *positions of the gradient); of a transposed convolution those of its input. All patches
-    are laid out at once: N * positions * (C / groups) * kernel values a group.
+    Sums ascend over (samples, *positions of the gradient); of a transposed convolution those of its input.
     """
     small, large = (x, gradient) if geometry.transposed else (gradient, x)
-    groups, dims = geometry.groups, len(kernel)
+    groups, positions = geometry.groups, small.shape[2:]
     channels, outputs = large.shape[1] // groups, small.shape[1] // groups
-    depth, width = small.shape[0] * prod(small.shape[2:]), channels * prod(kernel)
-    patches = _patches(large, tuple(kernel), small.shape[2:], geometry).unflatten(1, (groups, channels))
-    order = (1, 0, *range(3 + dims, 3 + 2 * dims), *range(2, 3 + dims))
-    columns = patches.permute(order).reshape(groups, depth, width)
-    rows = small.unflatten(1, (groups, outputs)).flatten(3).permute(1, 2, 0, 3).reshape(groups, outputs, depth)
+    view = _patches(_padded(large, geometry), tuple(kernel), positions, geometry)
+    columns = Patches(
+        view.base,
+        items=((groups, channels * view.channel),),
+        rows=((large.shape[0], view.sample), *view.positions),
+        columns=((channels, view.channel), *view.kernel),
+    )
+    rows = small.unflatten(1, (groups, outputs)).flatten(3).permute(1, 2, 0, 3).reshape(groups, outputs, -1)
     return multiply(rows, columns, 0).reshape(groups * outputs, channels, *kernel)
 
 
@@ -128,27 +132,45 @@ def _check(x: Tensor, weight: Tensor, geometry: Geometry) -> None:
         )
 
 
-def _patches(x: Tensor, kernel: Sequence[int], size: Sequence[int], geometry: Geometry) -> Tensor:
-    """What each output position sees, as a view of the padded input: [N, C, *kernel, *size]."""
+def _padded(x: Tensor, geometry: Geometry) -> Tensor:
     sides = [(p, p) for p in geometry.padding]
-    padded = F.pad(x, [side for pair in reversed(sides) for side in pair]).contiguous()
-    steps = padded.stride()[2:]
-    by_kernel = [d * step for d, step in zip(geometry.dilation, steps, strict=True)]
-    by_output = [s * step for s, step in zip(geometry.stride, steps, strict=True)]
-    return padded.as_strided((*x.shape[:2], *kernel, *size), (*padded.stride()[:2], *by_kernel, *by_output))
+    return F.pad(x, [side for pair in reversed(sides) for side in pair]).contiguous()
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What each output position sees of a padded input: strides of samples and channels, and the other dimensions."""
+
+    base: Tensor
+    sample: int
+    channel: int
+    kernel: Extents
+    positions: Extents
+
+
+def _patches(padded: Tensor, kernel: Sequence[int], size: Sequence[int], geometry: Geometry) -> _View:
+    sample, channel, *steps = padded.stride()
+    by_kernel = tuple((k, d * step) for k, d, step in zip(kernel, geometry.dilation, steps, strict=True))
+    by_output = tuple((n, s * step) for n, s, step in zip(size, geometry.stride, steps, strict=True))
+    return _View(padded, sample, channel, by_kernel, by_output)
 
 
 def _correlated(x: Tensor, weight: Tensor, size: tuple[int, ...], geometry: Geometry, multiply: Multiply) -> Tensor:
-    groups, kernel = geometry.groups, weight.shape[2:]
-    filters = weight.reshape(groups, weight.shape[0] // groups, prod(weight.shape[1:]))
-    depth, outputs, positions = filters.shape[2], weight.shape[0], prod(size)
-    result = x.new_empty(x.shape[0], outputs, *size)
-    step = max(1, _MOST_PATCHES // max(1, groups * depth * positions))
+    groups, outputs, channels = geometry.groups, weight.shape[0], weight.shape[1]
+    filters = weight.reshape(groups, outputs // groups, prod(weight.shape[1:]))
+    result, padded = x.new_empty(x.shape[0], outputs, *size), _padded(x, geometry)
+    step = max(1, _MOST_PATCHES // max(1, groups * filters.shape[2] * prod(size)))
     for begin in range(0, x.shape[0], step):
-        part = x[begin : begin + step]
-        columns = _patches(part, kernel, size, geometry).reshape(part.shape[0] * groups, depth, positions)
-        sums = multiply(filters, columns, begin * outputs * positions)
-        result[begin : begin + step] = sums.reshape(part.shape[0], outputs, *size)
+        view = _patches(padded[begin : begin + step], weight.shape[2:], size, geometry)
+        samples = view.base.shape[0]
+        columns = Patches(
+            view.base,
+            items=((samples, view.sample), (groups, channels * view.channel)),
+            rows=((channels, view.channel), *view.kernel),
+            columns=view.positions,
+        )
+        sums = multiply(filters, columns, begin * outputs * prod(size))
+        result[begin : begin + step] = sums.reshape(samples, outputs, *size)
     return result
 
 

@@ -1,7 +1,7 @@
 """How large the terms of a sum are, beside which its value may be small: numerators of condition numbers.
 
-The functions take batches of matrices as `precc.convolution.Multiply` does: ``a`` [A, M, K] and ``b`` [B, K, N], matrix
-i of ``b`` with ``a[i % A]``, both float64, and return [B, M, N].
+The functions take batches of matrices, ``a`` [A, M, K] and ``b`` [B, K, N], matrix i of ``b`` with ``a[i % A]``, both
+float64, and return [B, M, N].
 """
 
 import math

@@ -15,7 +15,8 @@ from torch import Tensor
 from precc.accumulate import accumulate_tensor_ops
 from precc.accumulator import Accumulator
 from precc.accumulator_rows import parse_accumulator_row
-from precc.convolution import Geometry, Multiply, dgrad, fprop, wgrad
+from precc.convolution import Geometry, dgrad, fprop, wgrad
+from precc.patches import Patches
 
 __all__ = ["PRODUCT_OPS", "Accumulate", "define_products"]
 
@@ -41,7 +42,7 @@ class Accumulate(Protocol):
     """A product with a rounded sum, as `precc.accumulate.accumulate_tensor_ops`."""
 
     def __call__(
-        self, a: Tensor, b: Tensor, accumulator: Accumulator, key: int = 0, *, slot: int = 0, first: int = 0
+        self, a: Tensor, b: Tensor | Patches, accumulator: Accumulator, key: int = 0, *, slot: int = 0, first: int = 0
     ) -> Tensor: ...
 
 
@@ -73,26 +74,27 @@ def _define(operator: str, name: str, function: Callable[..., Tensor]) -> torch.
     return overload
 
 
-_Multiplier = Callable[..., Multiply | None]
+_Product = Callable[..., Tensor]  # of a, b and perhaps the number of the first output
+_Multiplier = Callable[..., _Product | None]
 
 
-def _multiplier(accumulate: Accumulate, plan: Tensor, row: int, *, swapped: bool = False) -> Multiply | None:
+def _multiplier(accumulate: Accumulate, plan: Tensor, row: int, *, swapped: bool = False) -> _Product | None:
     """How the product of this row multiplies, perhaps with its operands swapped; None where nothing is rounded."""
     accumulator, key, slot = parse_accumulator_row(plan[row].tolist())
     if accumulator is None:
         return None
     accumulator = accumulator.transposed if swapped else accumulator
 
-    def multiply(a: Tensor, b: Tensor, first: int) -> Tensor:
-        left, right = (x if x.dtype is torch.float64 else x.float() for x in (a, b))
-        return accumulate(left, right, accumulator, key, slot=slot, first=first).to(a.dtype)
+    def multiply(a: Tensor, b: Tensor | Patches, first: int = 0) -> Tensor:
+        carrier = torch.promote_types(a.dtype, torch.float32)
+        return accumulate(a.to(carrier), b.to(carrier), accumulator, key, slot=slot, first=first).to(a.dtype)
 
     return multiply
 
 
 def _matrix(read: _Multiplier, plain: Callable[..., Tensor], a: Tensor, b: Tensor, plan: Tensor, row: int) -> Tensor:
     multiply = read(plan, row)
-    return (plain(a, b) if multiply is None else multiply(a, b, 0)).contiguous()
+    return (plain(a, b) if multiply is None else multiply(a, b)).contiguous()
 
 
 def _with_bias(
@@ -110,7 +112,7 @@ def _with_bias(
     multiply = read(plan, row)
     if multiply is None:
         return plain(bias, a, b, beta=beta, alpha=alpha).contiguous()
-    total = multiply(a, b, 0)
+    total = multiply(a, b)
     total = total if alpha == 1 else total * alpha
     return total if beta == 0 else torch.add(total, bias, alpha=beta)
 

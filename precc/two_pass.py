@@ -7,10 +7,10 @@ from torch import Tensor
 
 from precc.accumulate import product_shape
 from precc.condition_numbers import Activation
-from precc.convolution import Geometry, Multiply, fprop
+from precc.convolution import Geometry, fprop
 from precc.errors import FormatError
 from precc.magnitudes import Numerator
-from precc.two_pass_rule import Arithmetic, Choice, Problem, TwoPass, compute
+from precc.two_pass_rule import Arithmetic, Choice, Multiply, Problem, TwoPass, compute
 
 __all__ = ["TwoPass", "convolution_two_pass", "matmul_two_pass"]
 
@@ -125,7 +125,7 @@ def convolution_two_pass(
         raise FormatError(f"a convolution of {list(x.shape)} with {list(weight.shape)} has no spatial extent: {size}")
 
     def product(left: Tensor, right: Tensor, multiply: Multiply) -> Tensor:
-        return fprop(left, right, geometry, multiply)
+        return fprop(left, right, geometry, lambda a, b, first: multiply(a, b.matrices(), first))
 
     problem = Problem((x, weight), ((1, 1), (1, 0)), (x.shape[0], weight.shape[0], *size), product)
     return compute(problem, low, high, Choice.of(tau, select, activation, numerator, problem), seed)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from precc.backends.cpp import compiled_or_tensor_ops
 from precc.condition_numbers import Activation, activation_condition, check_activation, inner_product_condition
-from precc.convolution import Multiply
 from precc.errors import FormatError, member_of
 from precc.formats import Format
 from precc.magnitudes import Numerator, absolute_product, norm_product
@@ -18,9 +17,12 @@ from precc.product_arithmetic import ProductArithmetic
 from precc.rounding import slot_number
 from precc.selected_products import selected_product
 
-__all__ = ["Arithmetic", "Choice", "Problem", "TwoPass", "compute"]
+__all__ = ["Arithmetic", "Choice", "Multiply", "Problem", "TwoPass", "compute"]
 
 Arithmetic = ProductArithmetic | Format | str
+
+#: How matrices [A, M, K] and [B, K, N] are multiplied; the last argument is the number of the first output.
+Multiply = Callable[[Tensor, Tensor, int], Tensor]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

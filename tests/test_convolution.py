@@ -9,6 +9,7 @@ from torch import Tensor
 
 from precc.convolution import Geometry, dgrad, fprop, wgrad
 from precc.errors import FormatError
+from precc.patches import Patches
 
 _aten = torch.ops.aten
 
@@ -32,8 +33,8 @@ CASES: tuple[dict[str, Any], ...] = (
 )
 
 
-def _multiply(a: Tensor, b: Tensor, first: int) -> Tensor:
-    return a.repeat(b.shape[0] // a.shape[0], 1, 1) @ b
+def _multiply(a: Tensor, b: Patches, first: int) -> Tensor:
+    return a.repeat(b.shape[0] // a.shape[0], 1, 1) @ b.matrices()
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(str(value) for value in case.values()))
@@ -62,10 +63,10 @@ def test_numbers_of_the_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("precc.convolution._MOST_PATCHES", 200)
     calls = []
 
-    def numbered(a: Tensor, b: Tensor, first: int) -> Tensor:
+    def numbered(a: Tensor, b: Patches, first: int) -> Tensor:
         count = b.shape[0] * a.shape[1] * b.shape[2]
         calls.append(first)
-        return torch.arange(first, first + count, dtype=b.dtype).reshape(b.shape[0], a.shape[1], b.shape[2])
+        return torch.arange(first, first + count, dtype=a.dtype).reshape(b.shape[0], a.shape[1], b.shape[2])
 
     x, weight = torch.zeros(5, 4, 6, 6, dtype=torch.float64), torch.zeros(8, 2, 3, 3, dtype=torch.float64)
     geometry = Geometry.of(2, [1], [1], [1], False, [0], 2)

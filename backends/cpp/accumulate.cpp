@@ -23,15 +23,24 @@ enum Limit { UNREACHED = 0, CLAMPED = 1, WATCHED = 2 };
 
 // --- everything, in float64 ---------------------------------------------------------------------------------------
 
+// Row k of b from a column on, `width` of its values.
+template <class To, class T>
+void copy_row(To* to, const Job& job, const T* b, int64_t item, int64_t k, int64_t column, int64_t width) {
+  if (!job.items) {
+    std::copy_n(b + (item * job.depth + k) * job.columns + column, width, to);
+    return;
+  }
+  const T* from = b + job.items[item] + job.depths[k];
+  for (int64_t j = 0; j < width; ++j) to[j] = To(from[job.widths[column + j]]);
+}
+
 // Outputs [row, row + rows) x [column, column + LANES) of one product of the batch.
 template <int mode, class T>
 void exact_tile(const Job& job, const T* a, const T* b, T* c, int64_t item, int64_t row, int64_t rows, int64_t column) {
   const int64_t N = job.columns, K = job.depth, width = std::min<int64_t>(LANES, N - column);
   if (width <= 0) return;
   std::vector<double> left(static_cast<size_t>(K)), right(static_cast<size_t>(K * LANES));
-  const T* from = b + item * K * N + column;
-  for (int64_t k = 0; k < K; ++k)
-    for (int64_t j = 0; j < width; ++j) right[size_t(k * LANES + j)] = double(from[k * N + j]);
+  for (int64_t k = 0; k < K; ++k) copy_row(&right[size_t(k * LANES)], job, b, item, k, column, width);
   ExactSums<mode> sums(job, left.data(), right.data());
   for (int64_t i = row; i < row + rows; ++i) {
     const int64_t output = (item * job.rows + i) * N + column;
@@ -363,18 +372,14 @@ struct FastSums {
       std::memcpy(c + (item * job.rows + row + i) * job.columns + column, &sums[i], size_t(width) * sizeof(T));
   }
 
-  void pack(T* panel, const T* b, int64_t begin, int64_t end, int64_t width) const {
-    for (int64_t k = begin; k < end; ++k, panel += COLUMNS) std::copy_n(b + k * job.columns, width, panel);
-  }
-
-  void task(const T* a, const T* b, T* c, int64_t item, int64_t row, int64_t column) const {
+  void task(const T* a, const T* b, T* c, int64_t item, int64_t row, int64_t rows, int64_t column) const {
     alignas(64) T panel[DEPTH * COLUMNS] = {};
     Tile tiles[ROWS / HIGH] = {};
-    const int64_t end_row = std::min(row + ROWS, job.rows), width = std::min<int64_t>(COLUMNS, job.columns - column);
+    const int64_t end_row = std::min(row + rows, job.rows), width = std::min<int64_t>(COLUMNS, job.columns - column);
     for (int64_t i = row; i < end_row; i += HIGH) start(tiles[(i - row) / HIGH], a, item, i, column);
     for (int64_t begin = 0; begin < job.depth; begin += DEPTH) {
       const int64_t end = std::min(begin + DEPTH, job.depth);
-      pack(panel, b + item * job.depth * job.columns + column, begin, end, width);
+      for (int64_t k = begin; k < end; ++k) copy_row(panel + (k - begin) * COLUMNS, job, b, item, k, column, width);
       for (int64_t i = row; i < end_row; i += HIGH) extend(tiles[(i - row) / HIGH], panel, begin, end);
     }
     for (int64_t i = row; i < end_row; i += HIGH) finish(tiles[(i - row) / HIGH], a, b, c, item, i, column);
@@ -385,10 +390,13 @@ template <class T, class Round, bool rounds_product>
 int fast_all(const Job& job, const T* a, const T* b, T* c) {
   const FastSums<T, Round, rounds_product> sums(job);
   const int64_t width = sums.COLUMNS;
-  const int64_t panels = (job.columns + width - 1) / width, groups = (job.rows + ROWS - 1) / ROWS;
+  const int64_t panels = (job.columns + width - 1) / width;
+  int64_t rows = ROWS;  // of a task: fewer where there would be no work for all threads
+  while (rows > HIGH && job.batch * panels * ((job.rows + rows - 1) / rows) < 4 * job.threads) rows /= 2;
+  const int64_t groups = (job.rows + rows - 1) / rows;
 #pragma omp parallel for schedule(dynamic) num_threads(job.threads)
   for (int64_t task = 0; task < job.batch * panels * groups; ++task)
-    sums.task(a, b, c, task / (groups * panels), task % groups * ROWS, task / groups % panels * width);
+    sums.task(a, b, c, task / (groups * panels), task % groups * rows, rows, task / groups % panels * width);
   return 0;
 }
 

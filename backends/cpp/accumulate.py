@@ -27,6 +27,7 @@ from precc.backends.cpp.build import load_library
 from precc.backends.cpp.memory import overlaps, written
 from precc.backends.cpp.structures import GridStructure, grid_structure, random_mask
 from precc.formats import FloatFormat
+from precc.patches import Patches
 from precc.rounding import RoundingMode
 from precc.rounding.row import Grid
 from precc.rounding.tensor_ops import Carrier
@@ -46,6 +47,7 @@ class _FastGrid(ctypes.Structure):
 
 class _Job(ctypes.Structure):
     _fields_ = _structure(
+        (ctypes.c_void_p, "items depths widths"),
         (
             ctypes.c_int64,
             "batch lefts rows columns depth first mode order chunk block compensated rounds_product odd limit ties "
@@ -64,7 +66,7 @@ class _Facts(ctypes.Structure):
 
 def accumulate(
     a: Tensor,
-    b: Tensor,
+    b: Tensor | Patches,
     accumulator: Accumulator,
     key: int = 0,
     out: Tensor | None = None,
@@ -76,7 +78,7 @@ def accumulate(
 
     Args:
         a: float32 or float64, [M, K] or [A, M, K], of any strides.
-        b: of the same dtype, [K, N] or [B, K, N].
+        b: of the same dtype, [K, N], or [B, K, N] as a tensor or as patches, which are not laid out.
         accumulator: the format of the sum, and how it is rounded.
         key: of the stochastic bits.
         out: receives the result.
@@ -91,10 +93,10 @@ def accumulate(
     if a.device.type != "cpu":
         result = accumulate_tensor_ops(a, b, accumulator, key, slot=slot, first=first)
         return result if out is None else out.copy_(result)
-    result = out if out is not None and _may_be_written(out, shape, a, b) else a.new_empty(shape)
+    right = b if isinstance(b, Patches) else Patches(b.resolve_neg().contiguous(), (), (), ())
+    result = out if out is not None and _may_be_written(out, shape, a, right.base) else a.new_empty(shape)
     if result.numel():
-        left, right = (x.resolve_neg().contiguous() for x in (a, b))
-        _run(left, right, result, accumulator, (key, slot, first))
+        _run(a.resolve_neg().contiguous(), right, result, accumulator, (key, slot, first))
     if out is None:
         return result
     return written(out) if result is out else out.copy_(result)
@@ -127,31 +129,33 @@ def _path(kind: Kind, facts: tuple[Facts, ...], a: Tensor) -> Path | None:
     return choose_path(kind, facts[0], facts[1], a.shape[-1], FLOAT64 if a.dtype is torch.float64 else FLOAT32)
 
 
-def _run(a: Tensor, b: Tensor, result: Tensor, accumulator: Accumulator, stream: tuple[int, int, int]) -> None:
+def _run(a: Tensor, b: Patches, result: Tensor, accumulator: Accumulator, stream: tuple[int, int, int]) -> None:
     kind = kind_of(accumulator)
     path = None
     if kind.may_be_fast and a.shape[-1]:
-        facts = _facts(a), _facts(b)
+        facts = _facts(a), _facts(b.base)
         if all_zero(*facts):
             result.zero_()
             return
         path = _path(kind, facts, a)
     target = result
     if path is not None and path.carrier.dtype is not a.dtype:
-        a, b, target = a.double(), b.double(), torch.empty_like(result, dtype=torch.float64)
-    job = _job(kind, a, b, stream, path)
+        a, b, target = a.double(), b.to(torch.float64), torch.empty_like(result, dtype=torch.float64)
+    job = _job(kind, a, target, stream, path)
+    offsets = b.offsets if b.rows else ()  # which must live as long as the job
+    job.items, job.depths, job.widths = (offset.data_ptr() for offset in offsets) if offsets else (None, None, None)
     function = _functions(a.dtype).accumulate
-    failed = function(a.data_ptr(), b.data_ptr(), target.data_ptr(), ctypes.byref(job), path is not None)
+    failed = function(a.data_ptr(), b.base.data_ptr(), target.data_ptr(), ctypes.byref(job), path is not None)
     assert not failed, "choose_path knows the modes of the fast paths"
     if target is not result:
         result.copy_(target)
 
 
-def _job(kind: Kind, a: Tensor, b: Tensor, stream: tuple[int, int, int], path: Path | None) -> _Job:
+def _job(kind: Kind, a: Tensor, result: Tensor, stream: tuple[int, int, int], path: Path | None) -> _Job:
     job = _Job.from_buffer_copy(_constant(kind, None if path is None else path.carrier))
-    job.batch, job.lefts = (x.shape[0] if x.dim() == 3 else 1 for x in (b, a))
+    job.batch, job.lefts = (x.shape[0] if x.dim() == 3 else 1 for x in (result, a))
     job.rows, job.depth = a.shape[-2:]
-    job.columns, job.threads = b.shape[-1], torch.get_num_threads()
+    job.columns, job.threads = result.shape[-1], torch.get_num_threads()
     job.key, job.slot, job.first = stream
     job.limit, job.ties = (UNREACHED, False) if path is None else (path.limit, path.ties)
     return job

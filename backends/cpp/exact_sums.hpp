@@ -20,6 +20,8 @@ struct FastGrid {
 };
 
 struct Job {
+  // Where the items, rows and columns of b lie, added up: null where b is [B, K, N].
+  const int64_t *items, *depths, *widths;
   int64_t batch, lefts, rows, columns, depth, first;  // B, A (item i meets a[i % A]), M, N, K; first output's number
   int64_t mode, order, chunk, block, compensated, rounds_product, odd, limit, ties, threads;
   int64_t outer_block, outer_mode, outer_odd;  // of an addition of blocks, whose sums all the others describe then; or 0
