@@ -1,6 +1,7 @@
 """Time of a training step, batch 128, in each backend and format, against eager fp32 beside it.
 
-e4m3 operands forward and e5m2 backward, rounded to nearest and stochastically. All variants take turns, round by round;
+e4m3 operands forward and e5m2 backward, rounded to nearest and stochastically; then with all sums rounded to e5m10
+after every fused multiply-add, of these operands and of float32 ones. All variants take turns, round by round;
 the ratio to eager is the median of the ratios within a round. Writes benchmarks/results/train_step.json.
 
 usage: python benchmarks/train_step.py [--rounds N] [--model lenet5|resnet20] ...
@@ -76,6 +77,20 @@ def variants(name: str) -> dict[str, Callable[[], None]]:
             if rounding != "float32":
                 net.set_plan(mixed_plan(net.plan, rounding))
             steps[f"{backend} {rounding}"] = step
+    return {**steps, **summing_variants(model, images)}
+
+
+def summing_variants(model: nn.Module, images: torch.Tensor) -> dict[str, Callable[[], None]]:
+    """A training step with accumulators in e5m10, of each kind."""
+    steps = {}
+    for backend, rounding in (("cpp", "nearest_even"), ("inductor", "nearest_even"), ("cpp", "float32")):
+        net = precc.compile(model, backend=backend, policy=precc.Uniform("float32", accumulator="e5m10"))
+        step = training_step(net, images)
+        step()
+        if rounding != "float32":
+            operands = mixed_plan(net.plan, rounding)
+            net.set_plan(precc.PrecisionPlan(operands.default, operands.slots, default_accumulator="e5m10"))
+        steps[f"{backend} {rounding}, e5m10 sums"] = step
     return steps
 
 
