@@ -142,6 +142,7 @@ class Session:
         self.accumulates = True
         self.dropped += len(self.graphs)
         self.graphs.clear()
+        self.graph_breaks.clear()
         self._build(self.tally)
 
     def _check_slots(self, plan: PrecisionPlan, net: nn.Module) -> None:

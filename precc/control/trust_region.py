@@ -88,7 +88,6 @@ class TrustRegion(Optimizer):
             raise ValueError(f"loss_scale must be positive, and finite in float32; got {loss_scale}")
         self.net = net
         self.levels = tuple(_as_plan(level) for level in levels)
-        session_of(net).prepare(self.levels, recompile=True)
         self.rule = TrustRegionRule(radius=radius, eta1=eta1, eta2=eta2, levels=len(self.levels))
         self.evaluate_every = evaluate_every
         self.loss_scale = loss_scale
@@ -100,6 +99,7 @@ class TrustRegion(Optimizer):
         if not parameters:
             raise ValueError(f"{type(net).__name__} has no parameter that requires a gradient")
         super().__init__(parameters, {"lr": radius, "momentum": momentum, "weight_decay": weight_decay})
+        self._session.prepare(self.levels, recompile=True)
 
     @property
     def _session(self) -> Session:
