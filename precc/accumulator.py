@@ -35,9 +35,9 @@ class Accumulator:
     - ``"pairwise"`` adds ``R(left + right)`` in a balanced tree whose leaves are ``R(p)``;
     - ``"blocked"`` sums `block` terms from 0, in steps or as the accumulator `inner` does, and ``c = R(c + that)``
       (chunked accumulation: Wang et al. 2018; Sun et al. 2019, HFP8; promotion: DeepSeek-AI 2024, V3, section 3.3.2);
-    - ``"aligned"`` adds `block` products and c at once, as a tensor core does (Khattak and Mikaitis 2026): with E the
-      largest of their exponents, F the `fraction_bits`, and T the truncation toward zero to multiples of
-      ``2**(E - F)``, ``c = R(T(c) + sum of T(p))``. The exponent of a number of a format is
+    - ``"aligned"`` adds `block` products and c at once, as a tensor core does (Khattak and Mikaitis 2025, arXiv
+      2512.07004): with E the largest of their exponents, F the `fraction_bits`, and T the truncation toward zero to
+      multiples of ``2**(E - F)``, ``c = R(T(c) + sum of T(p))``. The exponent of a number of a format is
       ``max(floor(log2 |x|), emin)``, so that of a subnormal is emin; that of a product is the sum of those of its
       factors, even where their significands make 2 or more; a zero has none; E is at least -960. A zero c is +0;
       infinities and NaN among the terms give what IEEE 754's sum of them gives;

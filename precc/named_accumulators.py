@@ -28,7 +28,7 @@ _HOPPER = {
 #: By name. ``"hopper_fp8"`` and its variants for other operands: the fp8 tensor cores of NVIDIA's Hopper as matrix
 #: products run on them (``wgmma``; cuBLAS's "fast accumulation"): 32 products and the sum are truncated to 13 bits
 #: below the largest exponent, and the sum of those to e8m13 (13 bits: SageAttention2, Zhang et al. 2024; the whole
-#: step: Khattak and Mikaitis 2026). It is not Hopper's ``mma.sync``, which differs. ``"..._promoted"``: such sums of
+#: step: Khattak and Mikaitis 2025). It is not Hopper's ``mma.sync``, which differs. ``"..._promoted"``: such sums of
 #: 128 terms are added in float32 (DeepSeek-AI 2024, V3, section 3.3.2; DeepGEMM; cuBLAS without fast accumulation),
 #: without the scales that DeepGEMM multiplies in there.
 ACCUMULATORS: dict[str, Accumulator] = _HOPPER | {f"{name}_promoted": _promoted(own) for name, own in _HOPPER.items()}

@@ -9,14 +9,16 @@ import onnx
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torch.nn import functional as F
 
 import precc
 from precc.accumulator import Accumulator
 from precc.accumulator_rows import accumulator_row, parse_accumulator_row
-from precc.backends import BACKENDS
+from precc.backends import BACKENDS, reference
 from precc.errors import FormatError, PlanError
 from precc.plan import PrecisionPlan
+from tests.golden import check_golden
 from tests.nets import MODELS, Attention, Convolutional, equal, inputs_of, loss_and_gradients, loss_of
 
 HALF = Accumulator(format="e5m10")
@@ -70,6 +72,27 @@ def test_a_convolution_is_its_three_products_by_hand(bias: bool, backend: str) -
     patches = F.unfold(rounded(gradient), 3, padding=1)
     by_hand = torch.stack([precc.matmul(mirrored, item, NARROW) for item in patches])
     assert torch.equal(x.grad, by_hand.reshape(x.shape))
+
+
+def test_every_product_of_both_halves_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operators of the lowered graphs with the rows of their accumulators; no product of ATen is left."""
+    lines: list[str] = []
+
+    def recorded(graph: GraphModule) -> Any:
+        targets = [(node, str(node.target)) for node in graph.graph.nodes if node.op == "call_function"]
+        lines.append("graph")
+        lines.extend(f"  {name} {node.args[-1]}" for node, name in targets if name.startswith("precc."))
+        lines.extend(f"  left: {name}" for _, name in targets if "mm" in name and not name.startswith("precc."))
+        return run_eagerly(graph)
+
+    run_eagerly = reference.run_eagerly
+    monkeypatch.setattr(reference, "run_eagerly", recorded)
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.ConvTranspose2d(6, 4, 2), nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 2, bias=False)
+    )
+    net = precc.compile(model, policy=precc.Uniform("e4m3", accumulator=HALF), backend="reference")
+    net(torch.randn(2, 3, 5, 5)).sum().backward()
+    check_golden("accumulating_graphs.txt", "\n".join(lines))
 
 
 @pytest.mark.parametrize("model_class", MODELS)
