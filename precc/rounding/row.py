@@ -6,7 +6,7 @@ whoever holds one can round.
 
 import math
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import astuple, dataclass, fields
 from functools import cached_property, lru_cache
 from typing import Any, TypeVar, cast
 
@@ -14,49 +14,19 @@ import torch
 
 from precc.formats import (
     BlockFormat,
-    ElementFormat,
-    FixedPoint,
     FloatFormat,
     Format,
     Granularity,
     NestedInteger,
-    Overflow,
     PowerLaw,
     ScaleRule,
     Scaling,
     parse_format,
 )
+from precc.rounding.grids import Grid, grid_of_element
 from precc.rounding.modes import NEAREST_EVEN, Rounding, RoundingMode
 
 __all__ = ["KEY_COLUMNS", "PLAN_COLUMN", "ROW_WIDTH", "Grid", "Row", "ScaleRow", "key_halves", "parse_row", "row_of"]
-
-#: Beyond every exponent: a format without normal numbers has one quantum everywhere.
-_FAR = 9999
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """The representable values, and what becomes of those beyond them.
-
-    The quantum of ``|x| < 2**emin`` is ``2**k_min``, above it ``2**(floor(log2 |x|) - mantissa_bits)``; results
-    above `high` become `above`, under `low` become `below`.
-
-    Args:
-        negative_zero: 1 where -0 is kept, else it becomes 0.
-        ties: with one significand bit, 0: ties go up; 1 or 2: to the even code of a format of odd or even bias.
-        tiny: magnitudes between 0 and this count as this (formats without zero).
-    """
-
-    mantissa_bits: int
-    emin: int
-    k_min: int
-    low: float
-    high: float
-    below: float
-    above: float
-    negative_zero: int
-    ties: int
-    tiny: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +142,7 @@ _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 def _own_grid(dtype: torch.dtype) -> Grid:
     fmt = parse_format(str(dtype).removeprefix("torch."))
     assert isinstance(fmt, FloatFormat)
-    return _element_grid(fmt)
+    return grid_of_element(fmt)
 
 
 #: Numbers in a row; where the two halves of its key stand, and the number of its plan.
@@ -221,34 +191,6 @@ def _filled(record: type[_Record], numbers: Sequence[float]) -> _Record:
     return made
 
 
-def _float_grid(fmt: FloatFormat) -> Grid:
-    if fmt.scale != 1.0:
-        return _float_grid(replace(fmt, bias=math.floor(fmt.bias)))
-    overflow = {Overflow.SATURATE: fmt.max, Overflow.INF: math.inf, Overflow.NAN: math.nan}[fmt.overflow]
-    below = -overflow if fmt.signed else {Overflow.SATURATE: fmt.low}.get(fmt.overflow, math.nan)
-    ties = 0 if not fmt.ties_by_code else 1 + int(math.floor(fmt.bias) % 2 == 0)
-    return Grid(
-        mantissa_bits=fmt.mantissa_bits,
-        emin=fmt.emin,
-        k_min=fmt.k_min,
-        low=fmt.low,
-        high=fmt.max,
-        below=below,
-        above=overflow,
-        negative_zero=int(fmt.has_negative_zero),
-        ties=ties,
-        tiny=0.0 if fmt.zero else fmt.smallest_normal,
-    )
-
-
-def _fixed_grid(fmt: FixedPoint) -> Grid:
-    return Grid(52, _FAR, fmt.k_min, fmt.low, fmt.max, fmt.low, fmt.max, negative_zero=0, ties=0, tiny=0.0)
-
-
-def _power_grid(fmt: PowerLaw) -> Grid:
-    return Grid(fmt.word, _FAR, 0, -1.0, 1.0, -1.0, 1.0, negative_zero=1, ties=0, tiny=0.0)
-
-
 def _scale_row(scaling: Scaling | None, element_high: float, axis: int, channel: int) -> ScaleRow:
     if scaling is None:
         return ScaleRow()
@@ -270,14 +212,6 @@ def _scale_row(scaling: Scaling | None, element_high: float, axis: int, channel:
         high=scale.max,
         element_high=element_high,
     )
-
-
-def _element_grid(fmt: ElementFormat) -> Grid:
-    if isinstance(fmt, FloatFormat):
-        return _float_grid(fmt)
-    if isinstance(fmt, NestedInteger):
-        return _fixed_grid(fmt.stages[0])
-    return _power_grid(fmt) if isinstance(fmt, PowerLaw) else _fixed_grid(fmt)
 
 
 @lru_cache(maxsize=8192)
@@ -313,4 +247,4 @@ def row_of(
     power = element.power if isinstance(element, PowerLaw) else 0.0
     bits = rounding.random_bits if rounding.mode is RoundingMode.STOCHASTIC else 0
     scale = _scale_row(scaling, element.max, axis, channel)
-    return Row(_element_grid(element), shift, power, rounding.mode, bits, scale, slot)
+    return Row(grid_of_element(element), shift, power, rounding.mode, bits, scale, slot)
