@@ -9,14 +9,22 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from precc.rounding import parse_row, quantize
+from precc.amax_history import record
+from precc.rounding import Row, parse_row, quantize
 
-__all__ = ["ROUND", "define_rounding", "round_by_tensor_ops"]
+__all__ = ["ROUND", "define_rounding", "read_row", "round_by_tensor_ops"]
+
+
+def read_row(x: Tensor, plan: Tensor, row: int) -> tuple[Row, int]:
+    """The row and the key by which `x` is rounded now; its largest magnitude is recorded where the row says so."""
+    values = plan[row].tolist()
+    record(x, values, row)
+    return parse_row(values)
 
 
 def round_by_tensor_ops(x: Tensor, plan: Tensor, row: int) -> Tensor:
     """`x` rounded as a row of the plan says; `x` itself where nothing changes."""
-    return quantize(x, *parse_row(plan[row].tolist()))
+    return quantize(x, *read_row(x, plan, row))
 
 
 def define_rounding(name: str, implementation: Callable[[Tensor, Tensor, int], Tensor]) -> torch._ops.OpOverload:

@@ -13,8 +13,7 @@ from precc.backends.cpp.kernels import round_compiled
 from precc.backends.eager import implement, run_eagerly
 from precc.product_ops import define_products
 from precc.protocols import BoxedCallable
-from precc.round_op import define_rounding
-from precc.rounding import parse_row
+from precc.round_op import define_rounding, read_row
 
 __all__ = ["PRODUCTS_COMPILED", "ROUND_COMPILED", "Cpp"]
 
@@ -36,7 +35,7 @@ class Cpp:
 
 
 def _round(x: Tensor, plan: Tensor, row: int) -> Tensor:
-    return round_compiled(x, *parse_row(plan[row].tolist()))
+    return round_compiled(x, *read_row(x, plan, row))
 
 
 #: `_round` as an operator, for graphs that another compiler runs.

@@ -6,11 +6,12 @@ whoever holds one can round.
 
 import math
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from functools import cached_property, lru_cache
 from typing import Any, TypeVar, cast
 
 import torch
+from torch import Tensor
 
 from precc.formats import (
     BlockFormat,
@@ -26,12 +27,27 @@ from precc.formats import (
 from precc.rounding.grids import Grid, grid_of_element
 from precc.rounding.modes import NEAREST_EVEN, Rounding, RoundingMode
 
-__all__ = ["KEY_COLUMNS", "PLAN_COLUMN", "ROW_WIDTH", "Grid", "Row", "ScaleRow", "key_halves", "parse_row", "row_of"]
+__all__ = [
+    "KEY_COLUMNS",
+    "PLAN_COLUMN",
+    "RECORD_COLUMNS",
+    "ROW_WIDTH",
+    "Grid",
+    "Row",
+    "ScaleRow",
+    "key_halves",
+    "parse_row",
+    "row_of",
+    "set_static_scales",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class ScaleRow:
-    """A scaling as numbers; `granularity` 0 is none, `axis` is counted from the first dimension."""
+    """A scaling as numbers; `granularity` 0 is none, `axis` is counted from the first dimension.
+
+    Where there is a `history`, a row by which values can be rounded is static: `value` comes from the history.
+    """
 
     granularity: int = 0
     rows: int = 1
@@ -47,6 +63,7 @@ class ScaleRow:
     low: float = 0.0  # the smallest scale above 0
     high: float = 1.0
     element_high: float = 1.0
+    history: int = 0
 
     @property
     def chosen_rule(self) -> ScaleRule:
@@ -82,7 +99,7 @@ class Row:
 
     @cached_property
     def values(self) -> tuple[float, ...]:
-        """The columns of the live tensor; the last three are those of the key and the plan."""
+        """The columns of the live tensor; the last five are those of the key, the plan and the record."""
         return (
             *(float(number) for number in astuple(self.grid)),
             float(self.shift),
@@ -91,7 +108,7 @@ class Row:
             float(self.random_bits),
             *(float(number) for number in astuple(self.scale)),
             *key_halves(self.slot),
-            *(0.0, 0.0, 0.0),
+            *(0.0, 0.0, 0.0, 0.0, 0.0),
         )
 
     @property
@@ -113,6 +130,16 @@ class Row:
     def granularity(self) -> Granularity | None:
         """What has one scale."""
         return _GRANULARITIES[self.scale.granularity - 1] if self.scale.granularity else None
+
+    @property
+    def lacks_history(self) -> bool:
+        """Whether its scale is to come from a history that is not there."""
+        return self.scale.history > 0 and self.granularity is not Granularity.STATIC
+
+    @property
+    def current(self) -> "Row":
+        """The same with the tensor's own scale instead of a delayed one."""
+        return replace(self, scale=replace(self.scale, history=0)) if self.scale.history else self
 
     def is_identity(self, dtype: torch.dtype) -> bool:
         """Whether rounding changes no value that a tensor of this dtype can hold."""
@@ -145,15 +172,27 @@ def _own_grid(dtype: torch.dtype) -> Grid:
     return grid_of_element(fmt)
 
 
-#: Numbers in a row; where the two halves of its key stand, and the number of its plan.
-ROW_WIDTH = len(fields(Grid)) + 4 + len(fields(ScaleRow)) + 5
-KEY_COLUMNS = (ROW_WIDTH - 3, ROW_WIDTH - 2)
-PLAN_COLUMN = ROW_WIDTH - 1
+#: Numbers in a row; where the two halves of its key stand, the number of its plan, and the numbers of the history and
+#: of the forward for which the largest magnitude is recorded (0: it is not).
+ROW_WIDTH = len(fields(Grid)) + 4 + len(fields(ScaleRow)) + 7
+KEY_COLUMNS = (ROW_WIDTH - 5, ROW_WIDTH - 4)
+PLAN_COLUMN = ROW_WIDTH - 3
+RECORD_COLUMNS = (ROW_WIDTH - 2, ROW_WIDTH - 1)
 
 
 def key_halves(number: int) -> tuple[float, float]:
     """A 64-bit number as two columns, which hold it exactly."""
     return float(number >> 32), float(number & 0xFFFFFFFF)
+
+
+def set_static_scales(rows: Tensor, indices: list[int], scales: Tensor, history: int) -> None:
+    """Write into these rows of a live tensor that their scales are given: those found from a history."""
+    static = 1 + _GRANULARITIES.index(Granularity.STATIC)
+    names = [entry.name for entry in fields(ScaleRow)]
+    first = len(fields(Grid)) + 4
+    rows[indices, first + names.index("granularity")] = float(static)
+    rows[indices, first + names.index("value")] = scales.to(rows.dtype)
+    rows[indices, first + names.index("history")] = float(history)
 
 
 def parse_row(values: list[float]) -> tuple[Row, int]:
@@ -211,6 +250,7 @@ def _scale_row(scaling: Scaling | None, element_high: float, axis: int, channel:
         low=scale.smallest_subnormal if scale.zero else scale.smallest_normal,
         high=scale.max,
         element_high=element_high,
+        history=scaling.history,
     )
 
 
