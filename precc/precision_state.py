@@ -62,7 +62,11 @@ class _State:
         amax = _entries(state, "amax", _is_record, f"lists of at most {MAX_HISTORY} numbers above 0")
         for slot in amax:
             Slot.parse(slot)
-        return cls(PrecisionPlan.from_json(state["plan"]), amax={slot: [float(value) for value in own] for slot, own in amax.items()}, **counts)
+        return cls(
+            PrecisionPlan.from_json(state["plan"]),
+            amax={slot: [float(value) for value in own] for slot, own in amax.items()},
+            **counts,
+        )
 
 
 def _entries(state: Mapping[str, Any], name: str, fits: Callable[[Any], bool], kind: str) -> dict[str, Any]:

@@ -531,28 +531,23 @@ def test_a_malformed_state_is_refused_and_nothing_is_lost(name: str) -> None:
 # --- evaluations change nothing
 
 
-@pytest.mark.parametrize("radius", [1e-3, 1e3])  # accepted, rejected
-@pytest.mark.parametrize("evaluate_every", [1, 2])
-def test_a_trust_region_leaves_one_record_for_each_accepted_step(radius: float, evaluate_every: int) -> None:
+@pytest.mark.parametrize(("radius", "evaluate_every"), [(0.1, 1), (0.1, 2), (1e-3, 1), (1e3, 1)])
+def test_a_trust_region_leaves_one_record_an_accepted_step(radius: float, evaluate_every: int) -> None:
     net = mlp(None)
     x, y = torch.randn(16, 6), torch.randn(16, 4)
-    levels = (delayed(2), delayed(4, scale_format="float32"), "float32")
+    levels = (delayed(2), delayed(4, scale_format="float32"))
     opt = precc.TrustRegion(net, radius=radius, levels=levels, evaluate_every=evaluate_every)
-    first, last = f"0/{INPUT}", "2/product/wgrad.grad_output"
     for _ in range(6):
-        level, accepted, before = opt.level, opt.events["accept"], amax_of(net)
+        accepted, before = opt.events["accept"], amax_of(net)
         opt.step(lambda: (net(x) - y).square().mean())
-        grown = {slot: own[len(before.get(slot, [])) :] for slot, own in amax_of(net).items()}
+        after = amax_of(net)
         if opt.events["accept"] == accepted:
-            assert amax_of(net) == before
-        elif opt.level < 2:
-            assert all(len(own) == 1 for own in grown.values())
-            assert {first, f"2/{INPUT}"} <= set(grown)
-        else:
-            assert not any(grown.values()), "the level that counts has no delayed slots"
-        assert opt.level >= level
+            assert after == before
+            continue
+        assert len(after) == 10, "no tensor of this net is all zeros"
+        assert all(own[:-1] == before.get(slot, []) for slot, own in after.items())
+        assert after[f"0/{INPUT}"][-1] == x.abs().max().item()
     assert opt.events["accept"] if radius < 1 else opt.events["reject"]
-    assert last not in amax_of(net) or len(amax_of(net)[last]) <= opt.events["accept"]
 
 
 def test_the_closure_of_a_step_sees_one_history() -> None:
