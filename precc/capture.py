@@ -20,6 +20,7 @@ from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch._guards import CompileContext, TracingContext
 from torch.fx import Graph, GraphModule, Node
 
+from precc.amax_history import AmaxHistory
 from precc.captured_graph import CapturedGraph, plan_position
 from precc.decompositions import MATRIX_PRODUCTS, decomposition_table, matmul
 from precc.errors import BackendError, CaptureError, DeviceError, PreccError
@@ -41,6 +42,7 @@ class GraphCompiler:
         lowering: the passes that each half goes through after the partition.
         backend: makes graphs run.
         on_capture: called with each new graph before it runs; may raise.
+        amax: records of the net's slots.
         root: the net whose module paths name the slots.
         runs: how often a compiled graph was entered.
         tally: multiply-adds executed so far, by format.
@@ -51,6 +53,7 @@ class GraphCompiler:
     lowering: Pipeline
     backend: Backend
     on_capture: Callable[[CapturedGraph], None]
+    amax: AmaxHistory
     root: ReferenceType[nn.Module] | None = None
     runs: int = 0
     tally: Counter[str] = field(default_factory=Counter)
@@ -61,7 +64,7 @@ class GraphCompiler:
         plan_input = torch.empty(1, ROW_WIDTH, dtype=torch.float64, device="cpu")
         layers = self._layers()
         parameters = frozenset(id(value) for value in example_inputs if isinstance(value, nn.Parameter))
-        captured = CapturedGraph(next(iter(layers.values()), ""), self.tally, parameters)
+        captured = CapturedGraph(next(iter(layers.values()), ""), self.tally, parameters, self.amax)
         captured.accumulates = bool(self.lowering.passes)
         constants = _constants(dynamo_graph, example_inputs)
         mkldnn = torch._C._get_mkldnn_enabled()
@@ -80,7 +83,7 @@ class GraphCompiler:
 
         def run(*args: Any) -> Any:
             self.runs += 1
-            return compiled(*args, captured.next_rows())
+            return compiled(*args, captured.next_rows(training=self.net.training))
 
         return run
 

@@ -13,8 +13,10 @@ from torch import Tensor
 from torch.fx import Graph, Node
 
 from precc.accumulator_rows import accumulator_row
+from precc.amax_history import AmaxHistory
 from precc.annotations import Operand, Product, Size, Unrounded, products_of, slots_of, unrounded_of
-from precc.errors import FormatError, PlanError
+from precc.delayed_rows import DelayedRows
+from precc.errors import FormatError, PlanError, UnsupportedError
 from precc.formats import Transform
 from precc.plan import PrecisionPlan
 from precc.round_op import ROUND
@@ -36,6 +38,7 @@ class CapturedGraph:
         start: module path by which the captured code begins; not the root after a graph break.
         tally: multiply-adds executed so far by format, shared by the graphs of a net.
         parameters: identities of the parameters that it takes in.
+        amax: records of the slots, shared by the graphs of a net.
         training: whether it has a backward.
         double: whether it has products of float64 values.
         visible_outputs: outputs that the caller sees.
@@ -45,14 +48,16 @@ class CapturedGraph:
     start: str
     tally: Counter[str]
     parameters: frozenset[int]
+    amax: AmaxHistory
     training: bool = False
     double: bool = False
     visible_outputs: int = 0
     accumulates: bool = False
     slots: tuple[Slot, ...] = ()
+    dtypes: tuple[torch.dtype, ...] = ()  # of what is rounded in the slots
     products: tuple[Product, ...] = ()
     unrounded: tuple[Unrounded, ...] = ()
-    _current: "_Rows" = field(default_factory=lambda: _Rows(torch.empty(0, ROW_WIDTH, device="cpu"), False))
+    _current: "_Rows" = field(default_factory=lambda: _NO_ROWS)
     _prepared: "OrderedDict[PrecisionPlan, _Rows]" = field(default_factory=OrderedDict)
     _plans: dict[int, PrecisionPlan] = field(default_factory=dict)  # those prepared, by number
     _numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
@@ -62,6 +67,7 @@ class CapturedGraph:
         self.slots = slots_of(graph)
         self.products = tuple(product for _, product in products_of(graph))
         operands = [operand for product in self.products for operand in product.operands]
+        self.dtypes = tuple(node.meta["val"].dtype for node in graph.nodes if node.target is ROUND)
         assert [operand.slot for operand in operands] == list(self.slots), "one rounding for each operand"
         self.double = any(_is_double(node.args[0]) for node, _ in products_of(graph))
         self.unrounded = tuple(record for _, record in unrounded_of(graph))
@@ -96,18 +102,41 @@ class CapturedGraph:
         rows = [row for product in self.products for row in _rows_of_product(product, plan)]
         tensor = torch.tensor(rows, dtype=torch.float64, device="cpu").reshape(len(rows), ROW_WIDTH)
         tensor[:, PLAN_COLUMN] = number
-        return _Rows(tensor, any(_draws(product, plan) for product in self.products), number)
+        draws = any(_draws(product, plan) for product in self.products)
+        return _Rows(tensor, draws, DelayedRows.of(self.products, self.dtypes, plan), number)
 
-    def next_rows(self) -> Tensor:
-        """The rows of the next forward: those of the plan, with a key of their own where bits are drawn."""
+    def next_rows(self, *, training: bool) -> Tensor:
+        """The rows of the next forward: those of the plan, with a key and delayed scales of its own where it has any.
+
+        Args:
+            training: whether the net is in training mode: then a forward that has a backward adds to the history.
+
+        Raises:
+            UnsupportedError: delayed scales, and the forward is run in a backward.
+        """
         current = self._current
-        if not current.stochastic:
+        if not (current.stochastic or current.delayed):
             return current.tensor
         rows = current.tensor.clone()
-        rows[:, KEY_COLUMNS[0] : KEY_COLUMNS[1] + 1] = torch.tensor(
-            key_halves(draw_key()), dtype=torch.float64, device="cpu"
-        )
+        if current.stochastic:
+            rows[:, KEY_COLUMNS[0] : KEY_COLUMNS[1] + 1] = torch.tensor(
+                key_halves(draw_key()), dtype=torch.float64, device="cpu"
+            )
+        if current.delayed:
+            self._refuse_recomputation()
+            current.delayed.fill(rows, self.amax)
+            if self.training and training:
+                current.delayed.mark(rows, self.amax)
         return rows
+
+    def _refuse_recomputation(self) -> None:
+        # nothing says which earlier forward it repeats, whose scales it would need
+        if self.training and torch._C._current_graph_task_id() != -1:
+            raise UnsupportedError(
+                "a net with delayed scales is called in a backward, as torch.utils.checkpoint does to compute a "
+                "forward again: it would round by other scales than that forward did. Put the checkpoint inside the "
+                "model, where it is captured, or use scalings without a history"
+            )
 
     def plan_of(self, rows: Tensor) -> PrecisionPlan | None:
         """The plan that these rows were prepared for; None if it is no longer kept."""
@@ -137,7 +166,11 @@ class _Rows:
 
     tensor: Tensor
     stochastic: bool
+    delayed: DelayedRows
     number: int = 0
+
+
+_NO_ROWS: _Rows = _Rows(torch.empty(0, ROW_WIDTH, device="cpu"), False, DelayedRows((), ()))
 
 
 def _rows_of_product(product: Product, plan: PrecisionPlan) -> list[tuple[float, ...]]:
@@ -186,7 +219,8 @@ def _operand_row(operand: Operand, plan: PrecisionPlan) -> tuple[float, ...]:
     name = operand.slot.name
     precision = plan.precision(name)
     signs = slot_number(operand.slot.accumulator.name) & 0xFFFFFFFF  # the same for both operands
-    return precision.row(axis=operand.contracted, channel=operand.channel, slot=slot_number(name), signs=signs).values
+    axes = {"axis": operand.contracted, "channel": operand.channel}
+    return precision.row(**axes, slot=slot_number(name), signs=signs).current.values
 
 
 def _draws(product: Product, plan: PrecisionPlan) -> bool:

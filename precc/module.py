@@ -11,6 +11,7 @@ from torch import nn
 from precc.errors import CaptureError, PlanError
 from precc.formats import ALIASES, FORMATS
 from precc.plan import PrecisionPlan
+from precc.precision_state import load_state, state_of
 from precc.report.precision_report import PrecisionReport
 from precc.session import Session, training_first
 from precc.strict_dynamo import base_name
@@ -18,7 +19,7 @@ from precc.strict_dynamo import base_name
 __all__ = ["PUBLIC_NAMES", "PrecisionModule", "original", "read_plan", "session_of", "wrap"]
 
 #: The names that a compiled net has beside the model's own.
-PUBLIC_NAMES = ("plan", "set_plan", "report", "compilations", "precision_state")
+PUBLIC_NAMES = ("plan", "set_plan", "report", "compilations", "precision_state", "load_precision_state")
 
 _SESSION = "_precc_session"
 
@@ -78,9 +79,21 @@ class PrecisionModule(nn.Module):
         )
 
     def precision_state(self) -> dict[str, Any]:
-        """What precc knows beside the parameters: the plan, multiply-adds executed by format, events."""
-        session = session_of(self)
-        return {"plan": self.plan.to_json(), "multiply_adds": dict(session.tally), "events": dict(session.events)}
+        """What precc knows beside the parameters, as plain data.
+
+        ``plan`` is its JSON, ``multiply_adds`` those executed by format, ``events`` what controllers counted, and
+        ``amax`` by slot the largest magnitudes that delayed scales come from, the oldest first.
+        """
+        return state_of(session_of(self))
+
+    def load_precision_state(self, state: dict[str, Any]) -> None:
+        """Go on where a `precision_state` was taken, beside ``load_state_dict``.
+
+        Raises:
+            PlanError: it is not a precision_state, or not of a net with these slots, or its plan needs graphs with
+                accumulators; nothing is changed.
+        """
+        load_state(session_of(self), self, state)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_exporting():

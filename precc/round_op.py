@@ -9,15 +9,30 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from precc.rounding import parse_row, quantize
+from precc.amax_history import record
+from precc.rounding import Row, parse_row, quantize
 from precc.rounding.transforms import transformed
 
-__all__ = ["ROUND", "define_rounding", "round_by_tensor_ops"]
+__all__ = ["ROUND", "define_rounding", "round_as_planned", "round_by_tensor_ops"]
+
+
+def round_as_planned(x: Tensor, plan: Tensor, row: int, rounding: Callable[[Tensor, Row, int], Tensor]) -> Tensor:
+    """``rounding(x, row, key)`` by a row of the plan, after its transform if it has one.
+
+    The largest magnitude of what is rounded is recorded where the row says so.
+    """
+    values = plan[row].tolist()
+
+    def recorded(x: Tensor, parsed: Row, key: int) -> Tensor:
+        record(x, values, row)
+        return rounding(x, parsed, key)
+
+    return transformed(x, *parse_row(values), recorded)
 
 
 def round_by_tensor_ops(x: Tensor, plan: Tensor, row: int) -> Tensor:
     """`x` rounded as a row of the plan says; `x` itself where nothing changes."""
-    return transformed(x, *parse_row(plan[row].tolist()), quantize)
+    return round_as_planned(x, plan, row, quantize)
 
 
 def define_rounding(name: str, implementation: Callable[[Tensor, Tensor, int], Tensor]) -> torch._ops.OpOverload:

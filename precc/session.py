@@ -3,7 +3,7 @@
 import itertools
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import signature
 from types import FunctionType
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch._dynamo.utils import counters
 
+from precc.amax_history import AmaxHistory
 from precc.capture import GraphCompiler
 from precc.captured_graph import CapturedGraph, size_value
 from precc.errors import CaptureError, PlanError, PrecisionWarning
@@ -51,6 +52,7 @@ class Session:
         graph_breaks: why the capture was interrupted.
         events: what controllers counted.
         accumulates: whether graphs are built so that products can round their sums; set by the first plan that does.
+        amax: largest magnitudes of the slots with delayed scales.
         dropped: graphs that were captured before those that are in use.
     """
 
@@ -61,6 +63,7 @@ class Session:
     graph_breaks: list[str] = field(default_factory=list)
     events: Counter[str] = field(default_factory=Counter)
     accumulates: bool = False
+    amax: AmaxHistory = field(default_factory=AmaxHistory)
     dropped: int = 0
     _checked: bool = False  # whether the plan in force was found to fit the graphs
     _compiler: GraphCompiler = field(init=False)
@@ -74,13 +77,13 @@ class Session:
         """Begin without graphs; `tally` is the work executed so far."""
         lowering = self.options.accumulating if self.accumulates else Pipeline(())
         self._compiler = GraphCompiler(
-            self.options.pipeline, lowering, self.options.backend, self._on_capture, tally=tally
+            self.options.pipeline, lowering, self.options.backend, self._on_capture, self.amax, tally=tally
         )
         self._entry = _isolated_compile(self._compiler, self.options)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A copied or unpickled net has the plan and compiles graphs, and counts work and events, of its own."""
-        return _copied, (self.options, self.chosen, self.full_precision, self.accumulates)
+        """A copied or unpickled net has plan and amax history; graphs and counts of work and events are its own."""
+        return _copied, (self.options, self.chosen, self.full_precision, self.accumulates, self.amax)
 
     @property
     def plan(self) -> PrecisionPlan:
@@ -146,25 +149,32 @@ class Session:
         self._build(self.tally)
 
     def _check_slots(self, plan: PrecisionPlan, net: nn.Module) -> None:
+        self.check_slots([*plan.slots, *plan.accumulators], plan.multiply_adds, net)
+
+    def check_slots(
+        self, names: Collection[str], brought: Iterable[str], net: nn.Module, *, namer: str = "the plan"
+    ) -> None:
         """Refuse unknown slots, once a training graph is known: an inference graph has a subset.
 
-        A slot of a module of the net that the plan brings from a capture (it has its multiply-adds) may belong to
+        A slot of a module of the net that a plan has brought from a capture (it has its multiply-adds) may belong to
         a graph that is still to come.
+
+        Raises:
+            PlanError: a name is of no slot.
         """
-        named = {*plan.slots, *plan.accumulators}
-        if not named or not any(graph.training for graph in self.graphs):
+        if not names or not any(graph.training for graph in self.graphs):
             return  # a plan that names no slot fits any net: controllers switch between such plans at each step
         known = {slot.name for graph in self.graphs for slot in graph.slots}
         sums = {product.accumulator.name for graph in self.graphs for product in graph.products}
         layers = {path for path, _ in net.named_modules()}
-        brought = [Slot.parse(name) for name in plan.multiply_adds]
-        to_come = {name for slot in brought if slot.layer in layers for name in (slot.name, slot.accumulator.name)}
-        unknown = sorted(named - known - sums - to_come)
+        captured = [slot for slot in map(Slot.parse, brought) if slot.layer in layers]
+        to_come = {name for slot in captured for name in (slot.name, slot.accumulator.name)}
+        unknown = sorted({*names} - known - sums - to_come)
         if unknown:
             some = ", ".join(repr(name) for name in unknown[:3])
             has = ", ".join(sorted(known)[:6]) or "none"
             raise PlanError(
-                f"the plan names {len(unknown)} slot(s) that the net does not have: {some}; its slots are {has}"
+                f"{namer} names {len(unknown)} slot(s) that the net does not have: {some}; its slots are {has}"
                 + (", ..." if len(known) > 6 else "")
             )
 
@@ -233,9 +243,13 @@ def training_first(graphs: Sequence[CapturedGraph]) -> list[CapturedGraph]:
 
 
 def _copied(
-    options: CompileOptions, chosen: PrecisionPlan | None, full_precision: PrecisionPlan, accumulates: bool
+    options: CompileOptions,
+    chosen: PrecisionPlan | None,
+    full_precision: PrecisionPlan,
+    accumulates: bool,
+    amax: AmaxHistory,
 ) -> Session:
-    return Session(options, chosen, full_precision, accumulates=accumulates)
+    return Session(options, chosen, full_precision, accumulates=accumulates, amax=amax)
 
 
 _entry_numbers = itertools.count()

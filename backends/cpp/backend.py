@@ -13,9 +13,7 @@ from precc.backends.cpp.kernels import round_compiled
 from precc.backends.eager import implement, run_eagerly
 from precc.product_ops import define_products
 from precc.protocols import BoxedCallable
-from precc.round_op import define_rounding
-from precc.rounding import parse_row
-from precc.rounding.transforms import transformed
+from precc.round_op import define_rounding, round_as_planned
 
 __all__ = ["PRODUCTS_COMPILED", "ROUND_COMPILED", "Cpp"]
 
@@ -37,7 +35,7 @@ class Cpp:
 
 
 def _round(x: Tensor, plan: Tensor, row: int) -> Tensor:
-    return transformed(x, *parse_row(plan[row].tolist()), round_compiled)
+    return round_as_planned(x, plan, row, round_compiled)
 
 
 #: `_round` as an operator, for graphs that another compiler runs.

@@ -39,8 +39,11 @@ class _Shape(ctypes.Structure):
 
 
 def _has_kernel(row: Row) -> bool:
-    """Whether the kernels compute this row; power-law grids and nested integers have tensor operations only."""
-    return not (row.power or row.shift or row.mode_needs_state)
+    """Whether the kernels compute this row; power-law grids and nested integers have tensor operations only.
+
+    A row whose history is missing goes there too, to be refused.
+    """
+    return not (row.power or row.shift or row.mode_needs_state or row.lacks_history)
 
 
 def round_compiled(x: Tensor, row: Row, key: int = 0, out: Tensor | None = None) -> Tensor:

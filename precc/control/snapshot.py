@@ -1,4 +1,4 @@
-"""Evaluate a closure several times at what counts as one moment: same masks, same buffers."""
+"""Evaluate a closure several times at what counts as one moment: same masks, buffers and scales."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,21 +6,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from precc.amax_history import AmaxState
 from precc.errors import ClosureError
+from precc.module import PrecisionModule, session_of
 
 __all__ = ["Snapshot", "loss_of_closure"]
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """States of torch's generators and values of a net's buffers, to be restored before each evaluation.
+    """States of torch's generators, a net's buffers and its amax history, to be restored before each evaluation.
 
-    So f(x) and f(x + p) see the same dropout masks, and batch-norm statistics advance once.
+    So f(x) and f(x + p) see the same dropout masks and delayed scales, and batch-norm statistics advance once.
     """
 
     processor: Tensor
     accelerators: dict[torch.device, Tensor]
     buffers: dict[str, Tensor]
+    amax: AmaxState | None  # of a net made by precc.compile
 
     @classmethod
     def of(cls, net: nn.Module) -> "Snapshot":
@@ -34,6 +37,7 @@ class Snapshot:
                 if device.type not in ("cpu", "meta")
             },
             buffers={name: buffer.detach().clone() for name, buffer in net.named_buffers()},
+            amax=session_of(net).amax.state() if isinstance(net, PrecisionModule) else None,
         )
 
     def restore_generators(self) -> None:
@@ -43,8 +47,10 @@ class Snapshot:
             torch.get_device_module(device).set_rng_state(state, device)
 
     def restore(self, net: nn.Module) -> None:
-        """Put generators and buffers back."""
+        """Put generators, buffers and amax history back."""
         self.restore_generators()
+        if self.amax is not None and isinstance(net, PrecisionModule):
+            session_of(net).amax.restore(self.amax)
         with torch.no_grad():
             for name, buffer in net.named_buffers():
                 if name in self.buffers:

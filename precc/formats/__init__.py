@@ -5,13 +5,14 @@ from precc.formats.fixed_point import FixedPoint, NestedInteger
 from precc.formats.float_format import FloatFormat, Overflow, Specials
 from precc.formats.names import ALIASES, FAMILIES, FORMATS, parse_format
 from precc.formats.power_law import PowerLaw
-from precc.formats.scaling import Granularity, ScaleRule, Scaling, parse_scaling
+from precc.formats.scaling import MAX_HISTORY, Granularity, ScaleRule, Scaling, parse_scaling
 from precc.formats.transform import Transform, parse_transform
 
 __all__ = [
     "ALIASES",
     "FAMILIES",
     "FORMATS",
+    "MAX_HISTORY",
     "BlockFormat",
     "ElementFormat",
     "FixedPoint",

@@ -6,7 +6,10 @@ from enum import Enum
 from precc.errors import FormatError, member_of
 from precc.formats.float_format import FloatFormat
 
-__all__ = ["Granularity", "ScaleRule", "Scaling", "parse_scaling"]
+__all__ = ["MAX_HISTORY", "Granularity", "ScaleRule", "Scaling", "parse_scaling"]
+
+#: The longest history of a delayed scale.
+MAX_HISTORY = 1024
 
 
 class Granularity(Enum):
@@ -39,6 +42,11 @@ class Scaling:
     is rounded to the carrier (float32, for tensors of float32 and less). A group of zeros stays zero; one that holds a
     NaN or an infinity becomes NaN as a whole, with two levels the whole tensor does.
 
+    With a `history` the scale of a tensor is delayed: the largest magnitude that counts is not its own but the largest
+    of the last `history` ones that its slot recorded in earlier forwards of a net, so that it is known before the
+    tensor is. As long as there is none, it is the tensor's own. Values that have outgrown it saturate; NaN stays NaN.
+    (Micikevicius et al. 2022; the recipe DelayedScaling of NVIDIA's Transformer Engine has 1024 and the maximum.)
+
     Args:
         granularity: what has one scale.
         size: of a block (a number) or a tile (rows, columns).
@@ -51,9 +59,10 @@ class Scaling:
             whole tensors.
         two_level: with a float32 scale for the tensor above the others.
         value: the scale of ``"static"``.
+        history: of ``"tensor"``, in a net: how many records count, at most 1024; 0 is current scaling.
 
     Raises:
-        FormatError: sizes that make no group, a scale format or rule that does not fit.
+        FormatError: sizes that make no group, a scale format, rule or history that does not fit.
 
     >>> Scaling("block", size=32)
     Scaling('block', size=32, scale_format='float8_e8m0fnu', rule='floor')
@@ -66,6 +75,7 @@ class Scaling:
     rule: ScaleRule
     two_level: bool
     value: float
+    history: int
 
     def __init__(
         self,
@@ -77,6 +87,7 @@ class Scaling:
         rule: ScaleRule | str | None = None,
         two_level: bool = False,
         value: float | None = None,
+        history: int = 0,
     ) -> None:
         chosen = member_of(Granularity, granularity, "scaling: unknown granularity")
         scale = _scale_format(scale_format)
@@ -90,10 +101,15 @@ class Scaling:
         )
         object.__setattr__(self, "two_level", two_level)
         object.__setattr__(self, "value", _static_value(chosen, value))
+        object.__setattr__(self, "history", history)
         if self.rule is not ScaleRule.NEAREST and scale.mantissa_bits:
             raise FormatError(f"scaling: the rule {self.rule.value!r} makes powers of two: give it scale_format='e8m0'")
         if type(two_level) is not bool or (two_level and self.rule is not ScaleRule.NEAREST):
             raise FormatError("scaling: two_level is True or False, and goes with the rule 'nearest'")
+        if type(history) is not int or not 0 <= history <= MAX_HISTORY:
+            raise FormatError(f"scaling: a history is a number of forwards from 0 to {MAX_HISTORY}, not {history!r}")
+        if history and (chosen is not Granularity.TENSOR or two_level):
+            raise FormatError("scaling: a history goes with 'tensor' and one level of scales")
 
     @property
     def bits(self) -> float:
@@ -103,11 +119,13 @@ class Scaling:
         return self.scale_format.bits / (self.size[0] * self.size[1])
 
     def __str__(self) -> str:
-        """A short form: granularity and size, and what is not a power of two by the rule floor."""
+        """A short form: granularity and size or history, and what is not a power of two by the rule floor."""
         rows, columns = self.size
         size = {Granularity.BLOCK: f"{columns}", Granularity.TILE: f"{rows}x{columns}"}.get(self.granularity, "")
         if self.granularity is Granularity.STATIC:
             size = f"({self.value:g})"
+        elif self.history:
+            size = f"(history={self.history})"
         scale = "" if self.scale_format.name == "float8_e8m0fnu" else f":{self.scale_format.name}"
         default = self.rule is (ScaleRule.NEAREST if self.scale_format.mantissa_bits else ScaleRule.FLOOR)
         return f"{self.granularity.value}{size}{scale}" + ("" if default else f":{self.rule.value}")
@@ -121,6 +139,7 @@ class Scaling:
         parts += [f"axis={self.axis}"] * (self.axis is not None)
         parts += [f"scale_format={self.scale_format.name!r}", f"rule={self.rule.value!r}"]
         parts += ["two_level=True"] * self.two_level
+        parts += [f"history={self.history}"] * (self.history > 0)
         return f"Scaling({', '.join(part for part in parts if part)})"
 
 

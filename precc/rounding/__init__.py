@@ -3,13 +3,14 @@
 from precc.rounding.modes import MAX_RANDOM_BITS, NEAREST_EVEN, Rounding, RoundingMode, parse_rounding
 from precc.rounding.quantize import quantize
 from precc.rounding.random_bits import draw_key, slot_number
-from precc.rounding.row import KEY_COLUMNS, PLAN_COLUMN, ROW_WIDTH, Row, key_halves, parse_row, row_of
+from precc.rounding.row import KEY_COLUMNS, PLAN_COLUMN, RECORD_COLUMNS, ROW_WIDTH, Row, key_halves, parse_row, row_of
 
 __all__ = [
     "KEY_COLUMNS",
     "MAX_RANDOM_BITS",
     "NEAREST_EVEN",
     "PLAN_COLUMN",
+    "RECORD_COLUMNS",
     "ROW_WIDTH",
     "Rounding",
     "RoundingMode",

@@ -11,58 +11,44 @@ from functools import cached_property, lru_cache
 from typing import Any, TypeVar, cast
 
 import torch
+from torch import Tensor
 
 from precc.formats import (
     BlockFormat,
-    ElementFormat,
-    FixedPoint,
     FloatFormat,
     Format,
     Granularity,
     NestedInteger,
-    Overflow,
     PowerLaw,
     ScaleRule,
     Scaling,
     Transform,
     parse_format,
 )
+from precc.rounding.grids import Grid, grid_of_element
 from precc.rounding.modes import NEAREST_EVEN, Rounding, RoundingMode
 
-__all__ = ["KEY_COLUMNS", "PLAN_COLUMN", "ROW_WIDTH", "Grid", "Row", "ScaleRow", "key_halves", "parse_row", "row_of"]
-
-#: Beyond every exponent: a format without normal numbers has one quantum everywhere.
-_FAR = 9999
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """The representable values, and what becomes of those beyond them.
-
-    The quantum of ``|x| < 2**emin`` is ``2**k_min``, above it ``2**(floor(log2 |x|) - mantissa_bits)``; results
-    above `high` become `above`, under `low` become `below`.
-
-    Args:
-        negative_zero: 1 where -0 is kept, else it becomes 0.
-        ties: with one significand bit, 0: ties go up; 1 or 2: to the even code of a format of odd or even bias.
-        tiny: magnitudes between 0 and this count as this (formats without zero).
-    """
-
-    mantissa_bits: int
-    emin: int
-    k_min: int
-    low: float
-    high: float
-    below: float
-    above: float
-    negative_zero: int
-    ties: int
-    tiny: float
+__all__ = [
+    "KEY_COLUMNS",
+    "PLAN_COLUMN",
+    "RECORD_COLUMNS",
+    "ROW_WIDTH",
+    "Grid",
+    "Row",
+    "ScaleRow",
+    "key_halves",
+    "parse_row",
+    "row_of",
+    "set_static_scales",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class ScaleRow:
-    """A scaling as numbers; `granularity` 0 is none, `axis` is counted from the first dimension."""
+    """A scaling as numbers; `granularity` 0 is none, `axis` is counted from the first dimension.
+
+    Where there is a `history`, a row by which values can be rounded is static: `value` comes from the history.
+    """
 
     granularity: int = 0
     rows: int = 1
@@ -78,6 +64,7 @@ class ScaleRow:
     low: float = 0.0  # the smallest scale above 0
     high: float = 1.0
     element_high: float = 1.0
+    history: int = 0
 
     @property
     def chosen_rule(self) -> ScaleRule:
@@ -118,7 +105,7 @@ class Row:
 
     @cached_property
     def values(self) -> tuple[float, ...]:
-        """The columns of the live tensor; the last three are those of the key and the plan."""
+        """The columns of the live tensor; the last five are those of the key, the plan and the record."""
         return (
             *(float(number) for number in astuple(self.grid)),
             float(self.shift),
@@ -130,7 +117,7 @@ class Row:
             float(self.mixed),
             float(self.signs),
             *key_halves(self.slot),
-            *(0.0, 0.0, 0.0),
+            *(0.0, 0.0, 0.0, 0.0, 0.0),
         )
 
     @property
@@ -152,6 +139,16 @@ class Row:
     def granularity(self) -> Granularity | None:
         """What has one scale."""
         return _GRANULARITIES[self.scale.granularity - 1] if self.scale.granularity else None
+
+    @property
+    def lacks_history(self) -> bool:
+        """Whether its scale is to come from a history that is not there."""
+        return self.scale.history > 0 and self.granularity is not Granularity.STATIC
+
+    @property
+    def current(self) -> "Row":
+        """The same with the tensor's own scale instead of a delayed one."""
+        return replace(self, scale=replace(self.scale, history=0)) if self.scale.history else self
 
     def is_identity(self, dtype: torch.dtype) -> bool:
         """Whether rounding changes no value that a tensor of this dtype can hold."""
@@ -181,18 +178,30 @@ _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 def _own_grid(dtype: torch.dtype) -> Grid:
     fmt = parse_format(str(dtype).removeprefix("torch."))
     assert isinstance(fmt, FloatFormat)
-    return _element_grid(fmt)
+    return grid_of_element(fmt)
 
 
-#: Numbers in a row; where the two halves of its key stand, and the number of its plan.
-ROW_WIDTH = len(fields(Grid)) + 4 + len(fields(ScaleRow)) + 3 + 5
-KEY_COLUMNS = (ROW_WIDTH - 3, ROW_WIDTH - 2)
-PLAN_COLUMN = ROW_WIDTH - 1
+#: Numbers in a row; where the two halves of its key stand, the number of its plan, and the numbers of the history and
+#: of the forward for which the largest magnitude is recorded (0: it is not).
+ROW_WIDTH = len(fields(Grid)) + 4 + len(fields(ScaleRow)) + 3 + 7
+KEY_COLUMNS = (ROW_WIDTH - 5, ROW_WIDTH - 4)
+PLAN_COLUMN = ROW_WIDTH - 3
+RECORD_COLUMNS = (ROW_WIDTH - 2, ROW_WIDTH - 1)
 
 
 def key_halves(number: int) -> tuple[float, float]:
     """A 64-bit number as two columns, which hold it exactly."""
     return float(number >> 32), float(number & 0xFFFFFFFF)
+
+
+def set_static_scales(rows: Tensor, indices: list[int], scales: Tensor, history: int) -> None:
+    """Write into these rows of a live tensor that their scales are given: those found from a history."""
+    static = 1 + _GRANULARITIES.index(Granularity.STATIC)
+    names = [entry.name for entry in fields(ScaleRow)]
+    first = len(fields(Grid)) + 4
+    rows[indices, first + names.index("granularity")] = float(static)
+    rows[indices, first + names.index("value")] = scales.to(rows.dtype)
+    rows[indices, first + names.index("history")] = float(history)
 
 
 def parse_row(values: list[float]) -> tuple[Row, int]:
@@ -234,34 +243,6 @@ def _filled(record: type[_Record], numbers: Sequence[float]) -> _Record:
     return made
 
 
-def _float_grid(fmt: FloatFormat) -> Grid:
-    if fmt.scale != 1.0:
-        return _float_grid(replace(fmt, bias=math.floor(fmt.bias)))
-    overflow = {Overflow.SATURATE: fmt.max, Overflow.INF: math.inf, Overflow.NAN: math.nan}[fmt.overflow]
-    below = -overflow if fmt.signed else {Overflow.SATURATE: fmt.low}.get(fmt.overflow, math.nan)
-    ties = 0 if not fmt.ties_by_code else 1 + int(math.floor(fmt.bias) % 2 == 0)
-    return Grid(
-        mantissa_bits=fmt.mantissa_bits,
-        emin=fmt.emin,
-        k_min=fmt.k_min,
-        low=fmt.low,
-        high=fmt.max,
-        below=below,
-        above=overflow,
-        negative_zero=int(fmt.has_negative_zero),
-        ties=ties,
-        tiny=0.0 if fmt.zero else fmt.smallest_normal,
-    )
-
-
-def _fixed_grid(fmt: FixedPoint) -> Grid:
-    return Grid(52, _FAR, fmt.k_min, fmt.low, fmt.max, fmt.low, fmt.max, negative_zero=0, ties=0, tiny=0.0)
-
-
-def _power_grid(fmt: PowerLaw) -> Grid:
-    return Grid(fmt.word, _FAR, 0, -1.0, 1.0, -1.0, 1.0, negative_zero=1, ties=0, tiny=0.0)
-
-
 def _scale_row(scaling: Scaling | None, element_high: float, axis: int, channel: int) -> ScaleRow:
     if scaling is None:
         return ScaleRow()
@@ -282,15 +263,8 @@ def _scale_row(scaling: Scaling | None, element_high: float, axis: int, channel:
         low=scale.smallest_subnormal if scale.zero else scale.smallest_normal,
         high=scale.max,
         element_high=element_high,
+        history=scaling.history,
     )
-
-
-def _element_grid(fmt: ElementFormat) -> Grid:
-    if isinstance(fmt, FloatFormat):
-        return _float_grid(fmt)
-    if isinstance(fmt, NestedInteger):
-        return _fixed_grid(fmt.stages[0])
-    return _power_grid(fmt) if isinstance(fmt, PowerLaw) else _fixed_grid(fmt)
 
 
 @lru_cache(maxsize=8192)
@@ -330,4 +304,4 @@ def row_of(
     power = element.power if isinstance(element, PowerLaw) else 0.0
     bits = rounding.random_bits if rounding.mode is RoundingMode.STOCHASTIC else 0
     scale = _scale_row(scaling, element.max, axis, channel)
-    return Row(_element_grid(element), shift, power, rounding.mode, bits, scale, slot, transform, axis, signs)
+    return Row(grid_of_element(element), shift, power, rounding.mode, bits, scale, slot, transform, axis, signs)

@@ -16,7 +16,7 @@ from precc.rounding.modes import RoundingMode
 from precc.rounding.row import Grid, Row, ScaleRow
 from precc.rounding.tensor_ops import round_grid
 
-__all__ = ["block_shape", "divisor_of", "scale_of", "scale_grid"]
+__all__ = ["block_scales", "block_shape", "divisor_of", "scale_of", "scale_grid"]
 
 
 def block_shape(shape: Sequence[int], row: Row) -> tuple[int, ...]:
@@ -43,7 +43,17 @@ def block_shape(shape: Sequence[int], row: Row) -> tuple[int, ...]:
 
 
 def scale_of(x: Tensor, row: Row) -> Tensor:
-    """The scale of each element of `x`, of a carrier's dtype, broadcastable to it; 1 where the row has no scaling."""
+    """The scale of each element of `x`, of a carrier's dtype, broadcastable to it; 1 where the row has no scaling.
+
+    Raises:
+        FormatError: the tensor has not the dimensions, or the scale is one of a net's history.
+    """
+    if row.lacks_history:
+        raise FormatError(
+            f"a scaling with history={row.scale.history} takes its scale from earlier forwards of a net: pass it to "
+            "precc.compile(model, policy=precc.Uniform(..., scaling=...)) or in a plan; by hand leave the history out, "
+            "or give the scale, Scaling('static', value=...)"
+        )
     if row.granularity is None or row.granularity is Granularity.STATIC:
         return x.new_tensor(row.scale.value)
     extent = block_shape(x.shape, row)

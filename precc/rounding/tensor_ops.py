@@ -85,7 +85,7 @@ def _fits_float32(grid: Grid) -> bool:
 
 def _scales_fit_float32(scale: ScaleRow) -> bool:
     """Whether scales are normal numbers of float32, or found by their exponent and at least ``2**-127``."""
-    if scale.value != 1.0:  # of a static scaling
+    if scale.value != 1.0 and not scale.history:  # of a static scaling; a delayed one is as that of the tensor
         return 2.0 ** (1 - _FLOAT32.bias) <= scale.value <= _FLOAT32.largest
     if scale.chosen_rule is ScaleRule.NEAREST and scale.emin < 1 - _FLOAT32.bias:
         return scale.mantissa_bits >= _FLOAT32.mantissa_bits

@@ -1,0 +1,91 @@
+"""What a net knows beside its parameters, as plain data: written, checked, read back."""
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from precc.errors import PlanError
+from precc.formats import MAX_HISTORY
+from precc.plan import PrecisionPlan
+from precc.session import Session
+from precc.slots import Slot
+
+__all__ = ["load_state", "state_of"]
+
+
+def state_of(session: Session) -> dict[str, Any]:
+    """The plan, multiply-adds by format, events, and amax histories of a net."""
+    return {
+        "plan": session.plan.resolve(session.multiply_adds).to_json(),
+        "multiply_adds": dict(session.tally),
+        "events": dict(session.events),
+        "amax": session.amax.to_lists(),
+    }
+
+
+def load_state(session: Session, net: nn.Module, state: Any) -> None:
+    """Put a state of `state_of` in the place of the net's own.
+
+    Raises:
+        PlanError: it is none, or names slots that the net does not have; the net's own stays.
+    """
+    read = _State.of(state)
+    session.check_slots(list(read.amax), read.plan.multiply_adds, net, namer="the precision_state")
+    # a net without a plan of its own goes on without: what full precision is depends on its graphs
+    if session.chosen is not None or read.plan != session.full_precision:
+        session.use(read.plan, net)
+    for counter, counts in ((session.tally, read.multiply_adds), (session.events, read.events)):
+        counter.clear()
+        counter.update(counts)
+    session.amax.load(read.amax)
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    plan: PrecisionPlan
+    multiply_adds: dict[str, int]
+    events: dict[str, int]
+    amax: dict[str, list[float]]
+
+    @classmethod
+    def of(cls, state: Any) -> "_State":
+        entries = tuple(cls.__slots__)
+        if not isinstance(state, Mapping) or set(state) != set(entries):
+            has = list(state) if isinstance(state, Mapping) else type(state).__name__
+            raise PlanError(f"not a precision_state, whose entries are {', '.join(entries)}: {has}")
+        if not isinstance(state["plan"], str):
+            raise PlanError(f"the precision_state has a plan that is no JSON text but {state['plan']!r}")
+        counts = {name: _entries(state, name, _is_count, "counts") for name in ("multiply_adds", "events")}
+        amax = _entries(state, "amax", _is_record, f"lists of at most {MAX_HISTORY} numbers above 0")
+        for slot in amax:
+            Slot.parse(slot)
+        return cls(
+            PrecisionPlan.from_json(state["plan"]),
+            amax={slot: [float(value) for value in own] for slot, own in amax.items()},
+            **counts,
+        )
+
+
+def _entries(state: Mapping[str, Any], name: str, fits: Callable[[Any], bool], kind: str) -> dict[str, Any]:
+    own = state[name]
+    if not isinstance(own, Mapping):
+        raise PlanError(f"the precision_state has {name!r} {own!r}: expected names with {kind}")
+    for key, value in own.items():
+        if not isinstance(key, str) or not fits(value):
+            raise PlanError(f"the precision_state has in {name!r} {key!r}: {value!r}; expected names with {kind}")
+    return dict(own)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_record(value: Any) -> bool:
+    return isinstance(value, list) and len(value) <= MAX_HISTORY and all(map(_is_amax, value))
+
+
+def _is_amax(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value <= sys.float_info.max
