@@ -74,7 +74,7 @@ def check_operands(a: Tensor, b: Tensor | Patches) -> tuple[int, ...]:
     if isinstance(b, Patches):
         return check_operands(a, b.base.new_empty(()).expand(b.shape))
     if a.dtype is not b.dtype or a.dtype not in (torch.float32, torch.float64):
-        raise FormatError(f"accumulate takes two float32 or two float64 tensors, not {a.dtype} and {b.dtype}")
+        raise FormatError(f"a rounded sum takes two float32 or two float64 tensors, not {a.dtype} and {b.dtype}")
     if a.dim() == b.dim() == 3 and a.shape[0] and b.shape[0] % a.shape[0] == 0:
         return (b.shape[0], *product_shape(a[0], b.new_empty(()).expand(b.shape[1:])))
     return product_shape(a, b)

@@ -235,7 +235,7 @@ def _format_label(product: Product, plan: PrecisionPlan) -> str:
     """The formats of a product's operands, one name if they agree, else both in operand order; and that of the sum."""
     first, second = (plan.precision(operand.slot.name).format.name for operand in product.operands)
     accumulator = plan.accumulator(product.accumulator.name)
-    sums = "" if accumulator is None else f" in {accumulator.format.name} sums"
+    sums = "" if accumulator is None else f" in {accumulator} sums"
     return (first if first == second else f"{first} x {second}") + sums
 
 

@@ -54,7 +54,8 @@ class PrecisionModule(nn.Module):
 
         Raises:
             PlanError: the file holds no plan, the plan names a slot that the net does not have, or it has accumulators
-                and the graphs were built without; the plan in force stays.
+                and the graphs were built without; the plan in force stays. Slots are known once a forward has recorded
+                gradients: before, a wrong name is an error of that forward.
         """
         session_of(self).use(read_plan(plan), self, recompile=recompile)
 

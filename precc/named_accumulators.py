@@ -55,5 +55,7 @@ def parse_accumulator(accumulator: Accumulator | Format | str) -> Accumulator:
         try:
             parse_format(accumulator)
         except FormatError as error:
-            raise FormatError(f"{error}; or an accumulator: {expected_one_of(ACCUMULATORS)}") from None
+            raise FormatError(
+                f"unknown accumulator {accumulator!r}: {expected_one_of(ACCUMULATORS)}; or a format's name ({error})"
+            ) from None
     return Accumulator(format=accumulator)  # type: ignore[arg-type]  # checked there
