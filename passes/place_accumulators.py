@@ -32,16 +32,16 @@ class PlaceAccumulators:
 def _replace(graph: Graph, node: Node, product: Product) -> None:
     rounding = node.args[product.operands[0].position]
     assert isinstance(rounding, Node)
-    plan, row = rounding.args[1], product.row + 2
+    plan, row = rounding.args[1], product.accumulator_row
     operator, arguments = _operator(node)
     if operator not in PRODUCT_OPS:
-        raise CaptureError(f"{op_name(node)} has no form with a rounded sum")
+        raise CaptureError(f"{product.op}: {op_name(node)} has no form with a rounded sum")
     # of convolution_backward, whose one result is taken out of three, the node that takes it
     old = next(iter(node.users)) if node.target is CONVOLUTION_BACKWARD else node
     with graph.inserting_before(old):
         new = graph.call_function(PRODUCT_OPS[operator], (*arguments, plan, row), node.kwargs)
         new.meta = dict(node.meta, val=old.meta["val"])
-        result = _with_strides(graph, new)
+        result = _with_strides(graph, new, product)
     old.replace_all_uses_with(result)
     graph.erase_node(old)
     if old is not node:
@@ -56,7 +56,7 @@ def _operator(node: Node) -> tuple[str, tuple[Any, ...]]:
     return "dgrad" if mask[0] else "wgrad", (*node.args[:3], *node.args[4:_MASK])
 
 
-def _with_strides(graph: Graph, node: Node) -> Node:
+def _with_strides(graph: Graph, node: Node, product: Product) -> Node:
     """The result in the memory format that the rest of the graph was traced with; operators give contiguous ones."""
     value: Tensor = node.meta["val"]
     if value.is_contiguous():
@@ -64,7 +64,9 @@ def _with_strides(graph: Graph, node: Node) -> Node:
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     wanted = formats.get(value.dim())
     if wanted is None or not value.is_contiguous(memory_format=wanted):
-        raise CaptureError(f"a product has a result of strides {value.stride()}, which no memory format has")
+        raise CaptureError(
+            f"{product.op}: its result has the strides {value.stride()}, of no memory format; make its input contiguous"
+        )
     copy = graph.call_function(torch.ops.aten.clone.default, (node,), {"memory_format": wanted})
     copy.meta = {key: entry for key, entry in node.meta.items() if key != "precc"}
     return copy

@@ -183,6 +183,8 @@ class Accumulator:
         parts += [f"products {self.product.name}"] if self.product is not None else []
         parts += [f"chunk {self.chunk}"] * (self.chunk > 1)
         parts += [self.order.value + (f" {self.block}" if self.block else "")] * (self.order is not Order.SEQUENTIAL)
+        parts += [f"to {self.fraction_bits} bits"] * (self.order is Order.ALIGNED)
+        parts += ["of " + " x ".join(fmt.name for fmt in self.operands)] if self.operands is not None else []
         parts += [f"of ({self.inner})"] if self.inner is not None else []
         parts += ["compensated"] * self.compensated
         parts += [str(self.rounding)] * (self.rounding != NEAREST_EVEN)

@@ -5,6 +5,7 @@ number of the slot, the key and the plan where every other row has them.
 """
 
 from functools import lru_cache
+from threading import Lock
 
 from precc.accumulator import Accumulator
 from precc.rounding import KEY_COLUMNS, ROW_WIDTH, key_halves
@@ -12,6 +13,7 @@ from precc.rounding import KEY_COLUMNS, ROW_WIDTH, key_halves
 __all__ = ["accumulator_row", "parse_accumulator_row"]
 
 _VARIANTS: list[Accumulator | None] = [None]
+_LOCK = Lock()
 _NUMBERS: dict[Accumulator | None, int] = {None: 0}
 _SLOT_COLUMNS = (KEY_COLUMNS[0] - 2, KEY_COLUMNS[0] - 1)
 
@@ -19,9 +21,10 @@ _SLOT_COLUMNS = (KEY_COLUMNS[0] - 2, KEY_COLUMNS[0] - 1)
 @lru_cache(maxsize=8192)
 def accumulator_row(accumulator: Accumulator | None, slot: int) -> tuple[float, ...]:
     """The columns of an accumulator in the slot of that number; None is the tensors' own arithmetic."""
-    if accumulator not in _NUMBERS:
-        _VARIANTS.append(accumulator)
-        _NUMBERS[accumulator] = len(_VARIANTS) - 1
+    with _LOCK:
+        if accumulator not in _NUMBERS:
+            _NUMBERS[accumulator] = len(_VARIANTS)
+            _VARIANTS.append(accumulator)
     row = [0.0] * ROW_WIDTH
     row[0] = float(_NUMBERS[accumulator])
     row[_SLOT_COLUMNS[0]], row[_SLOT_COLUMNS[1]] = key_halves(slot)

@@ -88,6 +88,12 @@ class AmaxHistory:
         records = {slot: tuple((n - len(own), value) for n, value in enumerate(own)) for slot, own in amax.items()}
         self.restore(AmaxState({slot: own[-MAX_HISTORY:] for slot, own in records.items() if own}, {}))
 
+    def drop(self, slots: Sequence[str]) -> None:
+        """Forget the records of some slots."""
+        self._settle()
+        for slot in slots:
+            self._records.pop(slot, None)
+
     def to_lists(self) -> dict[str, list[float]]:
         """The records by slot, the oldest first."""
         self._settle()

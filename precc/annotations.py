@@ -60,6 +60,11 @@ class Product:
     row: int = -1
 
     @property
+    def accumulator_row(self) -> int:
+        """In the plan, of its running sum."""
+        return self.row + 2
+
+    @property
     def accumulator(self) -> Slot:
         """The slot of its running sum."""
         return self.operands[0].slot.accumulator

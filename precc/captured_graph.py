@@ -19,6 +19,7 @@ from precc.delayed_rows import DelayedRows
 from precc.errors import FormatError, PlanError, UnsupportedError
 from precc.formats import Transform
 from precc.plan import PrecisionPlan
+from precc.precision import misfit
 from precc.round_op import ROUND
 from precc.rounding import KEY_COLUMNS, PLAN_COLUMN, ROW_WIDTH, draw_key, key_halves, slot_number
 from precc.rounding.scales import block_shape
@@ -203,16 +204,13 @@ def _check_transforms(product: Product, plan: PrecisionPlan) -> None:
 
 def _check_operands(product: Product, plan: PrecisionPlan) -> None:
     """Whether an accumulator that multiplies values of certain formats gets them."""
-    accumulator = plan.accumulator(product.accumulator.name)
-    if accumulator is None or accumulator.operand_formats is None:
-        return
-    for operand, fmt in zip(product.operands, accumulator.operand_formats, strict=True):
-        precision = plan.precision(operand.slot.name)
-        if not precision.gives(fmt):
-            raise PlanError(
-                f"{product.accumulator.name!r} sums in {accumulator}, which multiplies {fmt.name} values, but slot "
-                f"{operand.slot.name!r} has the precision {precision}"
-            )
+    name = product.accumulator.name
+    accumulator = plan.accumulator(name)
+    precisions = [plan.precision(operand.slot.name) for operand in product.operands]
+    why = "" if accumulator is None else misfit(precisions, accumulator.operand_formats)
+    if why:
+        operands = " x ".join(operand.slot.operand for operand in product.operands)
+        raise PlanError(f"{name!r} (of {operands}) sums in {accumulator}, {why}")
 
 
 def _operand_row(operand: Operand, plan: PrecisionPlan) -> tuple[float, ...]:

@@ -42,7 +42,7 @@ def activation_condition(v: Tensor, activation: Activation) -> Tensor:
     if not isinstance(v, Tensor) or not v.is_floating_point():
         raise FormatError("a condition number of an activation is that of a tensor of floats")
     with torch.no_grad():
-        found = check_activation(activation)(v.double())
+        found = check_activation(activation)(v.to(torch.float64, copy=True))  # which a function may change
     fits = isinstance(found, Tensor) and (found.dtype, found.device) == (torch.float64, v.device)
     if not fits or found.shape != v.shape or bool((found < 0).any()):
         raise FormatError("the function of an activation returns float64 numbers of at least 0, in the shape of v")

@@ -4,8 +4,8 @@ Each function calls ``multiply(a, b, first)`` with a tensor ``a`` [A, M, K] and 
 of B: matrix i of ``b`` meets ``a[i % A]``. It returns [B, M, N]; `first` is the number of its first element in the
 result.
 
-Terms that meet the padding are zeros and count as terms: chunks and blocks of an accumulator begin at the same places
-in all sums.
+Terms that meet the padding, or the zeros between the values of a gradient with a stride (of a transposed convolution,
+of the input), are zeros and count as terms: chunks and blocks of an accumulator begin at the same places in all sums.
 """
 
 from collections.abc import Callable, Sequence
@@ -89,6 +89,8 @@ def fprop(x: Tensor, weight: Tensor, geometry: Geometry, multiply: Multiply) -> 
     """
     _check(x, weight, geometry)
     size = geometry.output_size(x.shape[2:], weight.shape[2:])
+    if min(size) < 1:
+        raise FormatError(f"a convolution of {list(x.shape)} with {list(weight.shape)} has no spatial extent: {size}")
     if geometry.transposed:
         return _spread(x, weight, size, geometry, multiply)
     return _correlated(x, weight, size, geometry, multiply)
@@ -97,7 +99,8 @@ def fprop(x: Tensor, weight: Tensor, geometry: Geometry, multiply: Multiply) -> 
 def dgrad(gradient: Tensor, weight: Tensor, size: Sequence[int], geometry: Geometry, multiply: Multiply) -> Tensor:
     """The gradient with respect to the input, whose spatial size is given.
 
-    Sums ascend over (channels of the gradient, *its positions); of a transposed convolution over (channels, *kernel).
+    Sums ascend over (channels of the gradient, *its positions), zeros between them included, which makes as many terms
+    as channels times the kernel's size; of a transposed convolution over (channels, *kernel).
     """
     if geometry.transposed:
         return _correlated(gradient, weight, tuple(size), geometry, multiply)

@@ -33,14 +33,27 @@ def absolute_product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def norm_product(a: Tensor, b: Tensor) -> Tensor:
-    """The rows' times the columns' norms: sums of squares as float64 additions give them, and `root` of these."""
-    rows, columns = root(_sums_of_squares(a.transpose(1, 2))), root(_sums_of_squares(b))
+    """The rows' times the columns' norms: sums of squares as float64 additions give them, and `root` of these.
+
+    Each row and column is first divided by the power of two below its largest magnitude: no square underflows.
+    """
+    rows, columns = _norms(a.transpose(1, 2)), _norms(b)
     return _per_item(rows[:, :, None], b) * columns[:, None, :]
 
 
 def _per_item(a: Tensor, b: Tensor) -> Tensor:
     """`a` with a matrix for each of `b`."""
     return a if a.shape[0] == b.shape[0] else a.repeat(b.shape[0] // max(1, a.shape[0]), 1, 1)
+
+
+def _norms(x: Tensor) -> Tensor:
+    """Of the vectors along dimension 1."""
+    if not x.shape[1]:
+        return x.new_zeros(x.shape[0], x.shape[2])
+    exponents = torch.frexp(x.abs().amax(1, keepdim=True)).exponent - 1
+    scaled = torch.ldexp(torch.ldexp(x, -(exponents // 2)), -(exponents - exponents // 2))
+    norms = root(_sums_of_squares(scaled))
+    return torch.ldexp(torch.ldexp(norms, exponents[:, 0] // 2), (exponents - exponents // 2)[:, 0])
 
 
 def _sums_of_squares(x: Tensor) -> Tensor:

@@ -57,13 +57,15 @@ class PrecisionModule(nn.Module):
                 and the graphs were built without; the plan in force stays. Slots are known once a forward has recorded
                 gradients: before, a wrong name is an error of that forward.
         """
+        if type(recompile) is not bool:
+            raise PlanError(f"recompile is True or False, not {recompile!r}")
         session_of(self).use(read_plan(plan), self, recompile=recompile)
 
     @property
     def compilations(self) -> int:
         """Graphs captured for calls of this net; a forward and its backward count once."""
         session = session_of(self)
-        return session.dropped + len(session.graphs)
+        return len(session.former) + len(session.graphs)
 
     def report(self) -> PrecisionReport:
         """The per-layer precision report: formats, multiply-adds, what was compiled and what was not rounded."""
@@ -72,9 +74,9 @@ class PrecisionModule(nn.Module):
             title=base_name(self),
             backend=session.options.backend.name,
             plan=session.plan,
-            graphs=training_first(session.graphs),
+            graphs=training_first(session.known),
             graph_breaks=session.graph_breaks,
-            outside=session.outside(self) if session.graphs else [],
+            outside=session.outside(self) if session.known else [],
             executed=session.tally,
             events=session.events,
         )

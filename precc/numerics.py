@@ -131,7 +131,10 @@ def accumulated(
     slot: int = 0,
     first: int = 0,
 ) -> Tensor:
-    """`precc.accumulate.accumulate_tensor_ops` by the compiled kernel where it can run; else a `PrecisionWarning`."""
+    """`precc.accumulate.accumulate_tensor_ops` by the compiled kernel where it can run.
+
+    A machine without kernels gives a `PrecisionWarning`; tensors of other devices, fake and traced ones have none.
+    """
     if not (is_plain(a) and is_plain(b)) or warn_without_kernels(stacklevel=4):
         result = accumulate_tensor_ops(a, b, accumulator, key, slot=slot, first=first)
         return result if out is None else out.copy_(result)

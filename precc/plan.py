@@ -269,7 +269,7 @@ class PrecisionPlan:
             )
         except PlanError:
             raise
-        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
             raise PlanError(f"the plan is malformed: {type(error).__name__}: {error}") from error
 
     def save(self, path: str | Path) -> None:
@@ -317,11 +317,14 @@ def _accumulator(choice: Accumulator | Format | str | None) -> Accumulator | Non
 
 
 def _check_names(slots: Mapping[str, Any], accumulators: Mapping[str, Any]) -> None:
+    for entries in (slots, accumulators):
+        if not isinstance(entries, Mapping) or not all(isinstance(name, str) for name in entries):
+            raise PlanError(f"slots and accumulators are choices by slot name, not {entries!r}")
     for name in slots:
         if name.endswith(f".{ACCUMULATOR}"):
             raise PlanError(f"{name!r} is an accumulator, not an operand: it goes into accumulators=")
     for name in accumulators:
-        if not name.endswith(f".{ACCUMULATOR}"):
+        if Slot.parse(name).operand != ACCUMULATOR:
             raise PlanError(f"{name!r} is no accumulator: their names end in '.{ACCUMULATOR}'")
 
 

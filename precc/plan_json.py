@@ -77,7 +77,7 @@ def accumulator_to_json(accumulator: Accumulator | None) -> dict[str, Any] | Non
 
 
 def accumulator_from_json(document: Any) -> Accumulator | None:
-    """An accumulator from an object, or from the name of a format.
+    """An accumulator from an object, from its name, or from the name of a format.
 
     Raises:
         PlanError, FormatError: it is none.
@@ -90,7 +90,10 @@ def accumulator_from_json(document: Any) -> Accumulator | None:
         if entries.get(name) is not None:
             entries[name] = _format_from_json(entries[name])
     if entries.get("operands") is not None:
-        entries["operands"] = tuple(_format_from_json(fmt) for fmt in entries["operands"])
+        operands = entries["operands"]
+        if not isinstance(operands, list) or len(operands) != 2:
+            raise PlanError(f"the plan is malformed: an accumulator has the operands {operands!r}, not two formats")
+        entries["operands"] = tuple(_format_from_json(fmt) for fmt in operands)
     entries["inner"] = accumulator_from_json(entries.get("inner"))
     return Accumulator(**entries)
 

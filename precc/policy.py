@@ -8,7 +8,7 @@ from precc.errors import FormatError, PlanError, UnsupportedError
 from precc.formats import Format, Scaling, Transform, parse_format, parse_scaling, parse_transform
 from precc.named_accumulators import parse_accumulator
 from precc.plan import PrecisionPlan, Provenance
-from precc.precision import Precision
+from precc.precision import Precision, misfit
 from precc.rounding import NEAREST_EVEN, Rounding, RoundingMode, parse_rounding
 
 __all__ = ["Policy", "Uniform", "assigned", "parse_policy"]
@@ -25,19 +25,19 @@ class Policy(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Uniform:
-    """One format for both operands of every product in fprop, dgrad and wgrad, and for nothing else.
+    """One format for both operands of every product in fprop, dgrad and wgrad, perhaps one accumulator; nothing else.
 
     Args:
         format: a format or its name.
         rounding: a rounding or its name.
         scaling: a `Scaling`, ``"tensor"``, ``"channel"``, ``"row"``, or None; block formats have their own.
         transform: ``"hadamard"``, ``"shift_and_squeeze"``, or None.
-        accumulator: how every product sums: an `Accumulator`, or a format: to it after every fused multiply-add.
-            Default: as the tensors' own arithmetic does.
+        accumulator: how every product sums, as `precc.parse_accumulator` takes it: an `Accumulator`, its name, or a
+            format: to it after every fused multiply-add. Default: as the tensors' own arithmetic does.
         results, elementwise, update: widen the policy to other values; not available in this version.
 
     Raises:
-        FormatError: unknown format or rounding.
+        FormatError: unknown format, rounding, scaling or accumulator, or a combination that makes no sense.
         UnsupportedError: an option that this version does not have.
 
     >>> print(Uniform("e4m3").assign())
@@ -77,7 +77,9 @@ class Uniform:
         object.__setattr__(self, "scaling", parse_scaling(scaling))
         object.__setattr__(self, "transform", parse_transform(transform))
         object.__setattr__(self, "accumulator", None if accumulator is None else parse_accumulator(accumulator))
-        self._precision  # noqa: B018  # a combination that makes no sense is said here
+        own, sums = self._precision, self.accumulator  # a combination that makes no sense is said here
+        if sums is not None and (why := misfit([own, own], sums.operand_formats)):
+            raise FormatError(f"Uniform sums in {sums}, {why}")
 
     @property
     def _precision(self) -> Precision:

@@ -1,11 +1,13 @@
 """A precision: the format, the rounding into it, the scaling and the transform before it, of one slot."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from precc.errors import FormatError, UnsupportedError
 from precc.formats import (
     BlockFormat,
     ElementFormat,
+    FloatFormat,
     Format,
     Granularity,
     Scaling,
@@ -16,7 +18,7 @@ from precc.formats import (
 )
 from precc.rounding import NEAREST_EVEN, Rounding, RoundingMode, Row, parse_rounding, row_of
 
-__all__ = ["Precision"]
+__all__ = ["Precision", "misfit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +86,6 @@ class Precision:
         """Whether it draws random bits."""
         return self.rounding.mode is RoundingMode.STOCHASTIC
 
-    def gives(self, fmt: Format) -> bool:
-        """Whether its values are those of a format, neither scaled nor transformed."""
-        return self.format == fmt and self.scaling is None and self.transform is None
-
     @property
     def granularity(self) -> Granularity | None:
         """What has one scale."""
@@ -107,8 +105,20 @@ class Precision:
         options = {"axis": axis, "channel": channel, "slot": slot, "signs": signs}
         return row_of(self.format, self.rounding, self.scaling, transform=self.transform, **options)
 
+    def gives(self, fmt: FloatFormat) -> bool:
+        """Whether its values are those of a format, neither scaled nor transformed; what overflows does not matter."""
+        own = self.format.with_overflow(fmt.overflow) if isinstance(self.format, FloatFormat) else self.format
+        return own == fmt and self.scaling is None and self.transform is None
+
     def __str__(self) -> str:
         scaled = f"/{self.scaling}" if self.scaling is not None else ""
         rounded = f" {self.rounding}" if self.rounding != NEAREST_EVEN else ""
         after = f" after {self.transform.value}" if self.transform is not None else ""
         return f"{self.format.name}{scaled}{rounded}{after}"
+
+
+def misfit(operands: Sequence[Precision], formats: Sequence[FloatFormat] | None) -> str:
+    """Why two operands are not those that an accumulator multiplies; empty if they are, or it multiplies any."""
+    pairs = zip(operands, formats or (), strict=False)
+    wrong = next(((own, fmt) for own, fmt in pairs if not own.gives(fmt)), None)
+    return "" if wrong is None else f"which multiplies plain {wrong[1].name} values, not {wrong[0]}"

@@ -11,15 +11,15 @@ from precc.errors import PlanError
 from precc.formats import MAX_HISTORY
 from precc.plan import PrecisionPlan
 from precc.session import Session
-from precc.slots import Slot
+from precc.slots import ACCUMULATOR, Slot
 
 __all__ = ["load_state", "state_of"]
 
 
 def state_of(session: Session) -> dict[str, Any]:
-    """The plan, multiply-adds by format, events, and amax histories of a net."""
+    """The plan (None: no plan was set), multiply-adds by format, events, and amax histories of a net."""
     return {
-        "plan": session.plan.resolve(session.multiply_adds).to_json(),
+        "plan": None if session.chosen is None else session.chosen.resolve(session.multiply_adds).to_json(),
         "multiply_adds": dict(session.tally),
         "events": dict(session.events),
         "amax": session.amax.to_lists(),
@@ -33,9 +33,11 @@ def load_state(session: Session, net: nn.Module, state: Any) -> None:
         PlanError: it is none, or names slots that the net does not have; the net's own stays.
     """
     read = _State.of(state)
-    session.check_slots(list(read.amax), read.plan.multiply_adds, net, namer="the precision_state")
-    # a net without a plan of its own goes on without: what full precision is depends on its graphs
-    if session.chosen is not None or read.plan != session.full_precision:
+    brought = () if read.plan is None else read.plan.multiply_adds
+    session.check_slots(list(read.amax), brought, net, namer="the precision_state")
+    if read.plan is None:
+        session.forget_plan()  # what full precision is depends on the graphs
+    else:
         session.use(read.plan, net)
     for counter, counts in ((session.tally, read.multiply_adds), (session.events, read.events)):
         counter.clear()
@@ -45,7 +47,7 @@ def load_state(session: Session, net: nn.Module, state: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    plan: PrecisionPlan
+    plan: PrecisionPlan | None
     multiply_adds: dict[str, int]
     events: dict[str, int]
     amax: dict[str, list[float]]
@@ -56,14 +58,16 @@ class _State:
         if not isinstance(state, Mapping) or set(state) != set(entries):
             has = list(state) if isinstance(state, Mapping) else type(state).__name__
             raise PlanError(f"not a precision_state, whose entries are {', '.join(entries)}: {has}")
-        if not isinstance(state["plan"], str):
-            raise PlanError(f"the precision_state has a plan that is no JSON text but {state['plan']!r}")
+        plan = state["plan"]
+        if plan is not None and not isinstance(plan, str):
+            raise PlanError(f"the precision_state has a plan that is no JSON text but {plan!r}")
         counts = {name: _entries(state, name, _is_count, "counts") for name in ("multiply_adds", "events")}
-        amax = _entries(state, "amax", _is_record, f"lists of at most {MAX_HISTORY} numbers above 0")
+        amax = _entries(state, "amax", _is_record, f"lists of 1 to {MAX_HISTORY} numbers above 0")
         for slot in amax:
-            Slot.parse(slot)
+            if Slot.parse(slot).operand == ACCUMULATOR:
+                raise PlanError(f"the precision_state has an amax history of {slot!r}: an accumulator has none")
         return cls(
-            PrecisionPlan.from_json(state["plan"]),
+            None if plan is None else PrecisionPlan.from_json(plan),
             amax={slot: [float(value) for value in own] for slot, own in amax.items()},
             **counts,
         )
@@ -84,7 +88,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_record(value: Any) -> bool:
-    return isinstance(value, list) and len(value) <= MAX_HISTORY and all(map(_is_amax, value))
+    return isinstance(value, list) and 0 < len(value) <= MAX_HISTORY and all(map(_is_amax, value))
 
 
 def _is_amax(value: Any) -> bool:

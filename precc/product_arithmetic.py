@@ -6,7 +6,7 @@ from precc.accumulator import Accumulator
 from precc.errors import FormatError
 from precc.formats import Format
 from precc.named_accumulators import parse_accumulator
-from precc.precision import Precision
+from precc.precision import Precision, misfit
 
 __all__ = ["ProductArithmetic"]
 
@@ -36,9 +36,8 @@ class ProductArithmetic:
         object.__setattr__(self, "accumulator", parse_accumulator(accumulator))
         if self.operands.transform is not None:
             raise FormatError(f"operands {self.operands}: a product by hand has no transforms; transform them before")
-        for fmt in self.accumulator.operand_formats or ():
-            if not self.operands.gives(fmt):
-                raise FormatError(f"sums in {self.accumulator} multiply {fmt.name} values, not {self.operands}")
+        if why := misfit([self.operands] * 2, self.accumulator.operand_formats):
+            raise FormatError(f"sums in {self.accumulator}, {why}")
 
     @classmethod
     def of(cls, choice: "ProductArithmetic | Format | str") -> "ProductArithmetic":

@@ -53,7 +53,7 @@ class Session:
         events: what controllers counted.
         accumulates: whether graphs are built so that products can round their sums; set by the first plan that does.
         amax: largest magnitudes of the slots with delayed scales.
-        dropped: graphs that were captured before those that are in use.
+        former: graphs that were captured before those that are in use, whose slots the net still has.
     """
 
     options: CompileOptions
@@ -64,7 +64,7 @@ class Session:
     events: Counter[str] = field(default_factory=Counter)
     accumulates: bool = False
     amax: AmaxHistory = field(default_factory=AmaxHistory)
-    dropped: int = 0
+    former: list[CapturedGraph] = field(default_factory=list)
     _checked: bool = False  # whether the plan in force was found to fit the graphs
     _compiler: GraphCompiler = field(init=False)
     _entry: Any = field(init=False)
@@ -104,11 +104,22 @@ class Session:
     def multiply_adds(self) -> dict[str, int]:
         """Multiply-adds of the product that each known slot feeds, at the sizes of its first capture in training."""
         work: dict[str, int] = {}
-        for graph in training_first(self.graphs):
+        for graph in training_first(self.known):
             for product in graph.products:
                 for operand in product.operands:
                     work.setdefault(operand.slot.name, size_value(product.multiply_adds, {}))
         return work
+
+    @property
+    def known(self) -> list[CapturedGraph]:
+        """The graphs that say what slots there are: those in use, and until one of them has a backward, the former."""
+        return self.graphs if any(graph.training for graph in self.graphs) else [*self.graphs, *self.former]
+
+    def forget_plan(self) -> None:
+        """Go on in full precision, as if no plan had been set."""
+        self.chosen = None
+        for graph in self.graphs:
+            graph.use(self.plan)
 
     def use(self, plan: PrecisionPlan, net: nn.Module, *, recompile: bool = False) -> None:
         """Set the plan of the next forward.
@@ -118,7 +129,7 @@ class Session:
                 have, or accumulators, without which the graphs were built; the old plan stays.
         """
         self._check_slots(plan, net)
-        for graph in self.graphs:
+        for graph in self.known:
             graph.check(plan)
         self.prepare([plan], recompile=recompile)
         for graph in self.graphs:
@@ -143,9 +154,7 @@ class Session:
                 "with an accumulator builds them so at once"
             )
         self.accumulates = True
-        self.dropped += len(self.graphs)
-        self.graphs.clear()
-        self.graph_breaks.clear()
+        self.former, self.graphs = [*self.former, *self.graphs], []
         self._build(self.tally)
 
     def _check_slots(self, plan: PrecisionPlan, net: nn.Module) -> None:
@@ -156,21 +165,12 @@ class Session:
     ) -> None:
         """Refuse unknown slots, once a training graph is known: an inference graph has a subset.
 
-        A slot of a module of the net that a plan has brought from a capture (it has its multiply-adds) may belong to
-        a graph that is still to come.
-
         Raises:
             PlanError: a name is of no slot.
         """
-        if not names or not any(graph.training for graph in self.graphs):
-            return  # a plan that names no slot fits any net: controllers switch between such plans at each step
-        known = {slot.name for graph in self.graphs for slot in graph.slots}
-        sums = {product.accumulator.name for graph in self.graphs for product in graph.products}
-        layers = {path for path, _ in net.named_modules()}
-        captured = [slot for slot in map(Slot.parse, brought) if slot.layer in layers]
-        to_come = {name for slot in captured for name in (slot.name, slot.accumulator.name)}
-        unknown = sorted({*names} - known - sums - to_come)
+        unknown = self._unknown_slots(names, brought, net)
         if unknown:
+            known = {slot.name for graph in self.known for slot in graph.slots}
             some = ", ".join(repr(name) for name in unknown[:3])
             has = ", ".join(sorted(known)[:6]) or "none"
             raise PlanError(
@@ -178,8 +178,38 @@ class Session:
                 + (", ..." if len(known) > 6 else "")
             )
 
+    def _unknown_slots(self, names: Collection[str], brought: Iterable[str], net: nn.Module) -> list[str]:
+        """The names that are of no slot; none before a training graph is known.
+
+        A slot of a module of the net that a plan has brought from a capture (it has its multiply-adds) may belong to
+        a graph that is still to come.
+        """
+        graphs = self.known
+        if not names or not any(graph.training for graph in graphs):
+            return []  # a plan that names no slot fits any net: controllers switch between such plans at each step
+        known = {slot.name for graph in graphs for slot in graph.slots}
+        sums = {product.accumulator.name for graph in graphs for product in graph.products}
+        layers = {path for path, _ in net.named_modules()}
+        captured = [slot for slot in map(Slot.parse, brought) if slot.layer in layers]
+        to_come = {name for slot in captured for name in (slot.name, slot.accumulator.name)}
+        return sorted({*names} - known - sums - to_come)
+
+    def _drop_foreign_histories(self, net: nn.Module) -> None:
+        """A state that was loaded before the first call may have histories of slots of another net."""
+        foreign = self._unknown_slots(list(self.amax.to_lists()), self.plan.multiply_adds, net)
+        if foreign:
+            self.amax.drop(foreign)
+            warnings.warn(
+                f"{base_name(net)} has no slot {foreign[0]!r}: its amax history, and {len(foreign) - 1} more, that a "
+                "precision_state brought are dropped",
+                PrecisionWarning,
+                stacklevel=5,
+            )
+
     def _on_capture(self, graph: CapturedGraph) -> None:
         graph.check(self.plan)
+        if not self.graphs and self.former:
+            self.graph_breaks.clear()  # those of the former graphs
         self.graphs.append(graph)
         self._checked = False
         if graph.double:
@@ -214,6 +244,7 @@ class Session:
             )
         if not self._checked:
             self._check_slots(self.plan, net)
+            self._drop_foreign_histories(net)
             self._checked = True
         if breaks:
             self._tell(net, breaks)
@@ -233,7 +264,7 @@ class Session:
 
     def outside(self, net: nn.Module) -> list[str]:
         """Names of the matrices among the parameters that no captured graph has taken in so far."""
-        inside = {key for graph in self.graphs for key in graph.parameters}
+        inside = {key for graph in self.known for key in graph.parameters}
         return [name for name, value in net.named_parameters() if value.dim() >= 2 and id(value) not in inside]
 
 

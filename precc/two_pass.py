@@ -166,7 +166,8 @@ def _geometry(
 
 
 def _one_each(name: str, choice: int | Sequence[int], dims: int, least: int) -> tuple[int, ...]:
-    numbers = (choice,) * dims if isinstance(choice, int) else tuple(choice)
-    if len(numbers) != dims or any(type(number) is not int or number < least for number in numbers):
-        raise FormatError(f"{name} is a number of at least {least}, or one for each of {dims} dimensions: {choice!r}")
+    each = choice if isinstance(choice, (tuple, list)) else (choice,) * dims
+    numbers = tuple(each)
+    if len(numbers) != dims or any(type(number) is not int or not least <= number < 2**31 for number in numbers):
+        raise FormatError(f"{name} is an integer of at least {least}, or one for each of {dims} dimensions: {choice!r}")
     return numbers

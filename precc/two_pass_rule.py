@@ -1,6 +1,7 @@
 """The rule of products in two passes, for whatever is made of products of matrices."""
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -93,7 +94,8 @@ class Choice:
             return cls(math.inf, select, activation, kind)
         if isinstance(tau, bool) or not isinstance(tau, (int, float)) or not tau >= 0:
             raise FormatError(f"tau is a number of at least 0, not {tau!r}")
-        return cls(float(tau), None, activation, kind)
+        bound = math.inf if tau > sys.float_info.max else float(tau)
+        return cls(bound, None, activation, kind)
 
     def condition(self, problem: Problem, v: Tensor, a: Tensor, b: Tensor, low: ProductArithmetic) -> Tensor:
         """The estimates, from the low result and the low operands."""
@@ -150,7 +152,8 @@ def _selected(arithmetic: ProductArithmetic, key: int, select: Tensor) -> Multip
 
 def _check_select(select: Tensor, problem: Problem) -> None:
     device = problem.operands[0].device
-    if not isinstance(select, Tensor) or (select.dtype, select.device) != (torch.bool, device):
+    dense = isinstance(select, Tensor) and select.layout is torch.strided
+    if not dense or (select.dtype, select.device) != (torch.bool, device):
         raise FormatError(f"select is a bool tensor on {device}, not {getattr(select, 'dtype', type(select).__name__)}")
     if tuple(select.shape) != tuple(problem.shape):
         raise FormatError(f"select has the shape {list(select.shape)}, but the result has {list(problem.shape)}")

@@ -1,6 +1,7 @@
 """Nets whose products round their sums: bit for bit the products by hand, live, on every backend."""
 
 import copy
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from precc.accumulator_rows import accumulator_row, parse_accumulator_row
 from precc.backends import BACKENDS, reference
 from precc.errors import FormatError, PlanError
 from precc.plan import PrecisionPlan
+from precc.plan_json import accumulator_from_json
 from tests.golden import check_golden
 from tests.nets import MODELS, Attention, Convolutional, equal, inputs_of, loss_and_gradients, loss_of
 
@@ -158,6 +160,26 @@ def test_graphs_that_were_built_without_accumulators_say_so() -> None:
     assert net.compilations == compilations + 1
 
 
+def test_a_net_that_is_built_again_knows_its_slots() -> None:
+    net = precc.compile(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)), policy="e4m3", backend="cpp")
+    x = torch.randn(3, 8)
+    net(x).sum().backward()
+    good = PrecisionPlan("e4m3", {"2/product/fprop.weight": "bf16"}, default_accumulator=HALF)
+    net.set_plan(good, recompile=True)
+    assert 8 < net.plan.average_bits < 9
+    assert "no graph captured" not in str(net.report())
+    for bad in (
+        PrecisionPlan("e4m3", {"nope/product/fprop.weight": "bf16"}),
+        PrecisionPlan("bf16", default_accumulator="hopper_fp8"),
+    ):
+        with pytest.raises(PlanError):
+            net.set_plan(bad)
+    net(x)
+    assert net.plan == good
+    with pytest.raises(PlanError, match="recompile is True or False"):
+        net.set_plan(good, recompile=1)  # type: ignore[arg-type]
+
+
 def test_a_plan_set_before_the_first_call_needs_no_recompile() -> None:
     model = nn.Linear(40, 24)
     net = precc.compile(model, backend="cpp")
@@ -200,8 +222,10 @@ def test_memory_formats_sizes_and_modes(backend: str) -> None:
     for batch in (3, 5):
         x = torch.randn(batch, 4, 9, 9)
         plain = net(x)
-        for_last = net(x.to(memory_format=torch.channels_last))
+        last = x.to(memory_format=torch.channels_last)
+        for_last = net(last)
         assert torch.equal(plain, for_last)
+        assert for_last.stride() == precc.compile(model, backend="reference")(last).stride()
         with torch.no_grad():
             assert torch.equal(net(x), plain)
         plain.sum().backward()
@@ -262,10 +286,16 @@ def test_tensor_cores_get_the_operands_that_they_take() -> None:
         results.append([net(x), *loss_and_gradients_of(net, x)])
     assert equal(*results)
     net.set_plan(PrecisionPlan("e4m3", default_accumulator=forward))
-    with pytest.raises(PlanError, match=r"multiplies float8_e4m3fn values, but slot '0/product/fprop.input'"):
+    with pytest.raises(
+        PlanError, match=r"'0/product/fprop.accumulator' .* multiplies plain float8_e4m3fn values, not bfloat16"
+    ):
         net.set_plan(PrecisionPlan("bf16", default_accumulator=forward))
     with pytest.raises(PlanError, match="float8_e4m3fn/tensor"):
-        net.set_plan(precc.Uniform("e4m3", scaling="tensor", accumulator=forward).assign())
+        net.set_plan(PrecisionPlan(precc.Precision("e4m3", scaling="tensor"), default_accumulator=forward))
+    with pytest.raises(FormatError, match="Uniform sums in .*float8_e4m3fn values, not float8_e5m2"):
+        precc.Uniform("e5m2", accumulator=forward)
+    unlike = [str(own) for own in precc.ACCUMULATORS.values()]
+    assert len(set(unlike)) == len(unlike)
 
 
 def loss_and_gradients_of(net: nn.Module, x: Tensor) -> list[Tensor]:
@@ -291,7 +321,10 @@ def test_mixed_operand_formats_keep_their_sides_in_a_convolution() -> None:
 def test_names_that_do_not_fit_are_errors() -> None:
     with pytest.raises(PlanError, match="goes into accumulators="):
         PrecisionPlan("e4m3", {"fc/product/fprop.accumulator": "e5m10"})
-    with pytest.raises(PlanError, match=r"end in '\.accumulator'"):
+    for wrong in (1, [], "", {None: HALF}, {b"x": HALF}):
+        with pytest.raises(PlanError, match="choices by slot name"):
+            PrecisionPlan("e4m3", accumulators=wrong)  # type: ignore[arg-type]
+    with pytest.raises(PlanError, match="slot name 'fc/product/fprop' is not"):
         PrecisionPlan("e4m3", accumulators={"fc/product/fprop": HALF})
     with pytest.raises(FormatError, match="running sum"):
         precc.Uniform("e4m3", accumulator="mxfp8")
@@ -320,4 +353,4 @@ def test_report_and_export_name_the_accumulators(tmp_path: Path) -> None:
     precc.export_onnx(net, (torch.randn(2, 8),), tmp_path / "net.onnx")
     model: Any = onnx.load(tmp_path / "net.onnx")
     properties = {entry.key: entry.value for node in model.graph.node for entry in node.metadata_props}
-    assert properties["precc.fprop.accumulator"] == repr(NARROW)
+    assert accumulator_from_json(json.loads(properties["precc.fprop.accumulator"])) == NARROW

@@ -7,6 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+import precc
+from precc.accumulator import Accumulator
+from precc.backends.cpp.accumulate import accumulate
 from precc.convolution import Geometry, dgrad, fprop, wgrad
 from precc.errors import FormatError
 from precc.patches import Patches
@@ -88,3 +91,54 @@ def test_empty_batch() -> None:
     gradient = torch.zeros(0, 2, 2, 2)
     assert wgrad(gradient, empty, (3, 3), geometry, _multiply).eq(0).all()
     assert dgrad(gradient, weight, (4, 4), geometry, _multiply).shape == (0, 3, 4, 4)
+
+
+def test_a_result_without_extent_is_an_error() -> None:
+    geometry = Geometry.of(2, [2], [5, 2], [3], True, [0, 2], 1)
+    with pytest.raises(FormatError, match="no spatial extent"):
+        fprop(torch.zeros(1, 2, 1, 1), torch.zeros(2, 1, 4, 4), geometry, _multiply)
+
+
+def by_definition(x: Tensor, weight: Tensor, geometry: Geometry, accumulator: Accumulator) -> Tensor:
+    """A convolution of one spatial dimension, output by output: the terms in order, zeros included."""
+    size = geometry.output_size(x.shape[2:], weight.shape[2:])[0]
+    groups, stride, padding, dilation = geometry.groups, geometry.stride[0], geometry.padding[0], geometry.dilation[0]
+    inputs, kernel, length = x.shape[1] // groups, weight.shape[2], x.shape[2]
+    outputs = weight.shape[1] if geometry.transposed else weight.shape[0] // groups
+    result = torch.zeros(x.shape[0], groups * outputs, size)
+    for n, g, o, p in itertools.product(range(x.shape[0]), range(groups), range(outputs), range(size)):
+        terms = []
+        for c, step in itertools.product(range(inputs), range(kernel)):
+            if geometry.transposed:  # positions of x ascend where those of the kernel descend
+                k = kernel - 1 - step
+                place, factor = p + padding - k * dilation, weight[g * inputs + c, o, k]
+                at = place // stride if place % stride == 0 else -1
+            else:
+                at, factor = p * stride - padding + step * dilation, weight[g * outputs + o, c, step]
+            terms.append((x[n, g * inputs + c, at] if 0 <= at < length else torch.zeros(()), factor))
+        left, right = (torch.stack(side) for side in zip(*terms, strict=True))
+        result[n, g * outputs + o, p] = precc.matmul(left[None], right[:, None], accumulator)
+    return result
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(("stride", "dilation", "groups"), [(1, 1, 1), (2, 1, 2), (3, 2, 1), (2, 3, 2)])
+def test_the_order_of_terms(stride: int, dilation: int, groups: int, turned: bool) -> None:
+    """Sums in e4m3, or in blocks of 4 terms, depend on it."""
+    geometry = Geometry.of(1, [stride], [1], [dilation], turned, [0], groups)
+    torch.manual_seed(0)
+    weight = torch.randn(*((4, 6 // groups) if turned else (6, 4 // groups)), 3)
+    length = 2 * stride + 2 * dilation - 1  # so that a gradient of the result's size comes from this size alone
+    x = torch.randn(2, 4, length)
+    for accumulator in (Accumulator(format="e4m3"), Accumulator(format="e4m3", order="blocked", block=4)):
+
+        def multiply(a: Tensor, b: Patches, first: int, accumulator: Accumulator = accumulator) -> Tensor:
+            return accumulate(a, b, accumulator, first=first)
+
+        found = fprop(x, weight, geometry, multiply)
+        assert torch.equal(found, by_definition(x, weight, geometry, accumulator))
+        back = Geometry.of(1, [stride], [1], [dilation], not turned, [0], groups)  # the gradient of one is the other
+        assert back.output_size(found.shape[2:], (3,)) == (length,)
+        gradient = torch.randn_like(found)
+        by_gradient = dgrad(gradient, weight, (length,), geometry, multiply)
+        assert torch.equal(by_gradient, by_definition(gradient, weight, back, accumulator))

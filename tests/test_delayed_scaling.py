@@ -19,7 +19,7 @@ from precc import Precision, PrecisionModule, PrecisionPlan, Scaling, Uniform, r
 from precc.amax_history import AmaxHistory, _histories
 from precc.backends import BACKENDS
 from precc.backends.cpp import round_compiled
-from precc.errors import FormatError, PlanError, UnsupportedError
+from precc.errors import FormatError, PlanError, PrecisionWarning, UnsupportedError
 from precc.formats import MAX_HISTORY
 from precc.module import session_of
 from precc.rounding import parse_row, quantize, slot_number
@@ -486,7 +486,30 @@ def test_a_net_without_a_plan_stays_so() -> None:
     net.load_precision_state(state)
     assert session_of(net).chosen is None
     assert net.double()(torch.full((1, 6), 1 / 3, dtype=torch.float64)).dtype is torch.float64
-    assert net.precision_state()["plan"] != state["plan"]
+    assert net.precision_state()["plan"] is state["plan"] is None
+    other = linear("e4m3")
+    other.load_precision_state(state)
+    assert session_of(other).chosen is None
+
+
+def test_a_plan_in_full_precision_stays_a_plan() -> None:
+    chosen = precc.compile(nn.Linear(6, 4).double(), plan=PrecisionPlan("float32"), backend="reference")
+    x = torch.full((1, 6), 1 / 3, dtype=torch.float64)
+    chosen(x)
+    twin = precc.compile(nn.Linear(6, 4).double(), backend="reference")
+    twin.load_precision_state(chosen.precision_state())
+    twin(x)
+    assert twin.plan.default == PrecisionPlan("float32").default
+
+
+def test_histories_of_slots_of_another_net_are_dropped_once_the_slots_are_known() -> None:
+    net = precc.compile(nn.Linear(6, 4), backend="reference")
+    state = net.precision_state()
+    net.load_precision_state({**state, "amax": {"elsewhere/product/fprop.input": [1.0]}})
+    with pytest.warns(PrecisionWarning, match="no slot 'elsewhere/product/fprop.input'"):
+        net(torch.ones(2, 6)).sum().backward()
+    assert net.precision_state()["amax"] == {}
+    net.load_precision_state(net.precision_state())
 
 
 BAD: dict[str, Any] = {

@@ -134,3 +134,29 @@ def test_shift_and_squeeze_in_a_slot(backend: str) -> None:
     assert net(x).isnan().all()
     assert PrecisionPlan.from_json(plan.to_json()) == plan
     assert str(squeezed) == "float8_e5m2 after shift_and_squeeze"
+
+
+def test_sums_of_the_transform_do_not_overflow_where_results_do_not() -> None:
+    signs = random_hadamard(torch.eye(16), seed=5)[:, 3].sign()
+    mixed = random_hadamard(signs * 5e37, seed=5)
+    assert mixed.isfinite().all()
+    assert mixed[3].item() == pytest.approx(2e38)
+    layer = nn.Linear(16, 1, bias=False).half()
+    plan = precc.Uniform("e4m3", scaling=precc.Scaling("tensor", scale_format="fp32"), transform="hadamard")
+    net = precc.compile(layer, policy=plan, backend="cpp")
+    assert net((signs * 10000).half().repeat(3, 1)).isfinite().all()
+
+
+def test_transforms_refuse_what_they_cannot_take() -> None:
+    x = torch.ones(2, 16)
+    for seed in (1.5, None, True, -1, 2**64):
+        with pytest.raises(FormatError, match="a seed is"):
+            random_hadamard(x, seed=seed)  # type: ignore[arg-type]
+    for axis in (1.0, None, True):
+        with pytest.raises(FormatError, match="along axis"):
+            random_hadamard(x, seed=1, axis=axis)  # type: ignore[arg-type]
+    for wrong in ([1.0], None, x.to_sparse()):
+        with pytest.raises(FormatError, match="a Hadamard transform takes"):
+            random_hadamard(wrong, seed=1)  # type: ignore[arg-type]
+        with pytest.raises(FormatError, match="shift-and-squeeze takes"):
+            ShiftSqueeze.of(wrong)  # type: ignore[arg-type]

@@ -517,7 +517,23 @@ def test_an_accumulator_gets_the_operands_that_it_takes() -> None:
     low = ProductArithmetic("e4m3", "hopper_fp8")
     found = matmul_two_pass(a, b, low, "fp32", 1e9)
     assert same_bits(found.result, precc.matmul(round_to(a, "e4m3"), round_to(b, "e4m3"), "hopper_fp8"))
-    with pytest.raises(FormatError, match="multiply float8_e4m3fn values, not bfloat16"):
+    with pytest.raises(FormatError, match="multiplies plain float8_e4m3fn values, not bfloat16"):
         ProductArithmetic("bf16", "hopper_fp8")
     with pytest.raises(FormatError, match="no transforms"):
         ProductArithmetic(precc.Precision("e4m3", transform="hadamard"), "fp32")
+
+
+def test_norms_of_tiny_values_are_not_lost() -> None:
+    a = torch.tensor([[1e-165, -1e-165 * (1 - 2**-12)]], dtype=torch.float64)
+    b = torch.full((2, 1), 1e150, dtype=torch.float64)
+    low = ProductArithmetic("fp64", "e11m20")
+    found = {name: matmul_two_pass(a, b, low, "fp64", 10, numerator=name) for name in ("absolute", "norms")}
+    assert found["norms"].condition is not None
+    assert found["absolute"].condition is not None
+    assert found["norms"].condition.item() >= found["absolute"].condition.item() * (1 - 1e-12) > 8000
+
+
+def test_a_function_may_change_its_argument() -> None:
+    a, b = torch.randn(4, 5, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
+    found = matmul_two_pass(a, b, "e5m10", "fp64", 10**400, activation=lambda v: v.abs_())
+    assert same_bits(found.result, matmul_two_pass(a, b, "e5m10", "fp64", math.inf).result)

@@ -1,11 +1,12 @@
 """Export the forward graph to ONNX with each slot's format, and the plan, as metadata.
 
 On each node that computes a product: ``precc.op``, one ``precc.<role>.<operand>`` for each operand, with
-the name of its format, and ``precc.<role>.accumulator`` where its sum is rounded. In the model's metadata:
-``precc.plan``, the JSON of the whole plan, backward included, which a runtime hands back
+the name of its format, and ``precc.<role>.accumulator`` (JSON, as in the plan) where its sum is rounded. In the model's
+metadata: ``precc.plan``, the JSON of the whole plan, backward included, which a runtime hands back
 (``session.get_modelmeta().custom_metadata_map`` in onnxruntime). The arithmetic is plain float32.
 """
 
+import json
 import logging
 import re
 import warnings
@@ -24,6 +25,7 @@ from precc.captured_graph import size_value
 from precc.errors import BackendError, CaptureError, PlanError
 from precc.files import write_whole
 from precc.module import PrecisionModule, original, session_of
+from precc.plan_json import accumulator_to_json
 from precc.protocols import GraphContext
 from precc.slots import CallNumbers, aliases_of
 from precc.strict_dynamo import opened_products
@@ -96,7 +98,7 @@ def annotated_model(net: PrecisionModule, args: tuple[Any, ...]) -> Any:
             accumulator = plan.accumulator(product.accumulator.name)
             if accumulator is not None:
                 role = product.accumulator.role.value
-                node.metadata_props[f"precc.{role}.accumulator"] = repr(accumulator)
+                node.metadata_props[f"precc.{role}.accumulator"] = json.dumps(accumulator_to_json(accumulator))
     lost = sorted({product.op for product in products.values()} - annotated)
     if lost:
         raise BackendError(

@@ -1,6 +1,7 @@
 """Transforms of a tensor before it is rounded: the random Hadamard transform, and shift-and-squeeze.
 
-As an option of a slot they are computed by tensor operations on every backend, so that the bits agree.
+As an option of a slot they are computed by tensor operations on every backend, so that the bits agree. Those of
+shift-and-squeeze are of one machine: its logarithms and powers are torch's, whose last bits depend on the processor.
 """
 
 import math
@@ -28,11 +29,12 @@ def transformed(x: Tensor, row: Row, key: int, rounding: Callable[[Tensor, Row, 
     if row.transform is None:
         return rounding(x, row, key)
     if row.transform is Transform.HADAMARD:
-        return rounding(random_hadamard(x, seed=row.signs, axis=row.mixed), row, key)
+        return rounding(_mixed(x, row.signs, row.mixed), row, key).to(x.dtype)  # rounded to that dtype once, in the end
     if not bool(x.isfinite().all()):
         return torch.full_like(x, math.nan)
-    bend = ShiftSqueeze.of(x)
-    return bend.restore(rounding(bend.squeeze(x), row, key))
+    values = x.contiguous()  # the library's powers may depend on strides
+    bend = ShiftSqueeze.of(values)
+    return bend.restore(rounding(bend.squeeze(values), row, key))
 
 
 def random_hadamard(x: Tensor, *, seed: int, axis: int = -1) -> Tensor:
@@ -55,18 +57,32 @@ def random_hadamard(x: Tensor, *, seed: int, axis: int = -1) -> Tensor:
     >>> random_hadamard(x, seed=1).abs().tolist() == [2.0] * 16
     True
     """
-    if not x.is_floating_point() or not -x.dim() <= axis < x.dim():
-        raise FormatError(f"a Hadamard transform along axis {axis} of a {x.dtype} tensor of shape {list(x.shape)}")
+    if not isinstance(x, Tensor) or x.layout is not torch.strided or not x.is_floating_point():
+        raise FormatError(f"a Hadamard transform takes a dense tensor of floats, not {_kind(x)}")
+    if type(axis) is not int or not -x.dim() <= axis < x.dim():
+        raise FormatError(f"a Hadamard transform along axis {axis!r} of a tensor of shape {list(x.shape)}")
+    if type(seed) is not int or not 0 <= seed < 2**64:
+        raise FormatError(f"a seed is an integer from 0 to 2**64 - 1, not {seed!r}")
+    return _mixed(x, seed, axis).to(x.dtype)
+
+
+def _kind(x: object) -> str:
+    return f"a {x.layout} tensor of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
+
+
+def _mixed(x: Tensor, seed: int, axis: int) -> Tensor:
+    """The transform, in float64 of float64, else in float32."""
     moved = x.movedim(axis, -1)
     whole = moved.shape[-1] // HADAMARD_SIZE * HADAMARD_SIZE
-    groups = moved[..., :whole].to(torch.float64 if x.dtype is torch.float64 else torch.float32)
+    moved = moved.to(torch.promote_types(x.dtype, torch.float32))
+    groups = moved[..., :whole]
     groups = groups.reshape(*groups.shape[:-1], whole // HADAMARD_SIZE, HADAMARD_SIZE) * _signs(seed, groups)
     for stage in range(int(math.log2(HADAMARD_SIZE))):
+        groups = groups if stage % 2 else groups / 2  # before it grows, or it overflows where the result does not
         pairs = groups.unflatten(-1, (-1, 2, 2**stage))
         first, second = pairs.unbind(-2)
         groups = torch.stack([first + second, first - second], -2).flatten(-3)
-    mixed = (groups / 4).flatten(-2).to(x.dtype)
-    return torch.cat([mixed, moved[..., whole:]], -1).movedim(-1, axis).contiguous()
+    return torch.cat([groups.flatten(-2), moved[..., whole:]], -1).movedim(-1, axis).contiguous()
 
 
 def _signs(seed: int, like: Tensor) -> Tensor:
@@ -95,8 +111,10 @@ class ShiftSqueeze:
         """The transform of a tensor; where all magnitudes are equal it only shifts.
 
         Raises:
-            FormatError: the tensor has a NaN or an infinity.
+            FormatError: not a dense tensor of floats, or one with a NaN or an infinity.
         """
+        if not isinstance(x, Tensor) or x.layout is not torch.strided or not x.is_floating_point():
+            raise FormatError(f"shift-and-squeeze takes a dense tensor of floats, not {_kind(x)}")
         magnitude = x.detach().double().abs()
         if not bool(magnitude.isfinite().all()):
             raise FormatError("shift-and-squeeze needs finite values; the tensor has a NaN or an infinity")
