@@ -90,7 +90,8 @@ struct Rounder {
   int dropped, random_right, random_left;
   Bits clip, least_exponent, to_magic;
   bool simple, magic_everywhere, saturating, uniform;
-  T magic, signed_magic, quantum, half_quantum, smallest_normal, low, high, below, above, tiny, zero, to_fraction, to_random;
+  T magic, signed_magic, quantum, half_quantum, smallest_normal, low, high, below, above, tiny, zero;
+  T to_fraction, to_random;
 
   explicit Rounder(const Grid& grid) {
     dropped = int(grid.dropped_bits);
@@ -134,16 +135,19 @@ struct Rounder {
     return uniform ? UNIFORM : saturating ? SATURATING : SIMPLE;
   }
 
-  bool is_value(T size) const { return size <= std::numeric_limits<T>::max() && nearest_by_magic(as<Bits>(size)) == size; }
+  bool is_value(T size) const {
+    return size <= std::numeric_limits<T>::max() && nearest_by_magic(as<Bits>(size)) == size;
+  }
 
   // To nearest where what leaves the grid becomes its end. Rounding is monotone and leaves the ends as they are, so
-  // that values may be cut first. Neither comparison is true of a NaN: it passes through.
+  // that values may be cut first; low < 0 < high, so that cutting changes no sign. Neither comparison is true of a NaN:
+  // it passes through.
   template <int path>
   inline T nearest_saturating(T x) const {
     x = low > x ? low : x;
     x = high < x ? high : x;
-    // |x| <= 2**(k + M - 1) for the quantum 2**k: the sum is from 2**(k + M) to 2**(k + M + 1), where the quantum is the
-    // carrier's, and 1.5 * 2**(k + M) is even; the difference is exact, and +0 for zero
+    // |x| <= 2**(k + M - 1) for the quantum 2**k: the sum is from 2**(k + M) to 2**(k + M + 1), where 2**k is the
+    // carrier's quantum too, and 1.5 * 2**(k + M) is an even multiple; the difference is exact, and +0 for zero
     if (path == UNIFORM) return (x + signed_magic) - signed_magic;
     const Bits bits = as<Bits>(x);
     const Bits exponent = bits & (Carrier<T>::magnitude & ~((Bits(1) << Carrier<T>::mantissa_bits) - 1));
@@ -169,7 +173,8 @@ struct Rounder {
     const Bits bits = as<Bits>(x);
     const Bits sign = bits & ~Carrier<T>::magnitude;
     Bits magnitude = bits & Carrier<T>::magnitude;
-    if (fast && mode == NEAREST_EVEN) return limited<mode>(x, as<T>(Bits(as<Bits>(nearest_by_magic(magnitude)) | sign)));
+    if (fast && mode == NEAREST_EVEN)
+      return limited<mode>(x, as<T>(Bits(as<Bits>(nearest_by_magic(magnitude)) | sign)));
     T size = as<T>(magnitude);
     if (!fast) {
       size = size > T(0) && size < tiny ? tiny : size;

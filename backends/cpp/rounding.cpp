@@ -39,9 +39,8 @@ bool has_exact_inverse(T scale) {
   return std::frexp(scale, &exponent) == T(0.5) && exponent > -120 && exponent < 120;
 }
 
-// Elements of one scale. What the loop needs is passed by value: it stays in registers, whatever `y` is written. `x` may
-// be `y` itself, but never begin elsewhere in it. Without unrolling: GCC would unroll short runs before it could see
-// that they are one vector.
+// Elements of one scale. What the loop needs is passed by value: it stays in registers, whatever `y` is written. `x` is
+// `y` itself or apart from it. Not unrolled: GCC would do so with short runs before it sees that they are one vector.
 template <int mode, int path, int scaled, class T>
 [[gnu::always_inline]] inline void round_run(const T* x, T* y, int64_t count, const Rounder<T> round,
                                              const Scaler<scaled, T> by, const Stream stream, int64_t index) {
@@ -55,7 +54,7 @@ template <int mode, int path, int scaled, class T>
 }
 
 constexpr int64_t PIECE = 8192;  // elements of a task
-constexpr int64_t SEGMENT = 1024;  // of a block row: read twice, the second time from the first-level cache
+constexpr int64_t SEGMENT = 1024;  // of a block row: read twice, the second time from the first-level cache; a page
 
 template <int mode, int path, int scaled, class T>
 void round_flat(const T* x, T* y, int64_t count, const Rounder<T>& round, const Draw& draw, T scale, int threads) {
@@ -75,8 +74,8 @@ template <int mode, int path, int scaled, int fixed, class T>
   const int64_t length = fixed ? fixed : run;
   int64_t block = 0, begin = 0;
   for (; begin + length <= columns; begin += length, ++block)
-    round_run<mode, path>(x + begin, y + begin, length, round, Scaler<scaled, T>{scales[block], inverses[block]}, stream,
-                          index + begin);
+    round_run<mode, path>(x + begin, y + begin, length, round,
+                          Scaler<scaled, T>{scales[block], inverses[block]}, stream, index + begin);
   if (begin < columns)
     round_run<mode, path>(x + begin, y + begin, columns - begin, round,
                           Scaler<scaled, T>{scales[block], inverses[block]}, stream, index + begin);
@@ -108,7 +107,7 @@ template <int mode, int path, int scaled, class T>
 
 int64_t parts(int64_t size, int64_t part) { return (size + part - 1) / part; }
 
-// One block of rows at a time, and of it a segment of columns that stays in cache: largest magnitudes, scales, rounding.
+// One block of rows at a time, and of it a segment of columns that stays in cache: magnitudes, scales, rounding.
 template <int mode, int path, int scaled, class T>
 void round_blocks(const T* x, T* y, const Shape& shape, const Rounder<T>& round, const Draw& draw, const Scale& scale,
                   int threads) {

@@ -45,7 +45,7 @@ inline void amax_by_pairs(const T* x, BitsOf<T>* amax, int64_t count, int64_t ru
   for (int64_t i = 0; i < left; ++i) largest[i] = std::max(magnitude_bits(x[2 * i]), magnitude_bits(x[2 * i + 1]));
   for (; run > 2; run /= 2) {
     left /= 2;
-#pragma GCC ivdep  // what is written has been read: an iteration, and a vector of them, reads as far as it writes or farther
+#pragma GCC ivdep  // what is written has been read: a vector of iterations reads as far as it writes, or farther
     for (int64_t i = 0; i < left; ++i) largest[i] = std::max(largest[2 * i], largest[2 * i + 1]);
   }
   for (int64_t i = 0; i < left; ++i) amax[i] = std::max(amax[i], largest[i]);
