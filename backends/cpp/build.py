@@ -27,7 +27,7 @@ __all__ = ["SOURCES", "cache_folder", "load_library"]
 
 _FOLDER = Path(__file__).parent
 SOURCES = tuple(_FOLDER / name for name in ("rounding.cpp", "accumulate.cpp"))
-_HEADERS = tuple(_FOLDER / name for name in ("grid.hpp", "exact_sums.hpp"))
+_HEADERS = tuple(_FOLDER / name for name in ("grid.hpp", "scales.hpp", "exact_sums.hpp"))
 
 #: No contraction: a multiply and an add stay two roundings. Trapping and errno do not change values.
 _FLAGS = ("-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fPIC")

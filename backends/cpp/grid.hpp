@@ -78,6 +78,10 @@ struct Stream {
   }
 };
 
+// What `Rounder` computes: any grid; grids without a smallest magnitude or a rule for ties; and, to nearest, those that
+// saturate, and those that also have one quantum and no negative zero.
+enum Path { GENERAL = 0, SIMPLE = 1, SATURATING = 2, UNIFORM = 3 };
+
 // A grid with everything that one rounding needs.
 template <class T>
 struct Rounder {
@@ -85,8 +89,9 @@ struct Rounder {
   Bits add, last_mask, force, flip, keep;
   int dropped, random_right, random_left;
   Bits clip, least_exponent, to_magic;
-  bool simple, magic_everywhere;
-  T magic, quantum, half_quantum, smallest_normal, low, high, below, above, tiny, zero, to_fraction, to_random;
+  bool simple, magic_everywhere, saturating, uniform;
+  T magic, signed_magic, quantum, half_quantum, smallest_normal, low, high, below, above, tiny, zero;
+  T to_fraction, to_random;
 
   explicit Rounder(const Grid& grid) {
     dropped = int(grid.dropped_bits);
@@ -119,10 +124,37 @@ struct Rounder {
     clip = as<Bits>(cut);
     least_exponent = Bits(std::max(0, k + M - dropped + bias)) << M;
     to_magic = Bits(dropped) << M;
+    saturating = magic_everywhere && above == high && below == low && low < 0 && is_value(high) && is_value(-low);
+    uniform = saturating && one_quantum && !grid.negative_zero && top < k + M;
+    signed_magic = T(1.5) * magic;
   }
 
-  // Whether `operator()<mode, true>` computes this grid.
-  bool is_fast(int mode) const { return mode == NEAREST_EVEN ? magic_everywhere : simple; }
+  // The fastest path that computes this grid.
+  int path(int mode) const {
+    if (mode != NEAREST_EVEN || !magic_everywhere) return simple && mode != NEAREST_EVEN ? SIMPLE : GENERAL;
+    return uniform ? UNIFORM : saturating ? SATURATING : SIMPLE;
+  }
+
+  bool is_value(T size) const {
+    return size <= std::numeric_limits<T>::max() && nearest_by_magic(as<Bits>(size)) == size;
+  }
+
+  // To nearest where what leaves the grid becomes its end. Rounding is monotone and leaves the ends as they are, so
+  // that values may be cut first; low < 0 < high, so that cutting changes no sign. Neither comparison is true of a NaN:
+  // it passes through.
+  template <int path>
+  inline T nearest_saturating(T x) const {
+    x = low > x ? low : x;
+    x = high < x ? high : x;
+    // |x| <= 2**(k + M - 1) for the quantum 2**k: the sum is from 2**(k + M) to 2**(k + M + 1), where 2**k is the
+    // carrier's quantum too, and 1.5 * 2**(k + M) is an even multiple; the difference is exact, and +0 for zero
+    if (path == UNIFORM) return (x + signed_magic) - signed_magic;
+    const Bits bits = as<Bits>(x);
+    const Bits exponent = bits & (Carrier<T>::magnitude & ~((Bits(1) << Carrier<T>::mantissa_bits) - 1));
+    const T constant = as<T>(Bits((exponent > least_exponent ? exponent : least_exponent) + to_magic));
+    const T rounded = (as<T>(Bits(bits & Carrier<T>::magnitude)) + constant) - constant;
+    return as<T>(Bits(as<Bits>(rounded) | (bits & ~Carrier<T>::magnitude))) + zero;
+  }
 
   // To nearest, of magnitudes up to `clip`: the hardware rounds to the quantum when the constant is added whose
   // own last bit is that quantum.
@@ -133,12 +165,16 @@ struct Rounder {
     return (as<T>(cut) + constant) - constant;
   }
 
-  template <int mode, bool fast>
-  inline T operator()(T x, uint32_t random) const {
+  // Called in loops that can only be vectorised when it is part of them.
+  template <int mode, int path>
+  [[gnu::always_inline]] inline T operator()(T x, uint32_t random) const {
+    if (path >= SATURATING) return nearest_saturating<path>(x);
+    constexpr bool fast = path == SIMPLE;
     const Bits bits = as<Bits>(x);
     const Bits sign = bits & ~Carrier<T>::magnitude;
     Bits magnitude = bits & Carrier<T>::magnitude;
-    if (fast && mode == NEAREST_EVEN) return limited<mode>(x, as<T>(Bits(as<Bits>(nearest_by_magic(magnitude)) | sign)));
+    if (fast && mode == NEAREST_EVEN)
+      return limited<mode>(x, as<T>(Bits(as<Bits>(nearest_by_magic(magnitude)) | sign)));
     T size = as<T>(magnitude);
     if (!fast) {
       size = size > T(0) && size < tiny ? tiny : size;

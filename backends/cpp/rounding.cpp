@@ -5,25 +5,17 @@
 
 #include <vector>
 
-#include "grid.hpp"
+#include "scales.hpp"
 
 extern "C" {
 
-// Mirrored by ctypes in kernels.py: keep the order.
-struct Scale {
-  int64_t rule, two_level;
-  double low, high, element_high;
-  Grid grid;  // of the scales themselves, on the carrier
-};
-
+// Mirrored by ctypes in kernels.py.
 struct Shape {
   int64_t size[4], block[4];
 };
 }
 
 namespace {
-
-enum Rule { FLOOR = 0, CEIL = 1, NEAREST = 2 };
 
 // How a value is divided by its scale: the reciprocal of a power of two is exact, so the quotient is the same.
 enum Scaled { NONE, DIVIDE, MULTIPLY };
@@ -47,174 +39,76 @@ bool has_exact_inverse(T scale) {
   return std::frexp(scale, &exponent) == T(0.5) && exponent > -120 && exponent < 120;
 }
 
-template <int mode, bool fast, int scaled, class T>
-inline void round_run(const T* x, T* y, int64_t count, const Rounder<T>& round, const Scaler<scaled, T>& by,
-                      const Stream& stream, int64_t index) {
+// Elements of one scale. What the loop needs is passed by value: it stays in registers, whatever `y` is written. `x` is
+// `y` itself or apart from it. Not unrolled: GCC would do so with short runs before it sees that they are one vector.
+template <int mode, int path, int scaled, class T>
+[[gnu::always_inline]] inline void round_run(const T* x, T* y, int64_t count, const Rounder<T> round,
+                                             const Scaler<scaled, T> by, const Stream stream, int64_t index) {
+#pragma GCC ivdep
+#pragma GCC unroll 1
   for (int64_t i = 0; i < count; ++i) {
     const uint32_t random = mode == STOCHASTIC ? stream(uint32_t(index) + uint32_t(i)) : 0;
-    y[i] = by.up(round.template operator()<mode, fast>(by.down(x[i]), random));
+    const T rounded = by.up(round.template operator()<mode, path>(by.down(x[i]), random));
+    y[i] = scaled == NONE && x[i] != x[i] ? x[i] : rounded;  // a NaN that is not scaled keeps its bits
   }
 }
 
 constexpr int64_t PIECE = 8192;  // elements of a task
-constexpr int64_t SEGMENT = 1024;  // of a block row: read twice, the second time from the first-level cache
+constexpr int64_t SEGMENT = 1024;  // of a block row: read twice, the second time from the first-level cache; a page
 
-template <int mode, bool fast, int scaled, class T>
+template <int mode, int path, int scaled, class T>
 void round_flat(const T* x, T* y, int64_t count, const Rounder<T>& round, const Draw& draw, T scale, int threads) {
   const Scaler<scaled, T> by{scale, inverse_of<scaled>(scale)};
   const int64_t pieces = (count + PIECE - 1) / PIECE;
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t piece = 0; piece < pieces; ++piece) {  // a power of two long: none crosses a multiple of 2**32
     const int64_t begin = piece * PIECE, size = std::min(PIECE, count - begin);
-    round_run<mode, fast, scaled>(x + begin, y + begin, size, round, by, Stream(draw, begin >> 32), begin);
+    round_run<mode, path, scaled>(x + begin, y + begin, size, round, by, Stream(draw, begin >> 32), begin);
   }
 }
 
-template <class T>
-using BitsOf = typename Carrier<T>::Bits;
-
-// Magnitudes compare as integers; a NaN is larger than all.
-template <class T>
-inline BitsOf<T> magnitude_bits(T x) {
-  return as<BitsOf<T>>(x) & Carrier<T>::magnitude;
-}
-
-template <class T>
-T amax_flat(const T* x, int64_t count, int threads) {
-  BitsOf<T> largest = 0;
-#pragma omp parallel for schedule(static) num_threads(threads) reduction(max : largest)
-  for (int64_t i = 0; i < count; ++i) largest = std::max(largest, magnitude_bits(x[i]));
-  return as<T>(largest);
-}
-
-// The scales of blocks from their largest magnitudes; as block_scales in precc/rounding/scales.py.
-template <class T>
-struct ScaleFinder {
-  using Bits = BitsOf<T>;
-  using Int = std::make_signed_t<Bits>;
-  static constexpr int M = Carrier<T>::mantissa_bits, bias = Carrier<T>::bias;
-  const Scale& scale;
-  Rounder<T> round;
-  T element_high, tensor;
-  Bits element_fraction;
-  Int element_exponent, low, high;
-
-  ScaleFinder(const Scale& scale, T tensor_amax) : scale(scale), round(scale.grid) {
-    element_high = T(scale.element_high);
-    tensor = tensor_amax / T(scale.element_high * scale.high);
-    element_fraction = as<Bits>(element_high) & fraction_mask;
-    element_exponent = Int(as<Bits>(element_high) >> M) - bias;
-    low = std::ilogb(scale.low), high = std::ilogb(scale.high);
-  }
-
-  static constexpr Bits fraction_mask = (Bits(1) << M) - 1;
-  static inline T power_of_two(Int exponent) {  // in two factors: it may be below the normal numbers
-    const Int half = exponent >> 1;
-    return as<T>(Bits(half + bias) << M) * as<T>(Bits(exponent - half + bias) << M);
-  }
-
-  template <int rule>
-  void powers(const Bits* amax, T* scales, int64_t count) const {
-    for (int64_t i = 0; i < count; ++i) {
-      const T size = as<T>(amax[i]);
-      const bool small = amax[i] >> M == 0;
-      const Bits bits = small ? as<Bits>(T(size * power_of_two(M + 1))) : amax[i];
-      Int exponent = Int(bits >> M) - bias - (small ? M + 1 : 0) - element_exponent;
-      if (rule == CEIL) exponent += (bits & fraction_mask) > element_fraction ? 1 : 0;
-      exponent = amax[i] == 0 ? low : exponent;
-      exponent = exponent < low ? low : exponent;
-      exponent = exponent > high ? high : exponent;
-      scales[i] = size < std::numeric_limits<T>::infinity() ? power_of_two(exponent) : nan;
-    }
-  }
-
-  void nearest(const Bits* amax, T* scales, int64_t count) const {
-    const bool two_level = scale.two_level;
-    const T divisor = !two_level ? T(1) : tensor == 0 ? std::numeric_limits<T>::infinity() : tensor;
-    const T factor = two_level ? tensor : T(1);
-    for (int64_t i = 0; i < count; ++i) {
-      const T size = as<T>(amax[i]);
-      const T found = round.template operator()<NEAREST_EVEN, false>(size / element_high / divisor, 0) * factor;
-      scales[i] = size < std::numeric_limits<T>::infinity() ? found : nan;
-    }
-  }
-
-  void operator()(const Bits* amax, T* scales, int64_t count) const {
-    if (scale.rule == FLOOR)
-      powers<FLOOR>(amax, scales, count);
-    else if (scale.rule == CEIL)
-      powers<CEIL>(amax, scales, count);
-    else
-      nearest(amax, scales, count);
-  }
-
-  static constexpr T nan = std::numeric_limits<T>::quiet_NaN();
-};
-
-template <class T, int fixed>
-inline void amax_runs(const T* x, BitsOf<T>* amax, int64_t columns, int64_t run) {
-  const int64_t length = fixed ? fixed : run;
-  int64_t block = 0, begin = 0;
-  for (; begin + length <= columns; begin += length, ++block) {
-    BitsOf<T> largest = amax[block];
-    for (int64_t i = 0; i < length; ++i) largest = std::max(largest, magnitude_bits(x[begin + i]));
-    amax[block] = largest;
-  }
-  for (int64_t i = begin; i < columns; ++i) amax[block] = std::max(amax[block], magnitude_bits(x[i]));
-}
-
-// Blocks of a segment of one row: the row's columns are cut every `run`.
-template <class T>
-void amax_row(const T* x, BitsOf<T>* amax, int64_t columns, int64_t run) {
-  if (run == 1)
-    for (int64_t i = 0; i < columns; ++i) amax[i] = std::max(amax[i], magnitude_bits(x[i]));
-  else if (run == 16)
-    amax_runs<T, 16>(x, amax, columns, run);
-  else if (run == 32)
-    amax_runs<T, 32>(x, amax, columns, run);
-  else
-    amax_runs<T, 0>(x, amax, columns, run);
-}
-
-template <int mode, bool fast, int scaled, int fixed, class T>
-inline void round_runs(const T* x, T* y, const T* scales, const T* inverses, int64_t columns, int64_t run, const Rounder<T>& round,
-                       const Stream& stream, int64_t index) {
+// The runs of a row, `fixed` long or, for 0, as `run` says.
+template <int mode, int path, int scaled, int fixed, class T>
+[[gnu::always_inline]] inline void round_runs(const T* x, T* y, const T* scales, const T* inverses, int64_t columns,
+                                              int64_t run, const Rounder<T> round, const Stream stream, int64_t index) {
   const int64_t length = fixed ? fixed : run;
   int64_t block = 0, begin = 0;
   for (; begin + length <= columns; begin += length, ++block)
-    round_run<mode, fast, scaled>(x + begin, y + begin, length, round, Scaler<scaled, T>{scales[block], inverses[block]},
-                                  stream, index + begin);
+    round_run<mode, path>(x + begin, y + begin, length, round,
+                          Scaler<scaled, T>{scales[block], inverses[block]}, stream, index + begin);
   if (begin < columns)
-    round_run<mode, fast, scaled>(x + begin, y + begin, columns - begin, round,
-                                  Scaler<scaled, T>{scales[block], inverses[block]}, stream, index + begin);
+    round_run<mode, path>(x + begin, y + begin, columns - begin, round,
+                          Scaler<scaled, T>{scales[block], inverses[block]}, stream, index + begin);
 }
 
-template <int mode, bool fast, int scaled, class T>
-void round_row(const T* x, T* y, const T* scales, const T* inverses, int64_t columns, int64_t run,
-               const Rounder<T>& round, const Draw& draw, int64_t index) {
+// A function of its own: inlined into the loops over blocks, it would compete with them for registers.
+template <int mode, int path, int scaled, class T>
+[[gnu::noinline]] void round_row(const T* x, T* y, const T* scales, const T* inverses, int64_t columns, int64_t run,
+                                 const Rounder<T> round, const Draw& draw, int64_t index) {
   const Stream stream(draw, index >> 32);
   if (mode == STOCHASTIC && index >> 32 != (index + columns - 1) >> 32)
     for (int64_t i = 0; i < columns; ++i)
-      round_run<mode, fast, scaled>(x + i, y + i, 1, round, Scaler<scaled, T>{scales[i / run], inverses[i / run]},
+      round_run<mode, path, scaled>(x + i, y + i, 1, round, Scaler<scaled, T>{scales[i / run], inverses[i / run]},
                                     Stream(draw, (index + i) >> 32), index + i);
   else if (run == 1)
+#pragma GCC ivdep
     for (int64_t i = 0; i < columns; ++i) {
       const uint32_t random = mode == STOCHASTIC ? stream(uint32_t(index) + uint32_t(i)) : 0;
       const Scaler<scaled, T> by{scales[i], inverses[i]};
-      y[i] = by.up(round.template operator()<mode, fast>(by.down(x[i]), random));
+      y[i] = by.up(round.template operator()<mode, path>(by.down(x[i]), random));
     }
   else if (run == 16)
-    round_runs<mode, fast, scaled, 16>(x, y, scales, inverses, columns, run, round, stream, index);
+    round_runs<mode, path, scaled, 16>(x, y, scales, inverses, columns, run, round, stream, index);
   else if (run == 32)
-    round_runs<mode, fast, scaled, 32>(x, y, scales, inverses, columns, run, round, stream, index);
+    round_runs<mode, path, scaled, 32>(x, y, scales, inverses, columns, run, round, stream, index);
   else
-    round_runs<mode, fast, scaled, 0>(x, y, scales, inverses, columns, run, round, stream, index);
+    round_runs<mode, path, scaled, 0>(x, y, scales, inverses, columns, run, round, stream, index);
 }
 
 int64_t parts(int64_t size, int64_t part) { return (size + part - 1) / part; }
 
-// One block of rows at a time, and of it a segment of columns that stays in cache: largest magnitudes, scales, rounding.
-template <int mode, bool fast, int scaled, class T>
+// One block of rows at a time, and of it a segment of columns that stays in cache: magnitudes, scales, rounding.
+template <int mode, int path, int scaled, class T>
 void round_blocks(const T* x, T* y, const Shape& shape, const Rounder<T>& round, const Draw& draw, const Scale& scale,
                   int threads) {
   const int64_t *d = shape.size, *b = shape.block;
@@ -248,27 +142,31 @@ void round_blocks(const T* x, T* y, const Shape& shape, const Rounder<T>& round,
       find(amax.data(), scales.data(), blocks);
       for (int64_t i = 0; i < blocks; ++i) inverses[size_t(i)] = inverse_of<scaled>(scales[size_t(i)]);
       each_row([&](int64_t at) {
-        round_row<mode, fast, scaled>(x + at, y + at, scales.data(), inverses.data(), columns, width, round, draw, at);
+        round_row<mode, path, scaled>(x + at, y + at, scales.data(), inverses.data(), columns, width, round, draw, at);
       });
     }
   }
 }
 
-// Calls `visit<mode, fast>()` for the run-time mode and grid.
+// Calls `visit<mode, path>()` for the run-time mode and grid.
 template <class T, class Visit>
 int with_mode(int mode, const Rounder<T>& round, Visit&& visit) {
-  const auto both = [&](auto chosen) {
-    if (round.is_fast(chosen))
-      visit(chosen, std::true_type());
+  const int path = round.path(mode);
+  const auto any = [&](auto chosen) {
+    if (path == SIMPLE)
+      visit(chosen, std::integral_constant<int, SIMPLE>());
     else
-      visit(chosen, std::false_type());
+      visit(chosen, std::integral_constant<int, GENERAL>());
     return 0;
   };
+  const auto nearest = std::integral_constant<int, NEAREST_EVEN>();
+  if (path == UNIFORM) return visit(nearest, std::integral_constant<int, UNIFORM>()), 0;
+  if (path == SATURATING) return visit(nearest, std::integral_constant<int, SATURATING>()), 0;
   switch (mode) {
-    case NEAREST_EVEN: return both(std::integral_constant<int, NEAREST_EVEN>());
-    case NEAREST_AWAY: return both(std::integral_constant<int, NEAREST_AWAY>());
-    case TOWARD_ZERO: return both(std::integral_constant<int, TOWARD_ZERO>());
-    case STOCHASTIC: return both(std::integral_constant<int, STOCHASTIC>());
+    case NEAREST_EVEN: return any(nearest);
+    case NEAREST_AWAY: return any(std::integral_constant<int, NEAREST_AWAY>());
+    case TOWARD_ZERO: return any(std::integral_constant<int, TOWARD_ZERO>());
+    case STOCHASTIC: return any(std::integral_constant<int, STOCHASTIC>());
   }
   return 1;
 }
@@ -276,13 +174,13 @@ int with_mode(int mode, const Rounder<T>& round, Visit&& visit) {
 template <class T>
 int dispatch_flat(const T* x, T* y, int64_t count, int mode, const Grid& grid, const Draw& draw, T scale, int threads) {
   const Rounder<T> round(grid);
-  return with_mode(mode, round, [&](auto chosen, auto fast) {
+  return with_mode(mode, round, [&](auto chosen, auto path) {
     if (scale == T(1))
-      round_flat<chosen, fast, NONE>(x, y, count, round, draw, scale, threads);
+      round_flat<chosen, path, NONE>(x, y, count, round, draw, scale, threads);
     else if (has_exact_inverse(scale))
-      round_flat<chosen, fast, MULTIPLY>(x, y, count, round, draw, scale, threads);
+      round_flat<chosen, path, MULTIPLY>(x, y, count, round, draw, scale, threads);
     else
-      round_flat<chosen, fast, DIVIDE>(x, y, count, round, draw, scale, threads);
+      round_flat<chosen, path, DIVIDE>(x, y, count, round, draw, scale, threads);
   });
 }
 
@@ -299,11 +197,11 @@ int dispatch_blocks(const T* x, T* y, const Shape& shape, int mode, const Grid& 
     return dispatch_flat(x, y, count, mode, grid, draw, found, threads);
   }
   const Rounder<T> round(grid);
-  return with_mode(mode, round, [&](auto chosen, auto fast) {
+  return with_mode(mode, round, [&](auto chosen, auto path) {
     if (scale.rule == NEAREST)
-      round_blocks<chosen, fast, DIVIDE>(x, y, shape, round, draw, scale, threads);
+      round_blocks<chosen, path, DIVIDE>(x, y, shape, round, draw, scale, threads);
     else
-      round_blocks<chosen, fast, MULTIPLY>(x, y, shape, round, draw, scale, threads);
+      round_blocks<chosen, path, MULTIPLY>(x, y, shape, round, draw, scale, threads);
   });
 }
 
