@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 from torch.fx import GraphModule
 
-from precc.product_ops import PRODUCT_OPS
+from precc.accumulation.product_ops import PRODUCT_OPS
 from precc.protocols import BoxedCallable
 from precc.round_op import ROUND
 

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from torch.fx import GraphModule
 
+from precc.accumulation.product_ops import PRODUCT_OPS
 from precc.backends.eager import implement, run_eagerly
-from precc.product_ops import PRODUCT_OPS
 from precc.protocols import BoxedCallable
 from precc.round_op import round_by_tensor_ops
 

@@ -17,10 +17,10 @@ import torch
 from environment import environment
 from torch import Tensor
 
-from precc.accumulator import Accumulator
+from precc.accumulation.accumulator import Accumulator
+from precc.accumulation.named import ACCUMULATORS
 from precc.backends.cpp.accumulate import accumulate
 from precc.files import write_whole
-from precc.named_accumulators import ACCUMULATORS
 
 RESULT = Path(__file__).resolve().parent / "results" / "accumulate.json"
 SIZE = 512

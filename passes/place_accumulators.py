@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
+from precc.accumulation.product_ops import PRODUCT_OPS
 from precc.annotations import Product, products_of
 from precc.errors import CaptureError
 from precc.passes.products import CONVOLUTION_BACKWARD, op_name
-from precc.product_ops import PRODUCT_OPS
 from precc.protocols import GraphContext
 
 __all__ = ["PlaceAccumulators"]

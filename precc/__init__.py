@@ -4,8 +4,13 @@ from precc import _checkout
 
 _checkout.install()
 
-from precc.accumulator import Accumulator  # noqa: E402
+from precc.accumulation.accumulator import Accumulator  # noqa: E402
+from precc.accumulation.integer_sums import int_matmul, safe_chain_length  # noqa: E402
+from precc.accumulation.named import ACCUMULATORS, parse_accumulator  # noqa: E402
 from precc.api import compile, export_onnx  # noqa: E402
+from precc.by_hand.numerics import matmul, round_to  # noqa: E402
+from precc.by_hand.product_arithmetic import ProductArithmetic  # noqa: E402
+from precc.by_hand.two_pass import TwoPass, convolution_two_pass, matmul_two_pass  # noqa: E402
 from precc.control.trust_region import TrustRegion  # noqa: E402
 from precc.errors import FormatError, PlanError, PreccError, PrecisionWarning  # noqa: E402
 from precc.formats import (  # noqa: E402
@@ -19,17 +24,12 @@ from precc.formats import (  # noqa: E402
     Scaling,
     parse_format,
 )
-from precc.integer_sums import int_matmul, safe_chain_length  # noqa: E402
 from precc.module import PrecisionModule  # noqa: E402
-from precc.named_accumulators import ACCUMULATORS, parse_accumulator  # noqa: E402
-from precc.numerics import matmul, round_to  # noqa: E402
 from precc.plan import PrecisionPlan  # noqa: E402
 from precc.policy import Policy, Uniform  # noqa: E402
 from precc.precision import Precision  # noqa: E402
-from precc.product_arithmetic import ProductArithmetic  # noqa: E402
 from precc.rounding import Rounding, RoundingMode  # noqa: E402
 from precc.rounding.transforms import ShiftSqueeze, random_hadamard  # noqa: E402
-from precc.two_pass import TwoPass, convolution_two_pass, matmul_two_pass  # noqa: E402
 
 __all__ = [
     "ACCUMULATORS",

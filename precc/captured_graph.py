@@ -12,18 +12,16 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, Node
 
-from precc.accumulator_rows import accumulator_row
+from precc.accumulation.rows import accumulator_row
 from precc.amax_history import AmaxHistory
 from precc.annotations import Operand, Product, Size, Unrounded, products_of, slots_of, unrounded_of
 from precc.delayed_rows import DelayedRows
-from precc.errors import FormatError, PlanError, UnsupportedError
-from precc.formats import Transform
+from precc.errors import UnsupportedError
 from precc.plan import PrecisionPlan
-from precc.precision import misfit
+from precc.plan_checks import check_product
 from precc.round_op import ROUND
 from precc.rounding import KEY_COLUMNS, PLAN_COLUMN, ROW_WIDTH, draw_key, key_halves, slot_number
-from precc.rounding.scales import block_shape
-from precc.slots import Role, Slot
+from precc.slots import Slot
 
 __all__ = ["CapturedGraph", "depends_on_data", "plan_position", "size_value"]
 
@@ -82,10 +80,7 @@ class CapturedGraph:
         if plan in self._prepared:
             return
         for product in self.products:
-            _check_transforms(product, plan)
-            _check_operands(product, plan)
-            for operand in product.operands:
-                _check_scaling(operand, plan)
+            check_product(product, plan)
 
     def use(self, plan: PrecisionPlan) -> None:
         """Run under this plan from the next forward on. The rows are prepared once a plan."""
@@ -178,39 +173,6 @@ def _rows_of_product(product: Product, plan: PrecisionPlan) -> list[tuple[float,
     rows = [_operand_row(operand, plan) for operand in product.operands]
     name = product.accumulator.name
     return [*rows, accumulator_row(plan.accumulator(name), slot_number(name))]
-
-
-def _check_scaling(operand: Operand, plan: PrecisionPlan) -> None:
-    precision = plan.precision(operand.slot.name)
-    try:
-        block_shape((2,) * operand.dims, precision.row(axis=operand.contracted, channel=operand.channel))
-    except FormatError as error:
-        raise PlanError(f"slot {operand.slot.name!r} cannot have the precision {precision}: {error}") from None
-
-
-def _check_transforms(product: Product, plan: PrecisionPlan) -> None:
-    """A Hadamard transform cancels only where both operands have it, along a dimension that one sum runs over."""
-    names = [operand.slot.name for operand in product.operands]
-    mixed = [name for name in names if plan.precision(name).transform is Transform.HADAMARD]
-    if len(mixed) == 1:
-        other = next(name for name in names if name not in mixed)
-        raise PlanError(f"slot {mixed[0]!r} has a Hadamard transform and {other!r} has none: their product is wrong")
-    if mixed and product.groups > 1 and product.role is not Role.WGRAD:
-        raise PlanError(
-            f"slot {mixed[0]!r} cannot have a Hadamard transform: it would mix channels of the {product.groups} groups "
-            "of a convolution"
-        )
-
-
-def _check_operands(product: Product, plan: PrecisionPlan) -> None:
-    """Whether an accumulator that multiplies values of certain formats gets them."""
-    name = product.accumulator.name
-    accumulator = plan.accumulator(name)
-    precisions = [plan.precision(operand.slot.name) for operand in product.operands]
-    why = "" if accumulator is None else misfit(precisions, accumulator.operand_formats)
-    if why:
-        operands = " x ".join(operand.slot.operand for operand in product.operands)
-        raise PlanError(f"{name!r} (of {operands}) sums in {accumulator}, {why}")
 
 
 def _operand_row(operand: Operand, plan: PrecisionPlan) -> tuple[float, ...]:

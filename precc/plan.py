@@ -12,11 +12,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from precc.accumulator import Accumulator
+from precc.accumulation.accumulator import Accumulator
+from precc.accumulation.named import parse_accumulator
 from precc.errors import PlanError
 from precc.files import write_whole
 from precc.formats import Format
-from precc.named_accumulators import parse_accumulator
 from precc.plan_json import (
     accumulator_from_json,
     accumulator_to_json,

@@ -5,7 +5,8 @@ from dataclasses import fields
 from enum import Enum
 from typing import Any
 
-from precc.accumulator import Accumulator
+from precc.accumulation.accumulator import Accumulator
+from precc.accumulation.named import parse_accumulator
 from precc.errors import FormatError, PlanError, expected_one_of
 from precc.formats import (
     ALIASES,
@@ -19,7 +20,6 @@ from precc.formats import (
     Scaling,
     parse_format,
 )
-from precc.named_accumulators import parse_accumulator
 from precc.precision import Precision
 from precc.rounding import Rounding, parse_rounding
 

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from precc.accumulator import Accumulator
+from precc.accumulation.accumulator import Accumulator
+from precc.accumulation.named import parse_accumulator
 from precc.errors import FormatError, PlanError, UnsupportedError
 from precc.formats import Format, Scaling, Transform, parse_format, parse_scaling, parse_transform
-from precc.named_accumulators import parse_accumulator
 from precc.plan import PrecisionPlan, Provenance
 from precc.precision import Precision, misfit
 from precc.rounding import NEAREST_EVEN, Rounding, RoundingMode, parse_rounding

@@ -9,8 +9,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from precc.accumulate import STAGES
-from precc.accumulator import Accumulator, Order
+from precc.accumulation.accumulator import Accumulator, Order
+from precc.accumulation.tensor_ops import STAGES
 from precc.formats import FixedPoint, FloatFormat, Overflow
 from precc.rounding.random_bits import hashed
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from precc import accumulate as tensor_ops
-from precc.accumulate import accumulate_tensor_ops
-from precc.accumulator import Accumulator
+from precc.accumulation import tensor_ops
+from precc.accumulation.accumulator import Accumulator
+from precc.accumulation.integer_sums import int_matmul, safe_chain_length
+from precc.accumulation.tensor_ops import accumulate_tensor_ops
 from precc.backends.cpp import accumulate as kernel
 from precc.backends.cpp.accumulate import accumulate
 from precc.backends.cpp.accumulate_paths import FLOAT32, FLOAT64, Facts, Path, choose_path, kind_of
 from precc.errors import FormatError
 from precc.formats import FloatFormat
-from precc.integer_sums import int_matmul, safe_chain_length
 from precc.rounding.random_bits import hashed, hashed_at
 from tests.exact_sums import KEY, SLOT, by_fractions, same_bits
 

@@ -14,8 +14,8 @@ from torch.fx import GraphModule
 from torch.nn import functional as F
 
 import precc
-from precc.accumulator import Accumulator
-from precc.accumulator_rows import accumulator_row, parse_accumulator_row
+from precc.accumulation.accumulator import Accumulator
+from precc.accumulation.rows import accumulator_row, parse_accumulator_row
 from precc.backends import BACKENDS, reference
 from precc.errors import FormatError, PlanError
 from precc.plan import PrecisionPlan

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 import precc
-from precc.accumulate import accumulate_tensor_ops
-from precc.accumulator import Accumulator
+from precc.accumulation.accumulator import Accumulator
+from precc.accumulation.named import ACCUMULATORS, parse_accumulator
+from precc.accumulation.tensor_ops import accumulate_tensor_ops
 from precc.backends.cpp.accumulate import accumulate
 from precc.errors import FormatError
 from precc.formats import FloatFormat
-from precc.named_accumulators import ACCUMULATORS, parse_accumulator
 from tests.exact_sums import KEY, SLOT, by_fractions, same_bits
 from tests.test_accumulate import ROUNDINGS, operands
 

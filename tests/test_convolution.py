@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 import precc
-from precc.accumulator import Accumulator
+from precc.accumulation.accumulator import Accumulator
+from precc.accumulation.convolution import Geometry, dgrad, fprop, wgrad
+from precc.accumulation.patches import Patches
 from precc.backends.cpp.accumulate import accumulate
-from precc.convolution import Geometry, dgrad, fprop, wgrad
 from precc.errors import FormatError
-from precc.patches import Patches
 
 _aten = torch.ops.aten
 
@@ -42,7 +42,7 @@ def _multiply(a: Tensor, b: Patches, first: int) -> Tensor:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(str(value) for value in case.values()))
 def test_fprop_dgrad_wgrad(case: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("precc.convolution._MOST_PATCHES", 2000)  # several parts
+    monkeypatch.setattr("precc.accumulation.convolution._MOST_PATCHES", 2000)  # several parts
     dims, groups, turned = case["dims"], case["groups"], case["transposed"]
     channels, outputs, kernel, size = 6, 12, (3, 2, 3)[:dims], (7, 8, 5)[:dims]
     stride, padding, dilation = ([case[name]] * dims for name in ("stride", "padding", "dilation"))
@@ -63,7 +63,7 @@ def test_fprop_dgrad_wgrad(case: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 
 def test_numbers_of_the_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
     """`first` is where the part that is asked for begins in the result, row-major."""
-    monkeypatch.setattr("precc.convolution._MOST_PATCHES", 200)
+    monkeypatch.setattr("precc.accumulation.convolution._MOST_PATCHES", 200)
     calls = []
 
     def numbered(a: Tensor, b: Patches, first: int) -> Tensor:

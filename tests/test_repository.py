@@ -16,9 +16,9 @@ import precc
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = {"precc": ROOT / "precc"} | {f"precc.{name}": ROOT / name for name in ("passes", "backends", "models")}
 
-#: The modules on top, which may import all; everything else in precc/ is core.
-_TWO_PASS = ("magnitudes", "selected_products", "two_pass", "two_pass_rule")
-TOP = {"precc"} | {f"precc.{name}" for name in ("__main__", "api", "cli", "demo", "numerics", *_TWO_PASS)}
+#: The modules and the folder on top, which may import all; everything else in precc/ is core.
+TOP = {"precc", *(f"precc.{name}" for name in ("__main__", "api", "cli", "demo"))}
+TOP_FOLDER = "by_hand"
 
 
 def modules() -> Iterator[tuple[str, Path]]:
@@ -36,6 +36,8 @@ def layer(module: str) -> str:
     if module in TOP:
         return "top"
     second = module.split(".")[1] if "." in module else ""
+    if second == TOP_FOLDER:
+        return "top"
     return second if second in {"passes", "backends", "models"} else "core"
 
 

@@ -22,9 +22,9 @@ from torch.fx import Graph, GraphModule
 
 from precc.backends import BACKENDS
 from precc.backends.cpp import round_compiled
+from precc.by_hand.numerics import round_to
 from precc.errors import FormatError
 from precc.formats import FORMATS, FixedPoint, FloatFormat, NestedInteger, PowerLaw, Scaling, Specials, parse_format
-from precc.numerics import round_to
 from precc.round_op import ROUND
 from precc.rounding import KEY_COLUMNS, Rounding, RoundingMode, Row, key_halves, parse_rounding, quantize, row_of
 from tests.exact import exact_hash, exact_round

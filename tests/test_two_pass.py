@@ -23,14 +23,13 @@ from precc import (
     matmul,
     matmul_two_pass,
     round_to,
-    selected_products,
-    two_pass_rule,
 )
-from precc.accumulate import accumulate_tensor_ops
+from precc.accumulation.tensor_ops import accumulate_tensor_ops
+from precc.by_hand import selected_products, two_pass_rule
+from precc.by_hand.magnitudes import absolute_product, norm_product
 from precc.condition_numbers import ACTIVATIONS
 from precc.errors import FormatError
 from precc.float64_functions import root
-from precc.magnitudes import absolute_product, norm_product
 from precc.rounding import RoundingMode, slot_number
 from tests.exact import exact_hash, exact_round
 from tests.exact_sums import ScalarSum, same_bits
@@ -229,7 +228,7 @@ def scalar_convolution(x: Tensor, weight: Tensor, stride: int, padding: int, dil
     ids=str,
 )
 def test_convolution_equals_a_scalar_loop(pair: str, options: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("precc.convolution._MOST_PATCHES", 500)  # several parts
+    monkeypatch.setattr("precc.accumulation.convolution._MOST_PATCHES", 500)  # several parts
     x, weight = torch.randn(2, 4, 5, 4), torch.randn(4, 4 // options["groups"], 3, 2)
     for activation, numerator in (("relu", "absolute"), ("tanh", "norms")):
         found = convolution_two_pass(
@@ -430,7 +429,7 @@ def test_strides_threads_and_tensor_operations_change_nothing(monkeypatch: pytes
         alone = matmul_two_pass(a, b, **options)
     finally:
         torch.set_num_threads(threads)
-    monkeypatch.setattr("precc.numerics.is_plain", lambda x: False)
+    monkeypatch.setattr("precc.by_hand.numerics.is_plain", lambda x: False)
     by_tensor_ops = matmul_two_pass(a, b, **options)
     for other in (turned, negated, alone, by_tensor_ops):
         assert same_bits(other.result, found.result)

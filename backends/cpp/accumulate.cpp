@@ -1,4 +1,4 @@
-// Matrix products with a rounded running sum: the compiled twin of precc/accumulate.py.
+// Matrix products with a rounded running sum: the compiled twin of precc/accumulation/tensor_ops.py.
 //
 // `exact_tile` computes everything, in float64, every sum rounded to odd before it is rounded to its format. The fast
 // paths compute sums one after the other (or in blocks) without that: accumulate_paths.py lets them through only where

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from precc.accumulate import accumulate_tensor_ops, check_operands
-from precc.accumulator import Accumulator, Order
+from precc.accumulation.accumulator import Accumulator, Order
+from precc.accumulation.patches import Patches
+from precc.accumulation.tensor_ops import accumulate_tensor_ops, check_operands
 from precc.backends.cpp.accumulate_paths import (
     FLOAT32,
     FLOAT64,
@@ -27,7 +28,6 @@ from precc.backends.cpp.build import load_library
 from precc.backends.cpp.memory import overlaps, written
 from precc.backends.cpp.structures import GridStructure, grid_structure, random_mask
 from precc.formats import FloatFormat
-from precc.patches import Patches
 from precc.rounding import RoundingMode
 from precc.rounding.row import Grid
 from precc.rounding.tensor_ops import Carrier

@@ -10,8 +10,8 @@ from functools import cached_property, lru_cache
 
 import torch
 
-from precc.accumulate import grid_of
-from precc.accumulator import Accumulator, Order
+from precc.accumulation.accumulator import Accumulator, Order
+from precc.accumulation.tensor_ops import grid_of
 from precc.rounding import RoundingMode
 from precc.rounding.row import Grid
 from precc.rounding.tensor_ops import Carrier, carrier_of

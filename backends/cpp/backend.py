@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.fx import GraphModule
 
+from precc.accumulation.product_ops import define_products
 from precc.backends.cpp.accumulate import accumulate
 from precc.backends.cpp.build import load_library
 from precc.backends.cpp.kernels import round_compiled
 from precc.backends.eager import implement, run_eagerly
-from precc.product_ops import define_products
 from precc.protocols import BoxedCallable
 from precc.round_op import define_rounding, round_as_planned
 

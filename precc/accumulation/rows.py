@@ -7,7 +7,7 @@ number of the slot, the key and the plan where every other row has them.
 from functools import lru_cache
 from threading import Lock
 
-from precc.accumulator import Accumulator
+from precc.accumulation.accumulator import Accumulator
 from precc.rounding import KEY_COLUMNS, ROW_WIDTH, key_halves
 
 __all__ = ["accumulator_row", "parse_accumulator_row"]

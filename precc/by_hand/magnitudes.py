@@ -10,9 +10,9 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from precc.accumulator import Accumulator
+from precc.accumulation.accumulator import Accumulator
+from precc.by_hand.numerics import accumulated
 from precc.float64_functions import root
-from precc.numerics import accumulated
 
 __all__ = ["Numerator", "absolute_product", "norm_product"]
 

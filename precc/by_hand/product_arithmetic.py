@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from precc.accumulator import Accumulator
+from precc.accumulation.accumulator import Accumulator
+from precc.accumulation.named import parse_accumulator
 from precc.errors import FormatError
 from precc.formats import Format
-from precc.named_accumulators import parse_accumulator
 from precc.precision import Precision, misfit
 
 __all__ = ["ProductArithmetic"]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from precc.accumulate import product_shape
+from precc.accumulation.tensor_ops import product_shape
 from precc.errors import FormatError
 
 __all__ = ["int_matmul", "safe_chain_length"]

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from precc.accumulator import Accumulator
+from precc.accumulation.accumulator import Accumulator
 from precc.backends.cpp.accumulate import has_fast_path
 from precc.backends.cpp.kernels import why_no_kernels
 from precc.backends.cpp.memory import is_plain
-from precc.numerics import accumulated
+from precc.by_hand.numerics import accumulated
 
 __all__ = ["selected_product"]
 
@@ -26,7 +26,7 @@ def selected_product(
         b: [B, K, N].
         select: bool, [B, M, N].
         accumulator: how sums are rounded. Stochastic ones, whose numbers go by output, are all computed.
-        key: as in `precc.accumulate.accumulate_tensor_ops`.
+        key: as in `precc.accumulation.tensor_ops.accumulate_tensor_ops`.
         slot: likewise.
         first: likewise.
     """

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from precc.backends.cpp import compiled_or_tensor_ops
+from precc.by_hand.magnitudes import Numerator, absolute_product, norm_product
+from precc.by_hand.numerics import accumulated, checked_key
+from precc.by_hand.product_arithmetic import ProductArithmetic
+from precc.by_hand.selected_products import selected_product
 from precc.condition_numbers import Activation, activation_condition, check_activation, inner_product_condition
 from precc.errors import FormatError, member_of
 from precc.formats import Format
-from precc.magnitudes import Numerator, absolute_product, norm_product
-from precc.numerics import accumulated, checked_key
-from precc.product_arithmetic import ProductArithmetic
 from precc.rounding import slot_number
-from precc.selected_products import selected_product
 
 __all__ = ["Arithmetic", "Choice", "Multiply", "Problem", "TwoPass", "compute"]
 

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from precc.accumulate import product_shape
+from precc.accumulation.convolution import Geometry, fprop
+from precc.accumulation.tensor_ops import product_shape
+from precc.by_hand.magnitudes import Numerator
+from precc.by_hand.two_pass_rule import Arithmetic, Choice, Multiply, Problem, TwoPass, compute
 from precc.condition_numbers import Activation
-from precc.convolution import Geometry, fprop
 from precc.errors import FormatError
-from precc.magnitudes import Numerator
-from precc.two_pass_rule import Arithmetic, Choice, Multiply, Problem, TwoPass, compute
 
 __all__ = ["TwoPass", "convolution_two_pass", "matmul_two_pass"]
 

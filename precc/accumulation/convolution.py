@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from precc.accumulation.patches import Extents, Patches
 from precc.errors import FormatError
-from precc.patches import Extents, Patches
 
 __all__ = ["Geometry", "Multiply", "dgrad", "fprop", "wgrad"]
 

@@ -8,10 +8,10 @@ of up to 51 bits as the exact sum does, so rounding it again gives what the exac
 import torch
 from torch import Tensor
 
-from precc.accumulator import Accumulator, Order
+from precc.accumulation.accumulator import Accumulator, Order
+from precc.accumulation.patches import Patches
 from precc.errors import FormatError
 from precc.formats import FixedPoint, FloatFormat
-from precc.patches import Patches
 from precc.rounding.modes import RoundingMode
 from precc.rounding.random_bits import hashed_at, truncated
 from precc.rounding.row import Grid, row_of

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from precc.accumulate import accumulate_tensor_ops, check_operands, product_shape
-from precc.accumulator import Accumulator
+from precc.accumulation.accumulator import Accumulator
+from precc.accumulation.named import parse_accumulator
+from precc.accumulation.tensor_ops import accumulate_tensor_ops, check_operands, product_shape
 from precc.backends.cpp import compiled_or_tensor_ops, warn_without_kernels
 from precc.backends.cpp.accumulate import accumulate
 from precc.backends.cpp.memory import is_plain, overlaps_itself
 from precc.errors import FormatError
 from precc.formats import FixedPoint, FloatFormat, Format, Scaling, parse_format, parse_scaling
-from precc.named_accumulators import parse_accumulator
 from precc.rounding import NEAREST_EVEN, Rounding, RoundingMode, Row, draw_key, parse_rounding, row_of
 from precc.rounding.stateful import round_corrected, round_with_hysteresis
 
@@ -131,7 +131,7 @@ def accumulated(
     slot: int = 0,
     first: int = 0,
 ) -> Tensor:
-    """`precc.accumulate.accumulate_tensor_ops` by the compiled kernel where it can run.
+    """`precc.accumulation.tensor_ops.accumulate_tensor_ops` by the compiled kernel where it can run.
 
     A machine without kernels gives a `PrecisionWarning`; tensors of other devices, fake and traced ones have none.
     """

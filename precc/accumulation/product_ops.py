@@ -12,11 +12,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from precc.accumulate import accumulate_tensor_ops
-from precc.accumulator import Accumulator
-from precc.accumulator_rows import parse_accumulator_row
-from precc.convolution import Geometry, dgrad, fprop, wgrad
-from precc.patches import Patches
+from precc.accumulation.accumulator import Accumulator
+from precc.accumulation.convolution import Geometry, dgrad, fprop, wgrad
+from precc.accumulation.patches import Patches
+from precc.accumulation.rows import parse_accumulator_row
+from precc.accumulation.tensor_ops import accumulate_tensor_ops
 
 __all__ = ["PRODUCT_OPS", "Accumulate", "define_products"]
 
@@ -39,7 +39,7 @@ _SCHEMAS = {
 
 
 class Accumulate(Protocol):
-    """A product with a rounded sum, as `precc.accumulate.accumulate_tensor_ops`."""
+    """A product with a rounded sum, as `precc.accumulation.tensor_ops.accumulate_tensor_ops`."""
 
     def __call__(
         self, a: Tensor, b: Tensor | Patches, accumulator: Accumulator, key: int = 0, *, slot: int = 0, first: int = 0

@@ -1,6 +1,6 @@
 """Accumulators of hardware by name."""
 
-from precc.accumulator import Accumulator
+from precc.accumulation.accumulator import Accumulator
 from precc.errors import FormatError, expected_one_of
 from precc.formats import Format, parse_format
 

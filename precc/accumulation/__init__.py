@@ -1,0 +1,1 @@
+"""How the sums of products are rounded: as data, by tensor operations, and in graphs."""
