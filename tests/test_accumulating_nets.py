@@ -15,9 +15,11 @@ from torch.nn import functional as F
 
 import precc
 from precc.accumulation.accumulator import Accumulator
+from precc.accumulation.product_ops import PRODUCT_OPS
 from precc.accumulation.rows import accumulator_row, parse_accumulator_row
 from precc.backends import BACKENDS, reference
 from precc.errors import FormatError, PlanError
+from precc.passes.products import PRODUCTS
 from precc.plan import PrecisionPlan
 from precc.plan_json import accumulator_from_json
 from tests.golden import check_golden
@@ -95,6 +97,12 @@ def test_every_product_of_both_halves_is_replaced(monkeypatch: pytest.MonkeyPatc
     net = precc.compile(model, policy=precc.Uniform("e4m3", accumulator=HALF), backend="reference")
     net(torch.randn(2, 3, 5, 5)).sum().backward()
     check_golden("accumulating_graphs.txt", "\n".join(lines))
+
+
+def test_every_product_that_is_traced_has_a_form_with_a_rounded_sum() -> None:
+    composite = ("linear", "matmul", "conv1d", "conv2d", "conv3d", "conv_transpose")  # in exports only
+    names = {str(op.overloadpacket).removeprefix("aten.") for op in PRODUCTS}
+    assert {name for name in names if not name.startswith(composite)} <= set(PRODUCT_OPS)
 
 
 @pytest.mark.parametrize("model_class", MODELS)
