@@ -112,9 +112,9 @@ def choose_path(kind: Kind, a: Facts, b: Facts, depth: int, own: Carrier) -> Pat
     All values on the way are multiples of ``2**g``, g the sum of the operands' least bits: a grid that is finer changes
     none of them, and multiples of a coarser quantum are such multiples. (Where a sum was cut to an end of the format
     that is none, the quantum there is below ``2**g``: sums from it that come back into the format are multiples of that
-    quantum, of one bit more than the format's at most, and exact.) Let the carrier have M + 1 significand bits, s be the
-    sum of two such values, ``2**e <= |s| < 2**(e + 1)``, and z its rounding to the carrier. s and z round to the same
-    value of the format if
+    quantum, of one bit more than the format's at most, and exact.) Let the carrier have M + 1 significand bits, s be
+    the sum of two such values, ``2**e <= |s| < 2**(e + 1)``, and z its rounding to the carrier. s and z round to the
+    same value of the format if
 
     - ``|s| <= 2**(g + M + 1)``: then z = s; or
     - to nearest, the format has p bits with ``2 p <= M``, and the terms have at most p. For let z differ from s. One of
@@ -125,8 +125,8 @@ def choose_path(kind: Kind, a: Facts, b: Facts, depth: int, own: Carrier) -> Pat
       ``|z - s| <= 2**(e - M - 1)``: s and z lie on the same side of all these points. Below the normal numbers of the
       format x is the product, as the sum before is a multiple of the quantum there, which is above ``2**(e - M)``; y is
       that sum, and the quantum is larger, so the same holds; or
-    - to nearest, z is no such point (all of them are values of the carrier): s lies on the same side of all then. Where z is one, ``s - z``, which the
-      carrier holds (TwoSum; Knuth 1969), tells the side. This costs about twice the time.
+    - to nearest, z is no such point (all of them are values of the carrier): s lies on the same side of all then. Where
+      z is one, ``s - z``, which the carrier holds (TwoSum; Knuth 1969), tells the side. It costs about twice the time.
 
     Args:
         kind: of the accumulator.
