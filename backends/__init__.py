@@ -1,9 +1,11 @@
 """Backends: one a file, file name = the name that `precc.compile` takes."""
 
+import warnings
+
 from precc.backends.cpp.backend import Cpp
 from precc.backends.inductor import Inductor
 from precc.backends.reference import Reference
-from precc.errors import BackendError, expected_one_of
+from precc.errors import BackendError, PrecisionWarning, expected_one_of
 from precc.protocols import Backend
 
 __all__ = ["BACKENDS", "find_backend"]
@@ -12,16 +14,32 @@ __all__ = ["BACKENDS", "find_backend"]
 BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (Inductor(), Cpp(), Reference())}
 
 
-def find_backend(name: str) -> Backend:
-    """The backend of a name, checked to run on this machine.
+def find_backend(name: str) -> tuple[Backend, str]:
+    """The backend of a name, checked to run on this machine, and what those lack that ``"auto"`` would prefer.
+
+    ``"auto"`` is the first that can run here; a `PrecisionWarning` says if it is not the first of all.
 
     Raises:
         BackendError: unknown, or cannot run here; the message says what is missing.
     """
     if name == "auto":
-        name = next(iter(BACKENDS))
+        return _first_that_runs()
     if name not in BACKENDS:
         raise BackendError(f"unknown backend {name!r}: {expected_one_of(['auto', *BACKENDS])}")
     backend = BACKENDS[name]
     backend.check()
-    return backend
+    return backend, ""
+
+
+def _first_that_runs() -> tuple[Backend, str]:
+    lacking = ""
+    for backend in BACKENDS.values():
+        try:
+            backend.check()
+        except BackendError as error:
+            lacking = lacking or str(error)
+            continue
+        if lacking:
+            warnings.warn(f"precc runs on the backend {backend.name!r}: {lacking}", PrecisionWarning, stacklevel=4)
+        return backend, lacking
+    raise BackendError(lacking)

@@ -1,4 +1,4 @@
-"""The front door: the only module that joins core, passes, backends and models."""
+"""The front door: it joins core, passes, backends and models; `precc.by_hand` beside it calls kernels alone."""
 
 from pathlib import Path
 
@@ -37,7 +37,8 @@ def compile(
         model: any module that torch.compile can capture.
         policy: makes the first plan; a format or its name means `Uniform`.
         plan: the first plan, or the path of its JSON file.
-        backend: ``"inductor"``, ``"cpp"``, ``"reference"``, or ``"auto"``: the first of these.
+        backend: ``"inductor"``, ``"cpp"``, ``"reference"``, or ``"auto"``: the first of these that can run on this
+            machine; a `PrecisionWarning` and the report say if that is not the first.
         fullgraph: make graph breaks errors; otherwise the report names them.
         dynamic: as in torch.compile: whether sizes are symbols.
 
@@ -54,11 +55,13 @@ def compile(
         first = read_plan(plan)
     elif policy is not None:
         first = assigned(parse_policy(policy))
+    chosen, lacking = find_backend(backend)
     options = CompileOptions(
         pipeline=rounding_pipeline(),
         accumulating=accumulating_pipeline(),
         naming=naming_pipeline(),
-        backend=find_backend(backend),
+        backend=chosen,
+        lacking=lacking,
         fullgraph=fullgraph,
         dynamic=dynamic,
     )

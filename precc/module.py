@@ -73,6 +73,7 @@ class PrecisionModule(nn.Module):
         return PrecisionReport.of(
             title=base_name(self),
             backend=session.options.backend.name,
+            lacking=session.options.lacking,
             plan=session.plan,
             graphs=training_first(session.known),
             graph_breaks=session.graph_breaks,

@@ -30,7 +30,10 @@ __all__ = ["HAS_ISOLATION", "CompileOptions", "Session", "training_first"]
 
 @dataclass(frozen=True, slots=True)
 class CompileOptions:
-    """How a net is compiled; everything that a copy of the net needs to be compiled alike."""
+    """How a net is compiled; everything that a copy of the net needs to be compiled alike.
+
+    `lacking` says what a faster backend would need on this machine; empty if there is none.
+    """
 
     pipeline: Pipeline
     accumulating: Pipeline
@@ -38,6 +41,7 @@ class CompileOptions:
     backend: Backend
     fullgraph: bool = False
     dynamic: bool | None = None
+    lacking: str = ""
 
 
 @dataclass(eq=False, repr=False)

@@ -100,6 +100,9 @@ def test_cxx_may_have_arguments(fresh: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_without_a_compiler_tensor_operations_do_the_same(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     x = torch.randn(100)
+    with pytest.warns(PrecisionWarning, match=r"precc runs on the backend 'reference': .*"):
+        net = precc.compile(torch.nn.Linear(2, 2), policy="e4m3")
+    assert "a faster backend cannot run here: " in str(net.report())
     with pytest.warns(PrecisionWarning, match=r"by tensor operations.*no-such-compiler.*CXX"):
         rounded = precc.round_to(x, "mxfp4")
     assert torch.equal(rounded, quantize(x, row_of(parse_format("mxfp4"))))

@@ -51,6 +51,7 @@ class PrecisionReport:
         *,
         title: str,
         backend: str,
+        lacking: str,
         plan: PrecisionPlan,
         graphs: Sequence[CapturedGraph],
         graph_breaks: Sequence[str],
@@ -60,6 +61,7 @@ class PrecisionReport:
     ) -> "PrecisionReport":
         rows = _rows(plan, graphs)
         notes = [_compiled(backend, graphs, plan, [row.multiply_adds for row in rows])]
+        notes += [f"a faster backend cannot run here: {lacking}"] * bool(lacking)
         notes += _uncounted(graphs)
         notes += _executed(executed)
         if events:
