@@ -536,3 +536,8 @@ def test_a_function_may_change_its_argument() -> None:
     a, b = torch.randn(4, 5, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
     found = matmul_two_pass(a, b, "e5m10", "fp64", 10**400, activation=lambda v: v.abs_())
     assert same_bits(found.result, matmul_two_pass(a, b, "e5m10", "fp64", math.inf).result)
+
+
+def test_an_accumulator_alone_is_no_arithmetic() -> None:
+    with pytest.raises(FormatError, match=r"is an accumulator: write ProductArithmetic\(operands, 'hopper_fp8'\)"):
+        matmul_two_pass(torch.ones(2, 2), torch.ones(2, 2), "hopper_fp8", "fp32", 1.0)

@@ -142,7 +142,7 @@ def _run(a: Tensor, b: Patches, result: Tensor, accumulator: Accumulator, stream
     if path is not None and path.carrier.dtype is not a.dtype:
         a, b, target = a.double(), b.to(torch.float64), torch.empty_like(result, dtype=torch.float64)
     job = _job(kind, a, target, stream, path)
-    offsets = b.offsets if b.rows else ()  # which must live as long as the job
+    offsets = b.offsets if b.depth else ()  # which must live as long as the job
     job.items, job.depths, job.widths = (offset.data_ptr() for offset in offsets) if offsets else (None, None, None)
     function = _functions(a.dtype).accumulate
     failed = function(a.data_ptr(), b.base.data_ptr(), target.data_ptr(), ctypes.byref(job), path is not None)

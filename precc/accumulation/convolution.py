@@ -116,14 +116,14 @@ def wgrad(gradient: Tensor, x: Tensor, kernel: Sequence[int], geometry: Geometry
     groups, positions = geometry.groups, small.shape[2:]
     channels, outputs = large.shape[1] // groups, small.shape[1] // groups
     view = _patches(_padded(large, geometry), tuple(kernel), positions, geometry)
-    columns = Patches(
+    patches = Patches(
         view.base,
-        items=((groups, channels * view.channel),),
-        rows=((large.shape[0], view.sample), *view.positions),
-        columns=((channels, view.channel), *view.kernel),
+        batch=((groups, channels * view.channel),),
+        depth=((large.shape[0], view.sample), *view.positions),
+        width=((channels, view.channel), *view.kernel),
     )
-    rows = small.unflatten(1, (groups, outputs)).flatten(3).permute(1, 2, 0, 3).reshape(groups, outputs, -1)
-    return multiply(rows, columns, 0).reshape(groups * outputs, channels, *kernel)
+    left = small.unflatten(1, (groups, outputs)).flatten(3).permute(1, 2, 0, 3).reshape(groups, outputs, -1)
+    return multiply(left, patches, 0).reshape(groups * outputs, channels, *kernel)
 
 
 def _check(x: Tensor, weight: Tensor, geometry: Geometry) -> None:
@@ -166,13 +166,13 @@ def _correlated(x: Tensor, weight: Tensor, size: tuple[int, ...], geometry: Geom
     for begin in range(0, x.shape[0], step):
         view = _patches(padded[begin : begin + step], weight.shape[2:], size, geometry)
         samples = view.base.shape[0]
-        columns = Patches(
+        patches = Patches(
             view.base,
-            items=((samples, view.sample), (groups, channels * view.channel)),
-            rows=((channels, view.channel), *view.kernel),
-            columns=view.positions,
+            batch=((samples, view.sample), (groups, channels * view.channel)),
+            depth=((channels, view.channel), *view.kernel),
+            width=view.positions,
         )
-        sums = multiply(filters, columns, begin * outputs * prod(size))
+        sums = multiply(filters, patches, begin * outputs * prod(size))
         result[begin : begin + step] = sums.reshape(samples, outputs, *size)
     return result
 

@@ -24,19 +24,19 @@ class Patches:
     """
 
     base: Tensor
-    items: Extents
-    rows: Extents
-    columns: Extents
+    batch: Extents
+    depth: Extents
+    width: Extents
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """B, K and N."""
-        batch, depth, width = (prod(size for size, _ in dims) for dims in (self.items, self.rows, self.columns))
+        batch, depth, width = (prod(size for size, _ in dims) for dims in (self.batch, self.depth, self.width))
         return batch, depth, width
 
     def matrices(self) -> Tensor:
         """The matrices, laid out."""
-        dims = (*self.items, *self.rows, *self.columns)
+        dims = (*self.batch, *self.depth, *self.width)
         view = self.base.as_strided([size for size, _ in dims], [stride for _, stride in dims])
         return view.reshape(self.shape)
 
@@ -46,8 +46,8 @@ class Patches:
 
     @property
     def offsets(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The offsets of items, rows and columns: int64."""
-        return _offsets(self.items), _offsets(self.rows), _offsets(self.columns)
+        """The offsets along the batch, the depth and the width: int64."""
+        return _offsets(self.batch), _offsets(self.depth), _offsets(self.width)
 
 
 @lru_cache(maxsize=64)

@@ -18,7 +18,7 @@ from precc.accumulation.patches import Patches
 from precc.accumulation.rows import parse_accumulator_row
 from precc.accumulation.tensor_ops import accumulate_tensor_ops
 
-__all__ = ["PRODUCT_OPS", "Accumulate", "define_products"]
+__all__ = ["PRODUCT_OPS", "define_products"]
 
 _aten = torch.ops.aten
 

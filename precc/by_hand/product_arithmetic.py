@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from precc.accumulation.accumulator import Accumulator
-from precc.accumulation.named import parse_accumulator
+from precc.accumulation.named import ACCUMULATORS, parse_accumulator
 from precc.errors import FormatError
 from precc.formats import Format
 from precc.precision import Precision, misfit
@@ -46,6 +46,8 @@ class ProductArithmetic:
         Raises:
             FormatError: neither, or a format that sums cannot have.
         """
+        if isinstance(choice, str) and choice in ACCUMULATORS:
+            raise FormatError(f"{choice!r} is an accumulator: write ProductArithmetic(operands, {choice!r})")
         return choice if isinstance(choice, ProductArithmetic) else cls(choice, choice)
 
     @property

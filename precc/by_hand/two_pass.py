@@ -8,7 +8,7 @@ from torch import Tensor
 from precc.accumulation.convolution import Geometry, fprop
 from precc.accumulation.tensor_ops import product_shape
 from precc.by_hand.magnitudes import Numerator
-from precc.by_hand.two_pass_rule import Arithmetic, Choice, Multiply, Problem, TwoPass, compute
+from precc.by_hand.two_pass_rule import Arithmetic, Choice, MatrixProduct, Problem, TwoPass, compute
 from precc.condition_numbers import Activation
 from precc.errors import FormatError
 
@@ -67,7 +67,7 @@ def matmul_two_pass(
     shape = product_shape(a, b)
     batched = a.dim() == 3
 
-    def product(left: Tensor, right: Tensor, multiply: Multiply) -> Tensor:
+    def product(left: Tensor, right: Tensor, multiply: MatrixProduct) -> Tensor:
         return multiply(left, right, 0) if batched else multiply(left[None], right[None], 0)[0]
 
     last = a.dim() - 1
@@ -124,7 +124,7 @@ def convolution_two_pass(
     if min(size) < 1 or min(weight.shape[2:]) < 1:
         raise FormatError(f"a convolution of {list(x.shape)} with {list(weight.shape)} has no spatial extent: {size}")
 
-    def product(left: Tensor, right: Tensor, multiply: Multiply) -> Tensor:
+    def product(left: Tensor, right: Tensor, multiply: MatrixProduct) -> Tensor:
         return fprop(left, right, geometry, lambda a, b, first: multiply(a, b.matrices(), first))
 
     problem = Problem((x, weight), ((1, 1), (1, 0)), (x.shape[0], weight.shape[0], *size), product)

@@ -18,12 +18,12 @@ from precc.errors import FormatError, member_of
 from precc.formats import Format
 from precc.rounding import slot_number
 
-__all__ = ["Arithmetic", "Choice", "Multiply", "Problem", "TwoPass", "compute"]
+__all__ = ["Arithmetic", "Choice", "MatrixProduct", "Problem", "TwoPass", "compute"]
 
 Arithmetic = ProductArithmetic | Format | str
 
 #: How matrices [A, M, K] and [B, K, N] are multiplied; the last argument is the number of the first output.
-Multiply = Callable[[Tensor, Tensor, int], Tensor]
+MatrixProduct = Callable[[Tensor, Tensor, int], Tensor]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,7 +60,7 @@ class Problem:
     operands: tuple[Tensor, Tensor]
     axes: tuple[tuple[int, int], tuple[int, int]]
     shape: tuple[int, ...]
-    product: Callable[[Tensor, Tensor, Multiply], Tensor]
+    product: Callable[[Tensor, Tensor, MatrixProduct], Tensor]
 
     def rounded(self, arithmetic: ProductArithmetic, key: int, name: str) -> tuple[Tensor, Tensor]:
         first, second = (
@@ -132,14 +132,14 @@ def _slot(name: str) -> int:
     return slot_number(f"two_pass/{name}")
 
 
-def _whole(arithmetic: ProductArithmetic, key: int) -> Multiply:
+def _whole(arithmetic: ProductArithmetic, key: int) -> MatrixProduct:
     def multiply(a: Tensor, b: Tensor, first: int) -> Tensor:
         return accumulated(a, b, arithmetic.accumulator, key, slot=_slot("low.sum"), first=first)
 
     return multiply
 
 
-def _selected(arithmetic: ProductArithmetic, key: int, select: Tensor) -> Multiply:
+def _selected(arithmetic: ProductArithmetic, key: int, select: Tensor) -> MatrixProduct:
     chosen = select.flatten()
 
     def multiply(a: Tensor, b: Tensor, first: int) -> Tensor:

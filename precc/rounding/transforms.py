@@ -16,9 +16,9 @@ from precc.formats import Transform
 from precc.rounding.random_bits import hashed
 from precc.rounding.row import Row
 
-__all__ = ["HADAMARD_SIZE", "ShiftSqueeze", "random_hadamard", "transformed"]
+__all__ = ["ShiftSqueeze", "random_hadamard", "transformed"]
 
-HADAMARD_SIZE = 16
+_SIZE = 16
 
 
 def transformed(x: Tensor, row: Row, key: int, rounding: Callable[[Tensor, Row, int], Tensor]) -> Tensor:
@@ -73,11 +73,11 @@ def _kind(x: object) -> str:
 def _mixed(x: Tensor, seed: int, axis: int) -> Tensor:
     """The transform, in float64 of float64, else in float32."""
     moved = x.movedim(axis, -1)
-    whole = moved.shape[-1] // HADAMARD_SIZE * HADAMARD_SIZE
+    whole = moved.shape[-1] // _SIZE * _SIZE
     moved = moved.to(torch.promote_types(x.dtype, torch.float32))
     groups = moved[..., :whole]
-    groups = groups.reshape(*groups.shape[:-1], whole // HADAMARD_SIZE, HADAMARD_SIZE) * _signs(seed, groups)
-    for stage in range(int(math.log2(HADAMARD_SIZE))):
+    groups = groups.reshape(*groups.shape[:-1], whole // _SIZE, _SIZE) * _signs(seed, groups)
+    for stage in range(int(math.log2(_SIZE))):
         groups = groups if stage % 2 else groups / 2  # before it grows, or it overflows where the result does not
         pairs = groups.unflatten(-1, (-1, 2, 2**stage))
         first, second = pairs.unbind(-2)
@@ -86,7 +86,7 @@ def _mixed(x: Tensor, seed: int, axis: int) -> Tensor:
 
 
 def _signs(seed: int, like: Tensor) -> Tensor:
-    bits = hashed(HADAMARD_SIZE, seed, 0, like.device) >> 31
+    bits = hashed(_SIZE, seed, 0, like.device) >> 31
     return (1 - 2 * bits).to(like.dtype)
 
 
