@@ -85,8 +85,8 @@ class PrecisionModule(nn.Module):
     def precision_state(self) -> dict[str, Any]:
         """What precc knows beside the parameters, as plain data.
 
-        ``plan`` is its JSON, ``multiply_adds`` those executed by format, ``events`` what controllers counted, and
-        ``amax`` by slot the largest magnitudes that delayed scales come from, the oldest first.
+        ``plan`` is its JSON, or None if none was set, ``multiply_adds`` those executed by format, ``events`` what
+        controllers counted, and ``amax`` by slot the largest magnitudes that delayed scales come from, oldest first.
         """
         return state_of(session_of(self))
 
@@ -95,7 +95,7 @@ class PrecisionModule(nn.Module):
 
         Raises:
             PlanError: it is not a precision_state, or not of a net with these slots, or its plan needs graphs with
-                accumulators; nothing is changed.
+                accumulators, which `set_plan` with recompile=True builds; nothing is changed.
         """
         load_state(session_of(self), self, state)
 

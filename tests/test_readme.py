@@ -17,9 +17,15 @@ def test_the_code_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     (x,), y = example_inputs(), torch.arange(4)
     names: dict[str, Any] = {"model": LeNet5(), "loader": [(x, y)], "loss_fn": F.cross_entropy, "x": x, "y": y}
-    names |= {"w": torch.randn(40, 64), "held": torch.zeros(40, 64), "a": torch.randn(5, 70), "b": torch.randn(70, 6)}
+    names |= {
+        "torch": torch,
+        "w": torch.randn(40, 64),
+        "held": torch.zeros(40, 64),
+        "a": torch.randn(5, 70),
+        "b": torch.randn(70, 6),
+    }
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for block in blocks:
         exec(block, names)
-    assert {entry.name for entry in tmp_path.iterdir()} == {"net.onnx", "plan.json"}
+    assert {entry.name for entry in tmp_path.iterdir()} == {"net.onnx", "plan.json", "run.pt"}
