@@ -6,10 +6,10 @@ from typing import Protocol, runtime_checkable
 from precc.accumulation.accumulator import Accumulator
 from precc.accumulation.named import parse_accumulator
 from precc.errors import FormatError, PlanError, UnsupportedError
-from precc.formats import Format, Scaling, Transform, parse_format, parse_scaling, parse_transform
+from precc.formats import Format, Scaling, Transform
 from precc.plan import PrecisionPlan, Provenance
 from precc.precision import Precision, misfit
-from precc.rounding import NEAREST_EVEN, Rounding, RoundingMode, parse_rounding
+from precc.rounding import NEAREST_EVEN, Rounding, RoundingMode
 
 __all__ = ["Policy", "Uniform", "assigned", "parse_policy"]
 
@@ -72,12 +72,11 @@ class Uniform:
                 raise UnsupportedError(
                     f"Uniform({name}={value!r}): this version rounds operands and sums of products only"
                 )
-        object.__setattr__(self, "format", parse_format(format))
-        object.__setattr__(self, "rounding", parse_rounding(rounding))
-        object.__setattr__(self, "scaling", parse_scaling(scaling))
-        object.__setattr__(self, "transform", parse_transform(transform))
-        object.__setattr__(self, "accumulator", None if accumulator is None else parse_accumulator(accumulator))
-        own, sums = self._precision, self.accumulator  # a combination that makes no sense is said here
+        own = Precision(format, rounding, scaling, transform)  # a combination that makes no sense is said here
+        for name in ("format", "rounding", "scaling", "transform"):
+            object.__setattr__(self, name, getattr(own, name))
+        sums = None if accumulator is None else parse_accumulator(accumulator)
+        object.__setattr__(self, "accumulator", sums)
         if sums is not None and (why := misfit([own, own], sums.operand_formats)):
             raise FormatError(f"Uniform sums in {sums}, {why}")
 

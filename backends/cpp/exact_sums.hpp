@@ -126,7 +126,7 @@ struct ExactSums {
   void round(double* x, const Rounder<double>& by, int64_t k, int stage) const {
     uint32_t numbers[LANES] = {};
     if (how == STOCHASTIC) random(numbers, k, stage);
-    for (int j = 0; j < LANES; ++j) x[j] = by.template operator()<how, false>(x[j], numbers[j]);
+    for (int j = 0; j < LANES; ++j) x[j] = by.template operator()<how, GENERAL>(x[j], numbers[j]);
   }
 
   void add(double* x, const double* y, int64_t k, int stage) const {

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from precc.accumulation.patches import Extents, Patches
 from precc.errors import FormatError
 
-__all__ = ["Geometry", "Multiply", "dgrad", "fprop", "wgrad"]
+__all__ = ["Geometry", "Multiply", "checked_size", "dgrad", "fprop", "wgrad"]
 
 Multiply = Callable[[Tensor, Patches, int], Tensor]
 
@@ -87,10 +87,7 @@ def fprop(x: Tensor, weight: Tensor, geometry: Geometry, multiply: Multiply) -> 
     >>> fprop(ones, ones, plain, lambda a, b, first: a @ b.matrices()).item()
     9.0
     """
-    _check(x, weight, geometry)
-    size = geometry.output_size(x.shape[2:], weight.shape[2:])
-    if min(size) < 1:
-        raise FormatError(f"a convolution of {list(x.shape)} with {list(weight.shape)} has no spatial extent: {size}")
+    size = checked_size(x, weight, geometry)
     if geometry.transposed:
         return _spread(x, weight, size, geometry, multiply)
     return _correlated(x, weight, size, geometry, multiply)
@@ -126,16 +123,27 @@ def wgrad(gradient: Tensor, x: Tensor, kernel: Sequence[int], geometry: Geometry
     return multiply(left, patches, 0).reshape(groups * outputs, channels, *kernel)
 
 
-def _check(x: Tensor, weight: Tensor, geometry: Geometry) -> None:
+def checked_size(x: Tensor, weight: Tensor, geometry: Geometry) -> tuple[int, ...]:
+    """Spatial size of the result of a convolution.
+
+    Raises:
+        FormatError: shapes that do not fit, or no spatial extent.
+    """
     channels = weight.shape[0] if geometry.transposed else weight.shape[1] * geometry.groups
     if x.dim() != weight.dim() or x.dim() < 3 or x.shape[1] != channels or weight.shape[0] % geometry.groups:
         raise FormatError(
             f"a convolution takes [N, C, *spatial] with a weight of as many dimensions and fitting channels; got "
             f"{list(x.shape)} with {list(weight.shape)} in {geometry.groups} group(s)"
         )
+    size = geometry.output_size(x.shape[2:], weight.shape[2:])
+    if min(*size, *weight.shape[2:]) < 1:
+        raise FormatError(f"a convolution of {list(x.shape)} with {list(weight.shape)} has no spatial extent: {size}")
+    return size
 
 
 def _padded(x: Tensor, geometry: Geometry) -> Tensor:
+    if not any(geometry.padding):
+        return x.contiguous()
     sides = [(p, p) for p in geometry.padding]
     return F.pad(x, [side for pair in reversed(sides) for side in pair]).contiguous()
 

@@ -14,6 +14,7 @@ from precc.backends.cpp.memory import is_plain, overlaps_itself
 from precc.errors import FormatError
 from precc.formats import FixedPoint, FloatFormat, Format, Scaling, parse_format, parse_scaling
 from precc.rounding import NEAREST_EVEN, Rounding, RoundingMode, Row, draw_key, parse_rounding, row_of
+from precc.rounding.random_bits import checked_seed
 from precc.rounding.stateful import round_corrected, round_with_hysteresis
 
 __all__ = ["accumulated", "checked_key", "matmul", "round_to"]
@@ -179,11 +180,7 @@ def checked_key(seed: int | None) -> int:
     Raises:
         FormatError: not an integer of 64 bits.
     """
-    if seed is None:
-        return draw_key()
-    if type(seed) is not int or not 0 <= seed < 2**64:
-        raise FormatError(f"a seed is an integer from 0 to 2**64 - 1, not {seed!r}")
-    return seed
+    return draw_key() if seed is None else checked_seed(seed)
 
 
 def _refuse_seed(seed: int | None, mode: Rounding) -> int:

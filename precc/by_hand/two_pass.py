@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from precc.accumulation.convolution import Geometry, fprop
+from precc.accumulation.convolution import Geometry, checked_size, fprop
 from precc.accumulation.tensor_ops import product_shape
 from precc.by_hand.magnitudes import Numerator
 from precc.by_hand.two_pass_rule import Arithmetic, Choice, MatrixProduct, Problem, TwoPass, compute
@@ -120,9 +120,7 @@ def convolution_two_pass(
     """
     _check_tensors("convolution_two_pass", x, weight)
     geometry = _geometry(x, weight, stride, padding, dilation, groups)
-    size = geometry.output_size(x.shape[2:], weight.shape[2:])
-    if min(size) < 1 or min(weight.shape[2:]) < 1:
-        raise FormatError(f"a convolution of {list(x.shape)} with {list(weight.shape)} has no spatial extent: {size}")
+    size = checked_size(x, weight, geometry)
 
     def product(left: Tensor, right: Tensor, multiply: MatrixProduct) -> Tensor:
         return fprop(left, right, geometry, lambda a, b, first: multiply(a, b.matrices(), first))

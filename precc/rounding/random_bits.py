@@ -11,9 +11,10 @@ The state (a, b) is splitmix64 (Steele, Lea and Flood 2014) of key and slot, and
 import torch
 from torch import Tensor
 
+from precc.errors import FormatError
 from precc.rounding.modes import MAX_RANDOM_BITS
 
-__all__ = ["draw_key", "hashed", "hashed_at", "slot_number", "truncated"]
+__all__ = ["checked_seed", "draw_key", "hashed", "hashed_at", "slot_number", "truncated"]
 
 _MASK64 = (1 << 64) - 1
 _WEYL, _FIRST, _SECOND = 0x9E3779B9, 0x7FEB352D, 0x846CA68B
@@ -42,6 +43,17 @@ def stream_state(key: int, slot: int, chunk: int = 0) -> tuple[int, int]:
     if chunk:
         state = splitmix64(state ^ splitmix64(chunk))
     return state >> 32, state & 0xFFFFFFFF
+
+
+def checked_seed(seed: int) -> int:
+    """A seed of random bits as it is.
+
+    Raises:
+        FormatError: not an integer of 64 bits.
+    """
+    if type(seed) is not int or not 0 <= seed < 2**64:
+        raise FormatError(f"a seed is an integer from 0 to 2**64 - 1, not {seed!r}")
+    return seed
 
 
 def draw_key() -> int:

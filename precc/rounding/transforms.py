@@ -13,7 +13,7 @@ from torch import Tensor
 
 from precc.errors import FormatError
 from precc.formats import Transform
-from precc.rounding.random_bits import hashed
+from precc.rounding.random_bits import checked_seed, hashed
 from precc.rounding.row import Row
 
 __all__ = ["ShiftSqueeze", "random_hadamard", "transformed"]
@@ -61,9 +61,7 @@ def random_hadamard(x: Tensor, *, seed: int, axis: int = -1) -> Tensor:
         raise FormatError(f"a Hadamard transform takes a dense tensor of floats, not {_kind(x)}")
     if type(axis) is not int or not -x.dim() <= axis < x.dim():
         raise FormatError(f"a Hadamard transform along axis {axis!r} of a tensor of shape {list(x.shape)}")
-    if type(seed) is not int or not 0 <= seed < 2**64:
-        raise FormatError(f"a seed is an integer from 0 to 2**64 - 1, not {seed!r}")
-    return _mixed(x, seed, axis).to(x.dtype)
+    return _mixed(x, checked_seed(seed), axis).to(x.dtype)
 
 
 def _kind(x: object) -> str:
