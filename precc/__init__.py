@@ -30,6 +30,7 @@ from precc.policy import Policy, Uniform  # noqa: E402
 from precc.precision import Precision  # noqa: E402
 from precc.rounding import Rounding, RoundingMode  # noqa: E402
 from precc.rounding.transforms import ShiftSqueeze, random_hadamard  # noqa: E402
+from precc.rule import Rule  # noqa: E402
 
 __all__ = [
     "ACCUMULATORS",
@@ -52,6 +53,7 @@ __all__ = [
     "ProductArithmetic",
     "Rounding",
     "RoundingMode",
+    "Rule",
     "Scaling",
     "ShiftSqueeze",
     "TrustRegion",

@@ -1,5 +1,6 @@
 """The front door: it joins core, passes, backends and models; `precc.by_hand` beside it calls kernels alone."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +14,8 @@ from precc.module import PrecisionModule, read_plan, wrap
 from precc.passes import accumulating_pipeline, naming_pipeline, rounding_pipeline
 from precc.plan import PrecisionPlan
 from precc.policy import Policy, assigned, parse_policy
+from precc.rule import Rule, parse_rules
+from precc.rule_checks import check_paths
 from precc.session import CompileOptions, Session
 
 __all__ = ["compile", "export_onnx"]
@@ -23,6 +26,7 @@ def compile(
     *,
     policy: Policy | Format | str | None = None,
     plan: PrecisionPlan | str | Path | None = None,
+    rules: Sequence[Rule] = (),
     backend: str = "auto",
     fullgraph: bool = False,
     dynamic: bool | None = None,
@@ -37,6 +41,9 @@ def compile(
         model: any module that torch.compile can capture.
         policy: makes the first plan; a format or its name means `Uniform`.
         plan: the first plan, or the path of its JSON file.
+        rules: what holds whatever a policy, a plan or a controller chooses; the first `Rule` that fits a slot decides
+            it. One that decides no slot is an error, of this call if its path fits no module, or else of the first
+            forward that records gradients.
         backend: ``"inductor"``, ``"cpp"``, ``"reference"``, or ``"auto"``: the first of these that can run on this
             machine; a `PrecisionWarning` and the report say if that is not the first.
         fullgraph: make graph breaks errors; otherwise the report names them.
@@ -44,7 +51,7 @@ def compile(
 
     Raises:
         CaptureError: not a module, already compiled, or with an attribute by one of the net's names.
-        FormatError, PlanError: the policy or the plan is not one.
+        FormatError, PlanError: the policy or the plan is not one, or a rule fits no module.
         BackendError: unknown backend, or one that cannot run on this machine.
     """
     _check_model(model)
@@ -55,6 +62,9 @@ def compile(
         first = read_plan(plan)
     elif policy is not None:
         first = assigned(parse_policy(policy))
+    own = parse_rules(rules)
+    check_paths(own, model)
+    check_paths(first.rules if first is not None else (), model)
     chosen, lacking = find_backend(backend)
     options = CompileOptions(
         pipeline=rounding_pipeline(),
@@ -65,7 +75,7 @@ def compile(
         fullgraph=fullgraph,
         dynamic=dynamic,
     )
-    return wrap(model, Session(options, first))
+    return wrap(model, Session(options, first, rules=own))
 
 
 def _check_model(model: nn.Module) -> None:

@@ -43,7 +43,8 @@ class PrecisionModule(nn.Module):
     def set_plan(self, plan: PrecisionPlan | str | Path, *, recompile: bool = False) -> None:
         """Compute under another plan, or a plan file, from the next forward on. Nothing is compiled again.
 
-        A backward runs under the plan of its forward. Formats, roundings, scalings and, in graphs that were built for
+        The net's rules hold over this plan, before those that it has itself. A backward runs under the plan of its
+        forward. Formats, roundings, scalings and, in graphs that were built for
         them, accumulators change freely. Graphs are built for accumulators if the net's first plan, or one set before
         the first call, has any.
 
@@ -53,9 +54,9 @@ class PrecisionModule(nn.Module):
                 they were built without.
 
         Raises:
-            PlanError: the file holds no plan, the plan names a slot that the net does not have, or it has accumulators
-                and the graphs were built without; the plan in force stays. Slots are known once a forward has recorded
-                gradients: before, a wrong name is an error of that forward.
+            PlanError: the file holds no plan, the plan names a slot that the net does not have, a rule of it decides
+                none, or it has accumulators and the graphs were built without; the plan in force stays. Slots are known
+                once a forward has recorded gradients: before, a wrong name is an error of that forward.
         """
         if type(recompile) is not bool:
             raise PlanError(f"recompile is True or False, not {recompile!r}")
@@ -85,13 +86,16 @@ class PrecisionModule(nn.Module):
     def precision_state(self) -> dict[str, Any]:
         """What precc knows beside the parameters, as plain data.
 
-        ``plan`` is its JSON, or None if none was set, ``multiply_adds`` those executed by format, ``events`` what
-        controllers counted, and ``amax`` by slot the largest magnitudes that delayed scales come from, oldest first.
+        ``plan`` is its JSON, or None if none was set, ``rules`` are the net's own, ``multiply_adds`` those executed by
+        format, ``events`` what controllers counted, and ``amax`` by slot the largest magnitudes that delayed scales
+        come from, oldest first.
         """
         return state_of(session_of(self))
 
     def load_precision_state(self, state: dict[str, Any]) -> None:
         """Go on where a `precision_state` was taken, beside ``load_state_dict``.
+
+        Rules of the state that the net does not have are added after the net's own.
 
         Raises:
             PlanError: it is not a precision_state, or not of a net with these slots, or its plan needs graphs with

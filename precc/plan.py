@@ -1,13 +1,13 @@
 """The plan: which precision each slot has. An immutable value with a JSON form.
 
-A plan is total: slots that are not named have the default precision, so a graph that appears later
-resolves without a new plan. Two plans are equal when they give every slot the same precision.
+A plan is total: slots that are not named have what the first rule says that fits them, or else the default precision,
+so a graph that appears later resolves without a new plan. Two plans are equal when they give every slot the same
+precision.
 """
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,66 +16,18 @@ from precc.accumulation.accumulator import Accumulator
 from precc.accumulation.named import parse_accumulator
 from precc.errors import PlanError
 from precc.files import write_whole
+from precc.first_match import FirstMatch, first_match
 from precc.formats import Format
-from precc.plan_json import (
-    accumulator_from_json,
-    accumulator_to_json,
-    precision_from_json,
-    precision_to_json,
-    refuse_unknown,
-)
+from precc.plan_diff import OWN_SUMS, PlanDiff, RulesChange, SlotChange, apart
+from precc.plan_document import arguments_of, text_of
 from precc.precision import Precision
+from precc.provenance import Provenance
+from precc.rule import Rule, parse_rules
 from precc.slots import ACCUMULATOR, Slot
 
-__all__ = ["PLAN_VERSION", "PlanDiff", "PrecisionPlan", "Provenance", "SlotChange"]
-
-#: Version of the JSON form; a reader refuses any other.
-PLAN_VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Provenance:
-    """Where a plan comes from: the policy that made it, its budget, and a digest of the analysis."""
-
-    policy: str = ""
-    budget: str = ""
-    analysis: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class SlotChange:
-    """One difference between two plans; `slot` is ``*`` for every slot that no other change names.
-
-    An accumulator of None is the tensors' own arithmetic; ``*.accumulator`` are those that no other change names.
-    """
-
-    slot: str
-    before: Precision | Accumulator | None
-    after: Precision | Accumulator | None
-
-    def __str__(self) -> str:
-        before, after = (_OWN_SUMS if choice is None else str(choice) for choice in (self.before, self.after))
-        return f"{self.slot}: {before} -> {after}"
-
-
-@dataclass(frozen=True, slots=True)
-class PlanDiff:
-    """The slots on which two plans differ; false when there are none."""
-
-    changes: tuple[SlotChange, ...]
-
-    def __len__(self) -> int:
-        return len(self.changes)
-
-    def __iter__(self) -> Iterator[SlotChange]:
-        return iter(self.changes)
-
-    def __str__(self) -> str:
-        return "\n".join(str(change) for change in self.changes) or "no difference"
-
+__all__ = ["PrecisionPlan"]
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
-_OWN_SUMS = "own sums"  # those of the tensors' arithmetic, as they are printed
 _UNKNOWN = Provenance()
 
 
@@ -91,9 +43,11 @@ class PrecisionPlan:
         default_accumulator: how each product sums that is not named: an `Accumulator`, a format, or None: as the
             tensors' own arithmetic does.
         accumulators: likewise by slot name, such as ``fc/product/fprop.accumulator``.
+        rules: hold over all of this; what they decide of the named slots and accumulators takes the place of it.
 
     Raises:
-        PlanError: the name of an accumulator among the slots, or the other way round.
+        PlanError: the name of an accumulator among the slots, or the other way round; rules that are none, or beside
+            them a name that is of no slot.
 
     >>> mixed = PrecisionPlan("e4m3", {"fc/product/wgrad.input": "bf16"})
     >>> print(PrecisionPlan("e4m3").diff(mixed))
@@ -108,6 +62,7 @@ class PrecisionPlan:
     provenance: Provenance
     default_accumulator: Accumulator | None
     accumulators: Mapping[str, Accumulator | None]
+    rules: tuple[Rule, ...]
 
     def __init__(
         self,
@@ -118,27 +73,45 @@ class PrecisionPlan:
         *,
         default_accumulator: Accumulator | Format | str | None = None,
         accumulators: Mapping[str, Accumulator | Format | str | None] = _NOTHING,
+        rules: Sequence[Rule] = (),
     ) -> None:
         _check_names(slots, accumulators)
-        own = {name: Precision.of(choice) for name, choice in slots.items()}
+        object.__setattr__(self, "rules", parse_rules(rules))
+        decided = self._first_match
+        own = {name: decided.precision(name, Precision.of(choice)) for name, choice in slots.items()}
         object.__setattr__(self, "default", Precision.of(default))
         object.__setattr__(self, "slots", MappingProxyType(own))
         work = {name: _count(number) for name, number in multiply_adds.items()}
         object.__setattr__(self, "multiply_adds", MappingProxyType(work))
         object.__setattr__(self, "provenance", provenance)
-        sums = {name: _accumulator(choice) for name, choice in accumulators.items()}
+        sums = {name: decided.accumulator(name, _accumulator(choice)) for name, choice in accumulators.items()}
         object.__setattr__(self, "default_accumulator", _accumulator(default_accumulator))
         object.__setattr__(self, "accumulators", MappingProxyType(sums))
 
     @cached_property
+    def _first_match(self) -> FirstMatch:
+        return first_match(self.rules)
+
+    @cached_property
     def _exceptions(self) -> dict[str, Precision | Accumulator | None]:
-        """What is named and differs from the defaults."""
+        """What is named, differs from the defaults, and is not decided by a rule."""
         slots = {name: own for name, own in self.slots.items() if own != self.default}
-        return {**slots, **{name: own for name, own in self.accumulators.items() if own != self.default_accumulator}}
+        sums = {name: own for name, own in self.accumulators.items() if own != self.default_accumulator}
+        return {name: own for name, own in {**slots, **sums}.items() if self._first_match.position(name) is None}
+
+    @cached_property
+    def _telling_rules(self) -> tuple[Rule, ...]:
+        """The rules up to the last one that gives something else than the defaults: those after it change nothing."""
+        telling = [position for position, rule in enumerate(self.rules, start=1) if self._tells(rule)]
+        return self.rules[: max(telling, default=0)]
+
+    def _tells(self, rule: Rule) -> bool:
+        sums = rule.decides_sums and rule.accumulator != self.default_accumulator
+        return sums or rule.precision not in (None, self.default)
 
     @cached_property
     def _content(self) -> tuple[Any, ...]:
-        return self.default, self.default_accumulator, frozenset(self._exceptions.items())
+        return self.default, self.default_accumulator, self._telling_rules, frozenset(self._exceptions.items())
 
     @cached_property
     def _hash(self) -> int:
@@ -153,21 +126,38 @@ class PrecisionPlan:
         return self._hash
 
     def __reduce__(self) -> tuple[Any, ...]:
-        fields = (self.default, dict(self.slots), dict(self.multiply_adds), self.provenance)
-        return _made, (*fields, self.default_accumulator, dict(self.accumulators))
+        arguments: dict[str, Any] = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        for name in ("slots", "multiply_adds", "accumulators"):
+            arguments[name] = dict(arguments[name])  # a MappingProxyType cannot be pickled
+        return partial(PrecisionPlan, **arguments), ()
 
     def precision(self, slot: str) -> Precision:
         """The precision of an operand's slot, named or not."""
-        return self.slots.get(slot, self.default)
+        own = self.slots.get(slot)
+        return own if own is not None else self._first_match.precision(slot, self.default)
 
     def accumulator(self, slot: str) -> Accumulator | None:
         """How a product sums whose accumulator has this name; None: as the tensors' own arithmetic does."""
-        return self.accumulators.get(slot, self.default_accumulator)
+        if slot in self.accumulators:
+            return self.accumulators[slot]
+        return self._first_match.accumulator(slot, self.default_accumulator)
 
     @cached_property
     def rounds_sums(self) -> bool:
         """Whether any product has an accumulator."""
-        return self.default_accumulator is not None or any(own is not None for own in self.accumulators.values())
+        ruled = (rule.accumulator for rule in self.rules)
+        return any(own is not None for own in (self.default_accumulator, *self.accumulators.values(), *ruled))
+
+    def under(self, rules: tuple[Rule, ...]) -> "PrecisionPlan":
+        """The same plan with these rules before its own. It is made once."""
+        if rules not in self._under:
+            every = (*rules, *(rule for rule in self.rules if rule not in rules))
+            self._under[rules] = self if every == self.rules else replace(self, rules=every)
+        return self._under[rules]
+
+    @cached_property
+    def _under(self) -> dict[tuple[Rule, ...], "PrecisionPlan"]:
+        return {}
 
     def resolve(self, multiply_adds: Mapping[str, int]) -> "PrecisionPlan":
         """The same plan with each of these slots named, and with their work; accumulators where there are any."""
@@ -177,22 +167,26 @@ class PrecisionPlan:
         if self.rounds_sums:
             names = (Slot.parse(name).accumulator.name for name in multiply_adds)
             sums = {**{name: self.accumulator(name) for name in names}, **sums}
-        return _made(self.default, slots, work, self.provenance, self.default_accumulator, sums)
+        return replace(self, slots=slots, multiply_adds=work, accumulators=sums)
 
     @property
     def average_bits(self) -> float:
         """Storage bits of an operand, averaged over the slots, weighted by multiply-adds.
 
         Raises:
-            PlanError: slots are named whose work is not known yet.
+            PlanError: slots are named whose work is not known yet, or rules decide slots of which none is named.
         """
-        if all(own == self.default for own in self.slots.values()):
+        choices = {rule.precision for rule in self.rules if rule.precision is not None} | set(self.slots.values())
+        if choices <= {self.default}:
             return float(self.default.bits)
         unknown = [name for name in self.slots if name not in self.multiply_adds]
-        if unknown:
+        if unknown or not self.slots:
+            what = (
+                f"the work of slot {unknown[0]!r} (and {len(unknown) - 1} more)" if unknown else "what the rules decide"
+            )
             raise PlanError(
-                f"average_bits: the work of slot {unknown[0]!r} (and {len(unknown) - 1} more) is not known; "
-                "set the plan on a net, run a training step, and ask net.plan.average_bits"
+                f"average_bits: {what} is not known; set the plan on a net, run a training step, and ask "
+                "net.plan.average_bits"
             )
         total = sum(self.multiply_adds[name] for name in self.slots)
         if not total:
@@ -207,35 +201,25 @@ class PrecisionPlan:
         changes = [SlotChange(name, self.precision(name), other.precision(name)) for name in names]
         rest_of_sums = SlotChange(f"*.{ACCUMULATOR}", self.default_accumulator, other.default_accumulator)
         changes_of_sums = [SlotChange(name, self.accumulator(name), other.accumulator(name)) for name in sums]
-        return PlanDiff((*_apart(changes, rest), *_apart(changes_of_sums, rest_of_sums)))
+        rules = RulesChange(self._telling_rules, other._telling_rules)
+        ruled = [rules] * (rules.before != rules.after)
+        return PlanDiff((*ruled, *apart(changes, rest), *apart(changes_of_sums, rest_of_sums)))
 
     def __str__(self) -> str:
         made_by = f" by {self.provenance.policy}" if self.provenance.policy else ""
         sums = "" if self.default_accumulator is None else f", sums in {self.default_accumulator}"
         exceptions = self._exceptions
-        lines = [f"plan{made_by}: {self.default} in every slot{sums}" + (" but:" if exceptions else "")]
+        but = " but:" if exceptions or self.rules else ""
+        lines = [f"plan{made_by}: {self.default} in every slot{sums}{but}", *(f"  {rule}" for rule in self.rules)]
         width = max((len(name) for name in exceptions), default=0)
-        lines += [f"  {name:<{width}}  {_OWN_SUMS if own is None else own}" for name, own in sorted(exceptions.items())]
+        lines += [f"  {name:<{width}}  {OWN_SUMS if own is None else own}" for name, own in sorted(exceptions.items())]
         return "\n".join(lines)
 
     __repr__ = __str__
 
     def to_json(self) -> str:
         """The plan as text, stable under a round trip."""
-        document = {
-            "precc_plan": PLAN_VERSION,
-            "default": precision_to_json(self.default),
-            "slots": {name: precision_to_json(own) for name, own in sorted(self.slots.items())},
-            "default_accumulator": accumulator_to_json(self.default_accumulator),
-            "accumulators": {name: accumulator_to_json(own) for name, own in sorted(self.accumulators.items())},
-            "multiply_adds": dict(sorted(self.multiply_adds.items())),
-            "provenance": {
-                "policy": self.provenance.policy,
-                "budget": self.provenance.budget,
-                "analysis": self.provenance.analysis,
-            },
-        }
-        return json.dumps(document, indent=1) + "\n"
+        return text_of(self)
 
     @classmethod
     def from_json(cls, text: str) -> "PrecisionPlan":
@@ -244,33 +228,7 @@ class PrecisionPlan:
         Raises:
             PlanError: not JSON, not a plan, of another version, or with an unknown format.
         """
-        try:
-            document = json.loads(text, object_pairs_hook=_without_duplicates)
-        except PlanError:
-            raise
-        except (ValueError, RecursionError) as error:
-            raise PlanError(f"the plan is not JSON: {error}") from None
-        if not isinstance(document, dict) or "precc_plan" not in document:
-            raise PlanError("the JSON is not a plan: it has no 'precc_plan' version")
-        version = document["precc_plan"]
-        if type(version) is not int or version != PLAN_VERSION:
-            raise PlanError(f"the plan is of version {version!r}; this precc reads version {PLAN_VERSION}")
-        try:
-            refuse_unknown(document, _ENTRIES)
-            return cls(
-                precision_from_json(document["default"]),
-                {str(name): precision_from_json(own) for name, own in document["slots"].items()},
-                {name: _count(work) for name, work in document.get("multiply_adds", {}).items()},
-                Provenance(**document.get("provenance", {})),
-                default_accumulator=accumulator_from_json(document.get("default_accumulator")),
-                accumulators={
-                    name: accumulator_from_json(own) for name, own in document.get("accumulators", {}).items()
-                },
-            )
-        except PlanError:
-            raise
-        except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
-            raise PlanError(f"the plan is malformed: {type(error).__name__}: {error}") from error
+        return cls(**arguments_of(text))
 
     def save(self, path: str | Path) -> None:
         """Write the JSON form to a file, whole or not at all."""
@@ -291,27 +249,6 @@ class PrecisionPlan:
             raise PlanError(f"{str(path)!r}: {error}") from error
 
 
-_ENTRIES = ("precc_plan", "default", "slots", "default_accumulator", "accumulators", "multiply_adds", "provenance")
-
-
-def _made(
-    default: Precision,
-    slots: Mapping[str, Precision],
-    multiply_adds: Mapping[str, int],
-    provenance: Provenance,
-    default_accumulator: Accumulator | None,
-    accumulators: Mapping[str, Accumulator | None],
-) -> PrecisionPlan:
-    return PrecisionPlan(
-        default,
-        slots,
-        multiply_adds,
-        provenance,
-        default_accumulator=default_accumulator,
-        accumulators=accumulators,
-    )
-
-
 def _accumulator(choice: Accumulator | Format | str | None) -> Accumulator | None:
     return None if choice is None else parse_accumulator(choice)
 
@@ -326,20 +263,6 @@ def _check_names(slots: Mapping[str, Any], accumulators: Mapping[str, Any]) -> N
     for name in accumulators:
         if Slot.parse(name).operand != ACCUMULATOR:
             raise PlanError(f"{name!r} is no accumulator: their names end in '.{ACCUMULATOR}'")
-
-
-def _apart(changes: Sequence[SlotChange], rest: SlotChange) -> list[SlotChange]:
-    """The changes that are not those of the rest, then that of the rest; without those that change nothing."""
-    special = [own for own in changes if (own.before, own.after) != (rest.before, rest.after)]
-    return [change for change in (*special, rest) if change.before != change.after]
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    document = dict(pairs)
-    if len(document) != len(pairs):
-        twice = sorted({key for key, _ in pairs if sum(key == other for other, _ in pairs) > 1})
-        raise PlanError(f"the plan names {twice[0]!r} twice")
-    return document
 
 
 def _count(work: Any) -> int:

@@ -1,6 +1,7 @@
 """The JSON form of precisions: read strictly, written so that a round trip is exact."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from enum import Enum
 from typing import Any
@@ -23,7 +24,14 @@ from precc.formats import (
 from precc.precision import Precision
 from precc.rounding import Rounding, parse_rounding
 
-__all__ = ["accumulator_from_json", "accumulator_to_json", "precision_from_json", "precision_to_json", "refuse_unknown"]
+__all__ = [
+    "accumulator_from_json",
+    "accumulator_to_json",
+    "malformed_as_plan_error",
+    "precision_from_json",
+    "precision_to_json",
+    "refuse_unknown",
+]
 
 _KINDS: dict[str, type[Format]] = {
     "float": FloatFormat,
@@ -32,6 +40,17 @@ _KINDS: dict[str, type[Format]] = {
     "power_law": PowerLaw,
     "block": BlockFormat,
 }
+
+
+@contextmanager
+def malformed_as_plan_error(what: str) -> Iterator[None]:
+    """Turn what goes wrong while a document is read into a PlanError, with the cause."""
+    try:
+        yield
+    except PlanError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
+        raise PlanError(f"{what} is malformed: {type(error).__name__}: {error}") from error
 
 
 def refuse_unknown(document: Any, known: tuple[str, ...]) -> None:

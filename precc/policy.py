@@ -7,8 +7,9 @@ from precc.accumulation.accumulator import Accumulator
 from precc.accumulation.named import parse_accumulator
 from precc.errors import FormatError, PlanError, UnsupportedError
 from precc.formats import Format, Scaling, Transform
-from precc.plan import PrecisionPlan, Provenance
+from precc.plan import PrecisionPlan
 from precc.precision import Precision, misfit
+from precc.provenance import Provenance
 from precc.rounding import NEAREST_EVEN, Rounding, RoundingMode
 
 __all__ = ["Policy", "Uniform", "assigned", "parse_policy"]

@@ -10,16 +10,20 @@ from torch import nn
 from precc.errors import PlanError
 from precc.formats import MAX_HISTORY
 from precc.plan import PrecisionPlan
+from precc.rule import Rule
+from precc.rule_json import rules_from_json, rules_to_json
 from precc.session import Session
+from precc.slot_checks import check_slots
 from precc.slots import ACCUMULATOR, Slot
 
 __all__ = ["load_state", "state_of"]
 
 
 def state_of(session: Session) -> dict[str, Any]:
-    """The plan (None: no plan was set), multiply-adds by format, events, and amax histories of a net."""
+    """The plan (None: no plan was set), the rules, multiply-adds by format, events, and amax histories of a net."""
     return {
         "plan": None if session.chosen is None else session.chosen.resolve(session.multiply_adds).to_json(),
+        "rules": rules_to_json(session.rules),
         "multiply_adds": dict(session.tally),
         "events": dict(session.events),
         "amax": session.amax.to_lists(),
@@ -27,18 +31,15 @@ def state_of(session: Session) -> dict[str, Any]:
 
 
 def load_state(session: Session, net: nn.Module, state: Any) -> None:
-    """Put a state of `state_of` in the place of the net's own.
+    """Put a state of `state_of` in the place of the net's own. The net's rules stay, before those of the state.
 
     Raises:
         PlanError: it is none, or names slots that the net does not have; the net's own stays.
     """
     read = _State.of(state)
     brought = () if read.plan is None else read.plan.multiply_adds
-    session.check_slots(list(read.amax), brought, net, namer="the precision_state")
-    if read.plan is None:
-        session.forget_plan()  # what full precision is depends on the graphs
-    else:
-        session.use(read.plan, net)
+    check_slots(list(read.amax), brought, session.known, net, namer="the precision_state")
+    session.use(read.plan, net, rules=(*session.rules, *(rule for rule in read.rules if rule not in session.rules)))
     for counter, counts in ((session.tally, read.multiply_adds), (session.events, read.events)):
         counter.clear()
         counter.update(counts)
@@ -48,6 +49,7 @@ def load_state(session: Session, net: nn.Module, state: Any) -> None:
 @dataclass(frozen=True, slots=True)
 class _State:
     plan: PrecisionPlan | None
+    rules: tuple[Rule, ...]
     multiply_adds: dict[str, int]
     events: dict[str, int]
     amax: dict[str, list[float]]
@@ -55,7 +57,7 @@ class _State:
     @classmethod
     def of(cls, state: Any) -> "_State":
         entries = tuple(cls.__slots__)
-        if not isinstance(state, Mapping) or set(state) != set(entries):
+        if not isinstance(state, Mapping) or {*state, "rules"} != set(entries):
             has = list(state) if isinstance(state, Mapping) else type(state).__name__
             raise PlanError(f"not a precision_state, whose entries are {', '.join(entries)}: {has}")
         plan = state["plan"]
@@ -68,6 +70,7 @@ class _State:
                 raise PlanError(f"the precision_state has an amax history of {slot!r}: an accumulator has none")
         return cls(
             None if plan is None else PrecisionPlan.from_json(plan),
+            rules_from_json(state.get("rules", [])),
             amax={slot: [float(value) for value in own] for slot, own in amax.items()},
             **counts,
         )

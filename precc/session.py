@@ -3,7 +3,7 @@
 import itertools
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import signature
 from types import FunctionType
@@ -22,10 +22,15 @@ from precc.pipeline import Pipeline
 from precc.plan import PrecisionPlan
 from precc.policy import Uniform
 from precc.protocols import Backend
-from precc.slots import Slot
+from precc.rule import Rule
+from precc.rule_checks import check_decisions, check_paths
+from precc.slot_checks import brought_slots, check_slots, slot_names, unknown_slots
 from precc.strict_dynamo import base_name, strict_dynamo
 
 __all__ = ["HAS_ISOLATION", "CompileOptions", "Session", "training_first"]
+
+#: Plans that are not checked again; a controller switches between a handful.
+_KEPT_PLANS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,7 @@ class Session:
         accumulates: whether graphs are built so that products can round their sums; set by the first plan that does.
         amax: largest magnitudes of the slots with delayed scales.
         former: graphs that were captured before those that are in use, whose slots the net still has.
+        rules: hold over each plan that is used; over full precision too, but where it is the reference.
     """
 
     options: CompileOptions
@@ -69,6 +75,9 @@ class Session:
     accumulates: bool = False
     amax: AmaxHistory = field(default_factory=AmaxHistory)
     former: list[CapturedGraph] = field(default_factory=list)
+    rules: tuple[Rule, ...] = ()
+    _reference: bool = False  # whether the next forward is that with which others are compared
+    _fitting: dict[int, PrecisionPlan] = field(default_factory=dict)  # plans found to fit the graphs, by identity
     _checked: bool = False  # whether the plan in force was found to fit the graphs
     _compiler: GraphCompiler = field(init=False)
     _entry: Any = field(init=False)
@@ -86,13 +95,18 @@ class Session:
         self._entry = _isolated_compile(self._compiler, self.options)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A copied or unpickled net has plan and amax history; graphs and counts of work and events are its own."""
-        return _copied, (self.options, self.chosen, self.full_precision, self.accumulates, self.amax)
+        """A copied or unpickled net has plan, rules and amax history; graphs, counts of work and events are its own."""
+        return _copied, (self.options, self.chosen, self.full_precision, self.accumulates, self.amax, self.rules)
 
     @property
     def plan(self) -> PrecisionPlan:
         """The plan of the next forward."""
-        return self.full_precision if self.chosen is None else self.chosen
+        if self._reference:
+            return self.full_precision
+        return self._unruled(self.chosen).under(self.rules)
+
+    def _unruled(self, plan: PrecisionPlan | None) -> PrecisionPlan:
+        return self.full_precision if plan is None else plan
 
     @property
     def runs(self) -> int:
@@ -119,26 +133,52 @@ class Session:
         """The graphs that say what slots there are: those in use, and until one of them has a backward, the former."""
         return self.graphs if any(graph.training for graph in self.graphs) else [*self.graphs, *self.former]
 
-    def forget_plan(self) -> None:
-        """Go on in full precision, as if no plan had been set."""
-        self.chosen = None
+    def use(
+        self,
+        plan: PrecisionPlan | None,
+        net: nn.Module,
+        *,
+        rules: tuple[Rule, ...] | None = None,
+        recompile: bool = False,
+    ) -> None:
+        """Set the plan of the next forward; None is full precision, as if none had been set. Rules hold over both.
+
+        Args:
+            plan: without the net's rules.
+            net: whose session this is.
+            rules: in the place of the net's.
+            recompile: as in `prepare`.
+
+        Raises:
+            PlanError: the plan names a slot that the net does not have, has a rule that decides none, a scaling that
+                a slot's value cannot have, or accumulators, without which the graphs were built; what was stays.
+        """
+        rules = self.rules if rules is None else rules
+        laid = self._unruled(plan).under(rules)
+        if self._fitting.get(id(laid)) is not laid:
+            self._check_fit(self._unruled(plan), rules, net)
+            for graph in self.known:
+                graph.check(laid)
+        self.prepare([laid], recompile=recompile)
+        for graph in self.graphs:
+            graph.use(laid)
+        self._note_fitting(laid)
+        self.chosen, self.rules, self._reference, self._checked = plan, rules, False, True
+
+    def use_reference(self) -> None:
+        """Have the next forwards in full precision, without the rules, until a plan is used again.
+
+        It is what the error of a plan is measured against: a format that a rule sets is part of that error.
+        """
+        self._reference = True
         for graph in self.graphs:
             graph.use(self.plan)
 
-    def use(self, plan: PrecisionPlan, net: nn.Module, *, recompile: bool = False) -> None:
-        """Set the plan of the next forward.
-
-        Raises:
-            PlanError: the plan names a slot that the net does not have, a scaling that a slot's value cannot
-                have, or accumulators, without which the graphs were built; the old plan stays.
-        """
-        self._check_slots(plan, net)
-        for graph in self.known:
-            graph.check(plan)
-        self.prepare([plan], recompile=recompile)
-        for graph in self.graphs:
-            graph.use(plan)
-        self.chosen, self._checked = plan, True
+    def _note_fitting(self, plan: PrecisionPlan) -> None:
+        """Save the next use of a plan the checks, which read all of its slots; equal plans may name others."""
+        if len(self._fitting) >= _KEPT_PLANS:
+            self._fitting.clear()
+        self._fitting[id(plan)] = plan
 
     def prepare(self, plans: Sequence[PrecisionPlan], *, recompile: bool) -> None:
         """Have graphs in which these plans can run, from the next forward on.
@@ -151,6 +191,7 @@ class Session:
             return
         if self.graphs and not recompile:
             some = {name: own for name, own in needing.accumulators.items() if own is not None}
+            some |= {rule.path: rule.accumulator for rule in needing.rules if rule.accumulator is not None}
             name, own = next(iter(some.items()), ("every product", needing.default_accumulator))
             raise PlanError(
                 f"the plan sums {name!r} in {own}, but the net's graphs were built without accumulators: "
@@ -159,48 +200,25 @@ class Session:
             )
         self.accumulates = True
         self.former, self.graphs = [*self.former, *self.graphs], []
+        self._fitting.clear()
         self._build(self.tally)
 
-    def _check_slots(self, plan: PrecisionPlan, net: nn.Module) -> None:
-        self.check_slots([*plan.slots, *plan.accumulators], plan.multiply_adds, net)
+    def _check_fit(self, plan: PrecisionPlan, rules: tuple[Rule, ...], net: nn.Module) -> None:
+        """Refuse a plan that names unknown slots, and rules that decide none, as far as the slots are known.
 
-    def check_slots(
-        self, names: Collection[str], brought: Iterable[str], net: nn.Module, *, namer: str = "the plan"
-    ) -> None:
-        """Refuse unknown slots, once a training graph is known: an inference graph has a subset.
-
-        Raises:
-            PlanError: a name is of no slot.
+        The net's rules and the plan's are checked apart: all that the plan's would decide may be the net's to decide.
+        What a plan has brought may be in a graph that is still to come.
         """
-        unknown = self._unknown_slots(names, brought, net)
-        if unknown:
-            known = {slot.name for graph in self.known for slot in graph.slots}
-            some = ", ".join(repr(name) for name in unknown[:3])
-            has = ", ".join(sorted(known)[:6]) or "none"
-            raise PlanError(
-                f"{namer} names {len(unknown)} slot(s) that the net does not have: {some}; its slots are {has}"
-                + (", ..." if len(known) > 6 else "")
-            )
-
-    def _unknown_slots(self, names: Collection[str], brought: Iterable[str], net: nn.Module) -> list[str]:
-        """The names that are of no slot; none before a training graph is known.
-
-        A slot of a module of the net that a plan has brought from a capture (it has its multiply-adds) may belong to
-        a graph that is still to come.
-        """
-        graphs = self.known
-        if not names or not any(graph.training for graph in graphs):
-            return []  # a plan that names no slot fits any net: controllers switch between such plans at each step
-        known = {slot.name for graph in graphs for slot in graph.slots}
-        sums = {product.accumulator.name for graph in graphs for product in graph.products}
-        layers = {path for path, _ in net.named_modules()}
-        captured = [slot for slot in map(Slot.parse, brought) if slot.layer in layers]
-        to_come = {name for slot in captured for name in (slot.name, slot.accumulator.name)}
-        return sorted({*names} - known - sums - to_come)
+        check_slots([*plan.slots, *plan.accumulators], plan.multiply_adds, self.known, net)
+        every = [*self.graphs, *self.former]
+        for own in filter(None, (rules, plan.rules)):
+            check_paths(own, net)
+            if any(graph.training for graph in every):
+                check_decisions(own, slot_names(every) | brought_slots(plan.multiply_adds, net))
 
     def _drop_foreign_histories(self, net: nn.Module) -> None:
         """A state that was loaded before the first call may have histories of slots of another net."""
-        foreign = self._unknown_slots(list(self.amax.to_lists()), self.plan.multiply_adds, net)
+        foreign = unknown_slots(list(self.amax.to_lists()), self.plan.multiply_adds, self.known, net)
         if foreign:
             self.amax.drop(foreign)
             warnings.warn(
@@ -216,6 +234,7 @@ class Session:
             self.graph_breaks.clear()  # those of the former graphs
         self.graphs.append(graph)
         self._checked = False
+        self._fitting.clear()
         if graph.double:
             self.full_precision = Uniform("float64").assign()
         for known in self.graphs:
@@ -226,13 +245,14 @@ class Session:
 
         Raises:
             CaptureError: no graph could be captured from it.
-            PlanError: the plan in force names a slot that the net, now that it is captured, does not have.
+            PlanError: the plan in force names a slot that the net, now that it is captured, does not have, or a rule
+                decides none.
             RecompileLimitError: it needs one more graph than torch._dynamo allows.
             DeviceError: its tensors are on several devices.
             BackendError: the backend failed on the graph.
         """
         if not self._checked:
-            self._check_slots(self.plan, net)
+            self._check_fit(self._unruled(self.chosen), self.rules, net)
         compiler = self._compiler
         runs, compiler.root = compiler.runs, ref(net)
         known_breaks = Counter(counters["graph_break"])
@@ -247,7 +267,7 @@ class Session:
                 "(TORCHDYNAMO_DISABLE, torch.compiler.set_stance); fullgraph=True shows what stops the capture"
             )
         if not self._checked:
-            self._check_slots(self.plan, net)
+            self._check_fit(self._unruled(self.chosen), self.rules, net)
             self._drop_foreign_histories(net)
             self._checked = True
         if breaks:
@@ -283,8 +303,9 @@ def _copied(
     full_precision: PrecisionPlan,
     accumulates: bool,
     amax: AmaxHistory,
+    rules: tuple[Rule, ...],
 ) -> Session:
-    return Session(options, chosen, full_precision, accumulates=accumulates, amax=amax)
+    return Session(options, chosen, full_precision, accumulates=accumulates, amax=amax, rules=rules)
 
 
 _entry_numbers = itertools.count()

@@ -14,9 +14,10 @@ import precc
 from precc.errors import FormatError, PlanError, UnsupportedError
 from precc.files import write_whole
 from precc.formats import FloatFormat, parse_format
-from precc.plan import PrecisionPlan, Provenance
+from precc.plan import PrecisionPlan
 from precc.policy import Uniform, parse_policy
 from precc.precision import Precision
+from precc.provenance import Provenance
 from tests.golden import check_golden
 from tests.nets import uniform
 

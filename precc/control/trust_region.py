@@ -51,6 +51,9 @@ class TrustRegion(Optimizer):
         loss_scale: factor on the gradient in the backward, taken off it afterwards.
         gate: ``"source"``: epsilon of the loss at x against ``eta1 / 2 * pred``.
 
+    Rules of the net hold on every level. The loss in full precision is without them: what their formats do to the
+    loss is part of epsilon.
+
     A loss or gradient that is not finite is counted. If full precision has a finite loss there, the level
     is refined; otherwise the step is rejected and the radius halved.
 
@@ -190,7 +193,7 @@ class TrustRegion(Optimizer):
             if decision is Decision.ACCEPT:
                 self._move(step)
             return self._keep(decision, state)
-        exact = self.plan == self._session.full_precision
+        exact = self._session.plan == self._session.full_precision
         epsilon = 0.0 if exact else abs(loss.item() - self._full_precision_loss(closure, before))
         measured = Measurement(step.predicted_reduction, epsilon)
         decision, state = self.rule.step(measured, state)
@@ -215,7 +218,7 @@ class TrustRegion(Optimizer):
         decision = Decision.REJECT
         try:
             self._move(step)
-            trial = self._loss(closure, before, self.plan)
+            trial = self._loss(closure, before)
             if not math.isfinite(trial):
                 self._count("nonfinite")
                 trial = math.inf
@@ -229,25 +232,26 @@ class TrustRegion(Optimizer):
                 self.state.update(heavy_balls)
         return decision, state
 
-    def _loss(self, closure: Closure, before: Snapshot, plan: PrecisionPlan) -> float:
-        """The loss here under a plan, at the same moment; the plan in force and gradients are left as they were."""
+    def _loss(self, closure: Closure, before: Snapshot) -> float:
+        """The loss here under the plan in force, at the same moment; gradients are left as they were."""
         before.restore(self.net)
-        self.net.set_plan(plan)
         loss = loss_of_closure(closure).item()
         self.zero_grad(set_to_none=True)
-        self.net.set_plan(self.plan)
         return float(loss)
 
     def _finite_in_full_precision(self, closure: Closure, before: Snapshot) -> bool:
         """Whether loss and gradient at x are finite in full precision: what is not, is then the level's fault."""
         before.restore(self.net)
-        self.net.set_plan(self._session.full_precision)
+        self._session.use_reference()
         loss, gradients = self._gradients(closure)
         self.net.set_plan(self.plan)
         return all(bool(value.isfinite().all()) for value in (loss, *gradients.values()))
 
     def _full_precision_loss(self, closure: Closure, before: Snapshot) -> float:
-        return self._loss(closure, before, self._session.full_precision)
+        self._session.use_reference()
+        loss = self._loss(closure, before)
+        self.net.set_plan(self.plan)
+        return loss
 
     def _move(self, step: LinearStep) -> None:
         with torch.no_grad():

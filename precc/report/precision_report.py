@@ -9,6 +9,7 @@ from rich.table import Table
 
 from precc.annotations import Product
 from precc.captured_graph import CapturedGraph, depends_on_data, size_value
+from precc.first_match import first_match
 from precc.plan import PrecisionPlan
 from precc.slots import Role
 
@@ -61,6 +62,7 @@ class PrecisionReport:
     ) -> "PrecisionReport":
         rows = _rows(plan, graphs)
         notes = [_compiled(backend, graphs, plan, [row.multiply_adds for row in rows])]
+        notes += _rules(plan, graphs)
         notes += [f"a faster backend cannot run here: {lacking}"] * bool(lacking)
         notes += _uncounted(graphs)
         notes += _executed(executed)
@@ -146,6 +148,19 @@ def _compiled(backend: str, graphs: Sequence[CapturedGraph], plan: PrecisionPlan
         f"compiled: {len(graphs)} graph(s) by {backend} ({kinds}), {len(slots)} slots{summing}, "
         f"{sum(work):,} multiply-adds a step"
     )
+
+
+def _rules(plan: PrecisionPlan, graphs: Sequence[CapturedGraph]) -> list[str]:
+    """One line a rule: how many of the slots known so far it decides."""
+    decided = first_match(plan.rules)
+    operands = decided.counts({slot.name for graph in graphs for slot in graph.slots})
+    sums = decided.counts({product.accumulator.name for graph in graphs for product in graph.products})
+    summing = any(graph.accumulates for graph in graphs)
+    lines = []
+    for rule, slots, accumulators in zip(plan.rules, operands, sums, strict=True):
+        decides = [f"{slots} slots"] + [f"{accumulators} accumulators"] * (summing and rule.decides_sums)
+        lines.append(f"{rule} decides {' and '.join(decides)}")
+    return lines
 
 
 def _uncounted(graphs: Sequence[CapturedGraph]) -> list[str]:

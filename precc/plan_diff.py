@@ -1,0 +1,63 @@
+"""What two plans differ in."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from precc.accumulation.accumulator import Accumulator
+from precc.precision import Precision
+from precc.rule import Rule
+
+__all__ = ["OWN_SUMS", "PlanDiff", "RulesChange", "SlotChange", "apart"]
+
+#: How the sums of the tensors' own arithmetic are printed.
+OWN_SUMS = "own sums"
+
+
+@dataclass(frozen=True, slots=True)
+class SlotChange:
+    """One difference between two plans; `slot` is ``*`` for every slot that no other change names.
+
+    An accumulator of None is the tensors' own arithmetic; ``*.accumulator`` are those that no other change names.
+    """
+
+    slot: str
+    before: Precision | Accumulator | None
+    after: Precision | Accumulator | None
+
+    def __str__(self) -> str:
+        before, after = (OWN_SUMS if choice is None else str(choice) for choice in (self.before, self.after))
+        return f"{self.slot}: {before} -> {after}"
+
+
+@dataclass(frozen=True, slots=True)
+class RulesChange:
+    """Other rules, by which the slots that neither plan names differ too."""
+
+    before: tuple[Rule, ...]
+    after: tuple[Rule, ...]
+
+    def __str__(self) -> str:
+        before, after = (", ".join(map(repr, rules)) or "none" for rules in (self.before, self.after))
+        return f"rules: {before} -> {after}"
+
+
+@dataclass(frozen=True, slots=True)
+class PlanDiff:
+    """What two plans differ in, slots and rules; false when in nothing."""
+
+    changes: tuple[SlotChange | RulesChange, ...]
+
+    def __len__(self) -> int:
+        return len(self.changes)
+
+    def __iter__(self) -> Iterator[SlotChange | RulesChange]:
+        return iter(self.changes)
+
+    def __str__(self) -> str:
+        return "\n".join(str(change) for change in self.changes) or "no difference"
+
+
+def apart(changes: Sequence[SlotChange], rest: SlotChange) -> list[SlotChange]:
+    """The changes that are not those of the rest, then that of the rest; without those that change nothing."""
+    special = [own for own in changes if (own.before, own.after) != (rest.before, rest.after)]
+    return [change for change in (*special, rest) if change.before != change.after]

@@ -1,0 +1,99 @@
+"""The JSON form of a whole plan."""
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from precc.errors import PlanError
+from precc.plan_json import (
+    accumulator_from_json,
+    accumulator_to_json,
+    malformed_as_plan_error,
+    precision_from_json,
+    precision_to_json,
+    refuse_unknown,
+)
+from precc.provenance import Provenance
+from precc.rule_json import rules_from_json, rules_to_json
+
+if TYPE_CHECKING:
+    from precc.plan import PrecisionPlan
+
+__all__ = ["PLAN_VERSION", "arguments_of", "text_of"]
+
+#: Version of the JSON form; a reader refuses any other.
+PLAN_VERSION = 1
+
+_ENTRIES = (
+    "precc_plan",
+    "default",
+    "slots",
+    "default_accumulator",
+    "accumulators",
+    "rules",
+    "multiply_adds",
+    "provenance",
+)
+
+
+def text_of(plan: "PrecisionPlan") -> str:
+    """A plan as text; without an entry for rules if it has none."""
+    document = {
+        "precc_plan": PLAN_VERSION,
+        "default": precision_to_json(plan.default),
+        "slots": {name: precision_to_json(own) for name, own in sorted(plan.slots.items())},
+        "default_accumulator": accumulator_to_json(plan.default_accumulator),
+        "accumulators": {name: accumulator_to_json(own) for name, own in sorted(plan.accumulators.items())},
+        **({"rules": rules_to_json(plan.rules)} if plan.rules else {}),
+        "multiply_adds": dict(sorted(plan.multiply_adds.items())),
+        "provenance": {
+            "policy": plan.provenance.policy,
+            "budget": plan.provenance.budget,
+            "analysis": plan.provenance.analysis,
+        },
+    }
+    return json.dumps(document, indent=1) + "\n"
+
+
+def arguments_of(text: str) -> dict[str, Any]:
+    """The arguments of `PrecisionPlan` that a text holds.
+
+    Raises:
+        PlanError: not JSON, not a plan, of another version, or malformed.
+    """
+    document = _document_of(text)
+    with malformed_as_plan_error("the plan"):
+        refuse_unknown(document, _ENTRIES)
+        sums: Mapping[str, Any] = document.get("accumulators", {})
+        return {
+            "default": precision_from_json(document["default"]),
+            "slots": {str(name): precision_from_json(own) for name, own in document["slots"].items()},
+            "multiply_adds": dict(document.get("multiply_adds", {}).items()),
+            "provenance": Provenance(**document.get("provenance", {})),
+            "default_accumulator": accumulator_from_json(document.get("default_accumulator")),
+            "accumulators": {name: accumulator_from_json(own) for name, own in sums.items()},
+            "rules": rules_from_json(document.get("rules", [])),
+        }
+
+
+def _document_of(text: str) -> dict[str, Any]:
+    try:
+        document = json.loads(text, object_pairs_hook=_without_duplicates)
+    except PlanError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise PlanError(f"the plan is not JSON: {error}") from None
+    if not isinstance(document, dict) or "precc_plan" not in document:
+        raise PlanError("the JSON is not a plan: it has no 'precc_plan' version")
+    version = document["precc_plan"]
+    if type(version) is not int or version != PLAN_VERSION:
+        raise PlanError(f"the plan is of version {version!r}; this precc reads version {PLAN_VERSION}")
+    return document
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        twice = sorted({key for key, _ in pairs if sum(key == other for other, _ in pairs) > 1})
+        raise PlanError(f"the plan names {twice[0]!r} twice")
+    return document

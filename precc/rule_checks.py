@@ -1,0 +1,72 @@
+"""Whether rules fit a net: a rule that decides nothing is most often a wrong name."""
+
+from collections.abc import Collection, Sequence
+from difflib import get_close_matches
+
+from torch import nn
+
+from precc.errors import PlanError
+from precc.first_match import first_match
+from precc.rule import Rule
+from precc.slots import ACCUMULATOR, Slot, aliases_of
+
+__all__ = ["check_decisions", "check_paths"]
+
+_WAY_OUT = "correct the rule, or allow it with required=False"
+
+
+def check_paths(rules: Sequence[Rule], net: nn.Module) -> None:
+    """Refuse required rules whose paths fit no module of a net; slots know it by its first name.
+
+    Raises:
+        PlanError: there is one.
+    """
+    wanted = [rule for rule in rules if rule.required]
+    if not wanted:
+        return
+    paths = [path for path, _ in net.named_modules()]
+    for rule in wanted:
+        if not any(rule.covers(path) for path in paths):
+            raise PlanError(f"{rule}: {_why_no_module(rule, paths, net)}; {_WAY_OUT}")
+
+
+def _why_no_module(rule: Rule, paths: Sequence[str], net: nn.Module) -> str:
+    alias, first = next((names for names in aliases_of(net).items() if rule.covers(names[0])), ("", ""))
+    if alias:
+        return f"the module {alias!r} is also {first!r}, and slots are named by that path"
+    near = get_close_matches(rule.path, paths, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else "its modules are " + _some([path for path in paths if path])
+    return f"no module fits the path {rule.path!r} ({hint})"
+
+
+def check_decisions(rules: Sequence[Rule], names: Collection[str]) -> None:
+    """Refuse required rules that decide none of a net's slots; those that rules before them decide do not count.
+
+    Args:
+        rules: in their order.
+        names: of all slots, accumulators too.
+
+    Raises:
+        PlanError: there is one.
+    """
+    counts = first_match(tuple(rules)).counts(names) if rules else []
+    for position, count in enumerate(counts):
+        if not count and rules[position].required:
+            raise PlanError(f"{rules[position]} decides no slot: {_why_no_slot(position, rules, names)}; {_WAY_OUT}")
+
+
+def _why_no_slot(position: int, rules: Sequence[Rule], names: Collection[str]) -> str:
+    rule, slots = rules[position], [Slot.parse(name) for name in sorted(names)]
+    fitting = [slot for slot in slots if rule.fits(slot)]
+    if fitting:
+        before = next(earlier for earlier in rules[:position] if earlier.fits(fitting[0]))
+        return f"rules before it decide all that it fits, {before} the slot {fitting[0].name!r}"
+    operands = [slot for slot in slots if slot.operand != ACCUMULATOR]
+    covered = [slot for slot in operands if rule.covers(slot.layer)]
+    where = "under its path are" if covered else "there are none under its path, but"
+    return f"{where} {_some([slot.name for slot in covered or operands])}"
+
+
+def _some(names: Collection[str]) -> str:
+    ordered = sorted(names)
+    return ", ".join(repr(name) for name in ordered[:6]) + (", ..." if len(ordered) > 6 else "")

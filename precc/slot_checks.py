@@ -1,0 +1,64 @@
+"""Whether the names that a plan or a state brings are of slots of a net."""
+
+from collections.abc import Collection, Iterable, Sequence
+
+from torch import nn
+
+from precc.captured_graph import CapturedGraph
+from precc.errors import PlanError
+from precc.slots import Slot
+
+__all__ = ["brought_slots", "check_slots", "slot_names", "unknown_slots"]
+
+
+def check_slots(
+    names: Collection[str],
+    brought: Iterable[str],
+    graphs: Sequence[CapturedGraph],
+    net: nn.Module,
+    *,
+    namer: str = "the plan",
+) -> None:
+    """Refuse unknown slots, once a training graph is known: an inference graph has a subset.
+
+    Raises:
+        PlanError: a name is of no slot.
+    """
+    unknown = unknown_slots(names, brought, graphs, net)
+    if unknown:
+        known = {slot.name for graph in graphs for slot in graph.slots}
+        some = ", ".join(repr(name) for name in unknown[:3])
+        has = ", ".join(sorted(known)[:6]) or "none"
+        raise PlanError(
+            f"{namer} names {len(unknown)} slot(s) that the net does not have: {some}; its slots are {has}"
+            + (", ..." if len(known) > 6 else "")
+        )
+
+
+def unknown_slots(
+    names: Collection[str], brought: Iterable[str], graphs: Sequence[CapturedGraph], net: nn.Module
+) -> list[str]:
+    """The names that are of no slot; none before a training graph is known.
+
+    Args:
+        names: of slots, perhaps.
+        brought: slots of earlier captures; those of the net's modules may belong to a graph that is still to come.
+        graphs: those known.
+        net: whose modules they are.
+    """
+    if not names or not any(graph.training for graph in graphs):
+        return []  # a plan that names no slot fits any net: controllers switch between such plans at each step
+    return sorted({*names} - slot_names(graphs) - brought_slots(brought, net))
+
+
+def slot_names(graphs: Iterable[CapturedGraph]) -> set[str]:
+    """Names of the slots of these graphs, accumulators too."""
+    operands = {slot.name for graph in graphs for slot in graph.slots}
+    return operands | {product.accumulator.name for graph in graphs for product in graph.products}
+
+
+def brought_slots(brought: Iterable[str], net: nn.Module) -> set[str]:
+    """Names of those of these slots that are of modules of a net, with the accumulators of their products."""
+    layers = {path for path, _ in net.named_modules()}
+    slots = [slot for slot in map(Slot.parse, brought) if slot.layer in layers]
+    return {name for slot in slots for name in (slot.name, slot.accumulator.name)}
