@@ -100,6 +100,12 @@ def bare_prompts(batch: int, generator: Generator) -> Inputs:
     return prompts(batch, generator, labels=False)
 
 
+def passages(batch: int, generator: Generator) -> Inputs:
+    """Sequences of full length, without a mask; every token is a label."""
+    ids = tokens(batch, generator)
+    return {"input_ids": ids, "labels": ids}
+
+
 def sentences(batch: int, generator: Generator) -> Inputs:
     """Sequences padded on the right."""
     return {"input_ids": tokens(batch, generator), "attention_mask": padding(batch, left=False)}
@@ -166,9 +172,10 @@ def gpt2(dropout: float = 0.1) -> nn.Module:
     return hf.GPT2LMHeadModel(hf.GPT2Config(**sizes, **dropouts, **SPECIAL))
 
 
-def llama() -> nn.Module:
-    """Tied, two heads of keys and values for four of queries."""
-    return hf.LlamaForCausalLM(hf.LlamaConfig(**GROUPED, tie_word_embeddings=True))
+def llama(key_value_heads: int = 2) -> nn.Module:
+    """Tied, four heads of queries for so many of keys and values."""
+    sizes: Sizes = {**GROUPED, "num_key_value_heads": key_value_heads}
+    return hf.LlamaForCausalLM(hf.LlamaConfig(**sizes, tie_word_embeddings=True))
 
 
 def qwen3() -> nn.Module:
@@ -218,8 +225,8 @@ _ENTRIES = (
     Entry("gpt2", gpt2, prompts, own_loss, random=True),
     Entry("gpt2-logits", lambda: gpt2(0.0), bare_prompts, cross_entropy),
     Entry("llama", llama, prompts, own_loss),
-    Entry("llama-logits", llama, bare_prompts, cross_entropy),
-    Entry("qwen3", qwen3, prompts, own_loss),
+    Entry("llama-logits", lambda: llama(4), bare_prompts, cross_entropy),
+    Entry("qwen3", qwen3, passages, own_loss),
     Entry("mixtral", mixtral, prompts, own_loss),
     Entry("bert-classifier", lambda: bert(hf.BertForSequenceClassification), labelled_sentences, own_loss, random=True),
     Entry("bert-states", lambda: bert(hf.BertModel, 0.0), sentences, distance),
