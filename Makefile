@@ -32,6 +32,7 @@ bench: .venv/.complete  ## the published numbers: JSON files in benchmarks/resul
 	$(RUN) benchmarks/accumulate.py
 	$(RUN) benchmarks/train_step.py
 	$(RUN) benchmarks/trust_region_lenet5.py
+	$(RUN) benchmarks/tiny_llama_shakespeare.py
 
 clean:  ## remove the environment and what was built
 	rm -rf .venv build out precc.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""The data that ships, folders of the user's, and what is wrong with a damaged one."""
+"""The models, and MNIST: the subset that ships, folders of the user's, and what is wrong with a damaged one."""
 
 import gzip
 import struct
@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from precc.errors import DataError
-from precc.models.lenet5 import LeNet5, example_inputs
+from precc.models import gpt, lenet5, lstm, mlp, resnet20
 from precc.models.mnist import ENVIRONMENT_VARIABLE, load_mnist
 
 IDX = {
@@ -115,8 +116,52 @@ def test_damaged_idx_files(damage: str, arrays: dict[str, Any], tmp_path: Path) 
         load_mnist(tmp_path)
 
 
-def test_lenet5_is_the_size_that_it_says() -> None:
-    model = LeNet5()
-    assert sum(parameter.numel() for parameter in model.parameters()) == 61_706
-    assert model(*example_inputs(2)).shape == (2, 10)
-    assert torch.equal(example_inputs()[0], example_inputs()[0])
+MODELS = [
+    (mlp, mlp.MLP, 109_386, (2, 10)),
+    (lenet5, lenet5.LeNet5, 61_706, (2, 10)),
+    (resnet20, resnet20.ResNet20, 269_722, (2, 10)),
+    (gpt, gpt.GPT, 826_112, (2, 128, 128)),
+    (lstm, lstm.LSTMLanguageModel, 297_088, (2, 64, 128)),
+]
+
+
+@pytest.mark.parametrize(
+    ("module", "model_class", "parameters", "shape"), MODELS, ids=["mlp", "lenet5", "resnet20", "gpt", "lstm"]
+)
+def test_models_are_the_size_that_they_say(
+    module: Any, model_class: type[nn.Module], parameters: int, shape: tuple[int, ...]
+) -> None:
+    model = model_class()
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+    assert f"{parameters:,} parameters" in str(model_class.__doc__)
+    assert model(*module.example_inputs(2)).shape == shape
+    assert torch.equal(module.example_inputs()[0], module.example_inputs()[0])
+
+
+@pytest.mark.parametrize(
+    "model", [gpt.GPT(context=16, width=32), lstm.LSTMLanguageModel(width=32)], ids=["gpt", "lstm"]
+)
+def test_language_models_do_not_see_the_future(model: nn.Module) -> None:
+    first = torch.randint(128, (2, 16))
+    second = first.clone()
+    second[:, 9:] = (first[:, 9:] + 1) % 128
+    assert torch.equal(model(first)[:, :9], model(second)[:, :9])
+    assert not torch.equal(model(first)[:, 9], model(second)[:, 9])
+
+
+@pytest.mark.parametrize("make", [gpt.GPT, lstm.LSTMLanguageModel], ids=["gpt", "lstm"])
+def test_dropout_acts_in_training_only(make: Any) -> None:
+    model = make(width=32, dropout=0.5)
+    tokens = torch.randint(128, (2, 16))
+    assert not torch.equal(model(tokens), model(tokens))
+    model.eval()
+    assert torch.equal(model(tokens), model(tokens))
+
+
+def test_gpt_is_checked_and_tied() -> None:
+    model = gpt.GPT(context=8, width=32)
+    assert model.head.weight is model.token_embedding.weight
+    with pytest.raises(ValueError, match="a sequence of 9 tokens is longer than the context, 8"):
+        model(torch.zeros(1, 9, dtype=torch.long))
+    with pytest.raises(ValueError, match="width 30 is no multiple of heads 4"):
+        gpt.GPT(width=30)
