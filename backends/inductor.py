@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch._guards import detect_fake_mode
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -62,6 +63,10 @@ def _lower(graph: GraphModule, inputs: Sequence[Any]) -> GraphModule:
     """The graph on Inductor's op set."""
     from torch._inductor.decomposition import select_decomp_table
 
+    # decompositions give other strides than the ops that the graph was traced with, which a view may not fit
+    for node in graph.graph.find_nodes(op="call_function", target=torch.ops.aten.view.default):
+        node.target = torch.ops.aten.reshape.default
+    graph.recompile()
     table = select_decomp_table()
     fake_mode = detect_fake_mode(inputs)
     with fake_mode or nullcontext():

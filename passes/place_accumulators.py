@@ -10,10 +10,14 @@ from torch.fx import Graph, GraphModule, Node
 from precc.accumulation.product_ops import PRODUCT_OPS
 from precc.annotations import Product, products_of
 from precc.errors import CaptureError
+from precc.grouped_product import GROUPED_PRODUCT
 from precc.passes.products import CONVOLUTION_BACKWARD, op_name
 from precc.protocols import GraphContext
 
 __all__ = ["PlaceAccumulators"]
+
+#: Names of the operators for products that are no ATen op.
+_OWN: dict[Any, str] = {GROUPED_PRODUCT: "grouped_mm"}
 
 _MASK = 10  # position of output_mask in the arguments of convolution_backward
 
@@ -51,7 +55,7 @@ def _replace(graph: Graph, node: Node, product: Product) -> None:
 def _operator(node: Node) -> tuple[str, tuple[Any, ...]]:
     """The name of the operator, and the arguments that it shares with the ATen op."""
     if node.target is not CONVOLUTION_BACKWARD:
-        return op_name(node).removeprefix("aten."), node.args
+        return _OWN.get(node.target, op_name(node).removeprefix("aten.")), node.args
     mask: Any = node.args[_MASK]
     return "dgrad" if mask[0] else "wgrad", (*node.args[:3], *node.args[4:_MASK])
 

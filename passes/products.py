@@ -8,6 +8,7 @@ from torch.fx import Node
 from torch.utils.flop_counter import flop_registry
 
 from precc.annotations import Size
+from precc.grouped_product import GROUPED_PRODUCT
 
 __all__ = [
     "CONVOLUTION_BACKWARD",
@@ -16,6 +17,7 @@ __all__ = [
     "axes",
     "groups",
     "has_slots",
+    "is_ragged",
     "multiply_adds",
     "op_name",
     "operands",
@@ -30,6 +32,8 @@ PRODUCTS: dict[Any, tuple[int, int]] = {
     _aten.addmm.default: (1, 2),
     _aten.bmm.default: (0, 1),
     _aten.baddbmm.default: (1, 2),
+    _aten._grouped_mm.default: (0, 1),
+    GROUPED_PRODUCT: (0, 1),
     _aten.convolution.default: (0, 1),
     _aten.linear.default: (0, 1),
     _aten.matmul.default: (0, 1),
@@ -127,6 +131,8 @@ def multiply_adds(node: Node) -> Size:
         transposed = bool(node.args[7])
     else:
         output, (x, weight) = node, operands(node)
+        if is_ragged(node):
+            return _elements(x) * _shape(weight)[-1]
         if "conv" not in op_name(node):
             return _elements(node) * _shape(x)[-1]
         transposed = _is_transposed(node)
@@ -141,6 +147,13 @@ def multiply_adds(node: Node) -> Size:
 def _is_transposed(node: Node) -> bool:
     """Whether a convolution is a transposed one."""
     return "conv_transpose" in op_name(node) or (node.target is _aten.convolution.default and bool(node.args[6]))
+
+
+def is_ragged(node: Node) -> bool:
+    """Whether its sums run over groups of different lengths: the wgrad of a product of rows in groups."""
+    return node.target in (GROUPED_PRODUCT, _aten._grouped_mm.default) and all(
+        len(_shape(operand)) == 2 for operand in operands(node)
+    )
 
 
 def groups(node: Node) -> int:

@@ -25,6 +25,7 @@ from precc.passes.products import (
     axes,
     groups,
     has_slots,
+    is_ragged,
     multiply_adds,
     op_name,
     operands,
@@ -151,7 +152,7 @@ def _annotate(node: Node, product: _Forward, role: Role, positions: tuple[int, i
         Operand(position, Slot(slot.layer, slot.family, slot.call, role, name), *axes(node, position))
         for position, name in zip(positions, names, strict=True)
     )
-    annotate(node, Product((first, second), multiply_adds(node), groups(node)))
+    annotate(node, Product((first, second), multiply_adds(node), groups(node), is_ragged(node)))
 
 
 def _why_no_slots(node: Node, graph: GraphModule) -> str:

@@ -51,12 +51,14 @@ class Product:
         operands: in the order of the node's arguments.
         multiply_adds: of one run.
         groups: of a convolution's channels.
+        ragged: whether its sums run over groups of different lengths.
         row: in the plan, of its first operand; that of the second and of the accumulator follow. -1: not placed yet.
     """
 
     operands: tuple[Operand, Operand]
     multiply_adds: Size
     groups: int = 1
+    ragged: bool = False
     row: int = -1
 
     @property

@@ -22,7 +22,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from precc.amax_history import AmaxHistory
 from precc.captured_graph import CapturedGraph, plan_position
-from precc.decompositions import MATRIX_PRODUCTS, decomposition_table, matmul
+from precc.decompositions import decomposition_table, replacement
 from precc.errors import BackendError, CaptureError, DeviceError, PreccError
 from precc.pipeline import Pipeline
 from precc.protocols import Backend, BoxedCallable, GraphContext
@@ -220,8 +220,8 @@ def _with_plan_input(graph: GraphModule, plan_input: torch.Tensor) -> GraphModul
     plan.meta["example_value"] = plan_input
     plan._dynamo_source = ConstantSource("precc_plan")
     for node in copy.nodes:
-        if node.op in ("call_function", "call_method") and node.target in MATRIX_PRODUCTS:
-            node.op, node.target = "call_function", matmul
+        if node.op in ("call_function", "call_method") and (other := replacement(node.target)) is not None:
+            node.op, node.target = "call_function", other
     copy.output(output)
     result = GraphModule(graph, copy)
     result.meta = dict(graph.meta)

@@ -1,4 +1,4 @@
-"""The op set of precc's graphs: which ATen ops are opened before slots are placed, for every backend alike."""
+"""The op set of precc's graphs: which ops are opened or replaced before slots are placed, for every backend alike."""
 
 import operator
 from collections.abc import Callable
@@ -6,27 +6,43 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._decomp import get_decompositions
 
-__all__ = ["MATRIX_PRODUCTS", "decomposition_table", "matmul"]
+from precc.grouped_product import GROUPED_PRODUCT
+
+__all__ = ["decomposition_table", "matmul", "replacement"]
 
 _aten = torch.ops.aten
 
 
 def decomposition_table() -> dict[Any, Callable[..., Any]]:
-    """Decompositions that hold in every backend.
+    """Decompositions that hold in every backend."""
+    return {_aten.native_dropout.default: _dropout}
 
-    `native_dropout` becomes a comparison with `rand_like`, so that every backend draws the same mask from torch's
-    generator.
-    """
-    table: dict[Any, Callable[..., Any]] = dict(get_decompositions([_aten.native_dropout]))
-    return table
+
+def _dropout(x: Tensor, p: float, train: bool | None) -> tuple[Tensor, Tensor]:
+    """`native_dropout` with the mask that eager mode draws on a processor, and its arithmetic."""
+    if not train or p == 0:
+        return x.clone(), torch.ones_like(x, dtype=torch.bool)
+    if p == 1:
+        return torch.zeros_like(x), torch.zeros_like(x, dtype=torch.bool)
+    kept = _aten.bernoulli.p(x, 1 - p)
+    return x * (kept / (1 - p)), kept.to(torch.bool)
+
+
+def replacement(target: Any) -> Callable[..., Any] | None:
+    """What stands in the captured code in the place of a function or method; None where it stays."""
+    if target in _MATRIX_PRODUCTS:
+        return matmul
+    return _grouped_matmul if str(target) in _GROUPED_PRODUCTS else None
 
 
 #: What Dynamo writes for ``a @ b``, ``a @= b``, `torch.matmul` and the methods.
-MATRIX_PRODUCTS = frozenset(
+_MATRIX_PRODUCTS = frozenset(
     {operator.matmul, operator.imatmul, torch.matmul, torch.linalg.matmul, "matmul", "__matmul__"}
 )
+
+#: By name, for their library may not be installed: one opaque node would be both gradients.
+_GROUPED_PRODUCTS = frozenset({"transformers.grouped_mm_fallback", "transformers.grouped_mm_fallback.default"})
 
 
 def matmul(input: Tensor, other: Tensor, *, out: Tensor | None = None) -> Tensor:
@@ -39,3 +55,8 @@ def matmul(input: Tensor, other: Tensor, *, out: Tensor | None = None) -> Tensor
         batch = torch.broadcast_shapes(input.shape[:-2], other.shape[:-2])
         input = input.expand(*batch, *input.shape[-2:])
     return torch.matmul(input, other) if out is None else torch.matmul(input, other, out=out)
+
+
+def _grouped_matmul(input: Tensor, weight: Tensor, offs: Tensor) -> Tensor:
+    result: Tensor = GROUPED_PRODUCT(input, weight, offs)
+    return result

@@ -38,6 +38,10 @@ def _check_transforms(product: Product, plan: PrecisionPlan) -> None:
     if len(mixed) == 1:
         other = next(name for name in names if name not in mixed)
         raise PlanError(f"slot {mixed[0]!r} has a Hadamard transform and {other!r} has none: their product is wrong")
+    if mixed and product.ragged:
+        raise PlanError(
+            f"slot {mixed[0]!r} cannot have a Hadamard transform: it would mix rows of different groups, as of experts"
+        )
     if mixed and product.groups > 1 and product.role is not Role.WGRAD:
         raise PlanError(
             f"slot {mixed[0]!r} cannot have a Hadamard transform: it would mix channels of the {product.groups} groups "

@@ -1,5 +1,6 @@
 """Make what torch would do in silence an error, or not do it, while a net is captured and runs."""
 
+import logging
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -21,6 +22,9 @@ _CONFIG = {
     "allow_rnn": True,  # or a net with an LSTM is not captured at all
 }
 
+
+#: How the names of methods of `logging.Logger` begin that only tell; libraries add such as `warning_once`.
+_MESSAGES = ("debug", "info", "warn")
 
 _fast_path_lock = threading.Lock()
 _fast_path_users: list[bool] = []  # what the flag was, once for each call under way
@@ -67,6 +71,7 @@ def strict_dynamo(net: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, An
     try:
         with ExitStack() as stack:
             stack.enter_context(torch._dynamo.config.patch(_CONFIG))
+            stack.enter_context(torch._dynamo.config.patch(ignore_logging_functions=_messages()))
             stack.enter_context(_no_fast_path())
             yield
     except FailOnRecompileLimitHit as error:
@@ -86,6 +91,13 @@ def strict_dynamo(net: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, An
         if not isinstance(error, PreccError) and "device" in str(error):
             _explain_devices(net, args, kwargs, error)
         raise
+
+
+def _messages() -> set[Any]:
+    """The logging methods that are left out of captured code: each would break a graph in two."""
+    kept = torch._dynamo.config.ignore_logging_functions
+    named = (getattr(logging.Logger, name) for name in dir(logging.Logger) if name.startswith(_MESSAGES))
+    return {*kept, *named}
 
 
 def base_name(net: nn.Module) -> str:

@@ -17,6 +17,7 @@ from precc.accumulation.convolution import Geometry, dgrad, fprop, wgrad
 from precc.accumulation.patches import Patches
 from precc.accumulation.rows import parse_accumulator_row
 from precc.accumulation.tensor_ops import accumulate_tensor_ops
+from precc.grouped_product import GROUPED_PRODUCT, by_group
 
 __all__ = ["PRODUCT_OPS", "define_products"]
 
@@ -30,6 +31,7 @@ _SCALARS = "*, Scalar beta=1, Scalar alpha=1"
 _SCHEMAS = {
     "mm": f"Tensor a, Tensor b, {_PLAN}",
     "bmm": f"Tensor a, Tensor b, {_PLAN}",
+    "grouped_mm": f"Tensor a, Tensor b, Tensor offs, {_PLAN}",
     "addmm": f"Tensor bias, Tensor a, Tensor b, {_PLAN}, {_SCALARS}",
     "baddbmm": f"Tensor bias, Tensor a, Tensor b, {_PLAN}, {_SCALARS}",
     "convolution": f"Tensor x, Tensor weight, Tensor? bias, {_SIZES}, {_PLAN}",
@@ -57,6 +59,7 @@ def _functions(read: "_Multiplier") -> dict[str, Callable[..., Tensor]]:
     return {
         "mm": partial(_matrix, read, _aten.mm),
         "bmm": partial(_matrix, read, _aten.bmm),
+        "grouped_mm": partial(_grouped, read),
         "addmm": partial(_with_bias, read, _aten.addmm),
         "baddbmm": partial(_with_bias, read, _aten.baddbmm),
         "convolution": partial(_convolution, read),
@@ -95,6 +98,12 @@ def _multiplier(accumulate: Accumulate, plan: Tensor, row: int, *, swapped: bool
 def _matrix(read: _Multiplier, plain: Callable[..., Tensor], a: Tensor, b: Tensor, plan: Tensor, row: int) -> Tensor:
     multiply = read(plan, row)
     return (plain(a, b) if multiply is None else multiply(a, b)).contiguous()
+
+
+def _grouped(read: _Multiplier, a: Tensor, b: Tensor, offs: Tensor, plan: Tensor, row: int) -> Tensor:
+    multiply = read(plan, row)
+    plain: Tensor = GROUPED_PRODUCT(a, b, offs) if multiply is None else by_group(a, b, offs, multiply)
+    return plain
 
 
 def _with_bias(
