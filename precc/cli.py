@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from precc.errors import PreccError
+from precc.passes.op_table import op_table
 from precc.report.format_table import format_table
 
 __all__ = ["main"]
@@ -17,11 +18,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if chosen.command == "formats":
             print(format_table())
-            sys.stdout.flush()
+        elif chosen.command == "ops":
+            print(op_table())
         else:
             from precc.demo import run_demo
 
             run_demo(data=chosen.data, out=chosen.out, epochs=chosen.epochs, seed=chosen.seed, backend=chosen.backend)
+        sys.stdout.flush()
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has left, as in `precc formats | head`
         return 0
@@ -50,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=_seed, default=0, help="default: 0")
     demo.add_argument("--backend", default="auto", help="auto, inductor, cpp or reference (default: auto)")
     commands.add_parser("formats", help="list the named formats")
+    commands.add_parser("ops", help="list the classes of operators: product, elementwise, reduction, exact, kept")
     return parser
 
 

@@ -1,0 +1,95 @@
+"""The table of operators: its names exist, it agrees with torch's tags, and what it lacks is reported."""
+
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+import precc
+from precc.passes.op_classes import OP_CLASSES, OpClass
+from precc.passes.op_table import op_table
+
+_KINDS = {name.removeprefix("aten."): row.kind for name, row in OP_CLASSES.items()}
+
+
+def tagged(tag: torch.Tag) -> Iterator[str]:
+    """Names of the ATen operators with a tag, without overloads and in-place forms."""
+    names = {name[6:].split(".")[0] for name in torch._C._dispatch_get_all_op_names() if name.startswith("aten::")}
+    for name in sorted(names):
+        packet = getattr(torch.ops.aten, name, None)
+        if packet is not None and not name.endswith("_"):
+            if any(tag in getattr(packet, overload).tags for overload in packet.overloads()):
+                yield name
+
+
+def test_every_name_is_an_operator() -> None:
+    for name in OP_CLASSES:
+        namespace, _, own = name.partition(".")
+        assert hasattr(getattr(torch.ops, namespace), own), name
+
+
+def test_every_operator_of_core_aten_has_a_class() -> None:
+    assert [name for name in tagged(torch.Tag.core) if name not in _KINDS] == []
+
+
+def test_pointwise_operators_are_elementwise_or_exact() -> None:
+    kinds = {name: _KINDS[name] for name in tagged(torch.Tag.pointwise) if name in _KINDS}
+    integers = {"gcd", "lcm"}
+    wrong = {name for name, kind in kinds.items() if kind not in (OpClass.ELEMENTWISE, OpClass.EXACT)}
+    assert wrong == integers
+    assert len(kinds) > 100
+
+
+def test_exact_operators_round_nothing() -> None:
+    """Of values with three significand bits, an exact elementwise operator gives such values or 0, 1, True."""
+    coarse = precc.round_to(torch.randn(64), "e5m2")
+    for name in tagged(torch.Tag.pointwise):
+        packet = getattr(torch.ops.aten, name)
+        unary = "default" in packet.overloads() and str(packet.default._schema).count("Tensor") == 2
+        if _KINDS.get(name) is OpClass.EXACT and unary and "Scalar" not in str(packet.default._schema):
+            try:
+                result = packet.default(coarse)
+            except (TypeError, RuntimeError, NotImplementedError):
+                continue  # takes integers, or more arguments
+            if isinstance(result, Tensor) and result.dtype is torch.float32:
+                whole = result == result.round()  # floor, ceil, sign
+                assert torch.equal(torch.where(whole, result, precc.round_to(result, "e5m2")), result), name
+
+
+def test_what_is_kept_has_a_reason() -> None:
+    assert all(bool(row.reason) == (row.kind is OpClass.KEPT) for row in OP_CLASSES.values())
+
+
+def test_the_table_is_printed() -> None:
+    lines = op_table().splitlines()
+    assert len(lines) == len(OP_CLASSES)
+    assert any(line.split()[:2] == ["aten.mm", "product"] for line in lines)
+    printed = subprocess.run([sys.executable, "-m", "precc", "ops"], capture_output=True, text=True, check=True)
+    assert printed.stdout.splitlines() == lines
+
+
+class Unlisted(nn.Module):
+    """An operator without a class between two products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.second(torch.special.bessel_j0(self.first(x).detach()) + self.first(x))
+        return result
+
+
+def test_an_operator_without_a_class_is_named_in_the_report() -> None:
+    net = precc.compile(Unlisted(), policy="e4m3", backend="reference")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        net(torch.randn(2, 4)).sum().backward()
+    notes = [note for note in net.report().notes if "in no class" in note]
+    assert notes == [
+        "not rounded: (root): aten.special_bessel_j0 is in no class of `precc ops`: it stays in the precision of its "
+        "tensors"
+    ]
