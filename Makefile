@@ -3,7 +3,7 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: .venv help demo test lint bench clean
+.PHONY: .venv help demo test test-all lint bench clean
 
 help:  ## list the targets
 	@grep -E '^[.a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/'
@@ -26,6 +26,9 @@ lint: .venv/.complete  ## ruff
 
 test: lint  ## ruff, mypy, doctests and all tests
 	$(RUN) -m pytest
+
+test-all: lint  ## the same and the slow ones: every real model by Inductor too
+	$(RUN) -m pytest -m "slow or not slow"
 
 bench: .venv/.complete  ## the published numbers: JSON files in benchmarks/results/
 	$(RUN) benchmarks/rounding.py

@@ -184,9 +184,8 @@ def qwen3() -> nn.Module:
 
 
 def mixtral() -> nn.Module:
-    """Four experts, two a token, with the loss that balances them."""
-    config = hf.MixtralConfig(**GROUPED, num_local_experts=4, num_experts_per_tok=2, output_router_logits=True)
-    return hf.MixtralForCausalLM(config)
+    """Four experts, two a token."""
+    return hf.MixtralForCausalLM(hf.MixtralConfig(**GROUPED, num_local_experts=4, num_experts_per_tok=2))
 
 
 def bert(kind: type[nn.Module], dropout: float = 0.1) -> nn.Module:

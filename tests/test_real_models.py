@@ -1,0 +1,95 @@
+"""Real models train under precc: as plain PyTorch in full precision, in a mixed plan alike on all backends, in e4m3."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import precc
+from tests.zoo import ZOO, Entry
+
+STEPS = 5
+IN_EVERY_RUN = ("llama", "gpt", "convnet", "recommender")  #: trained by Inductor too; the others in `make test-all`
+
+#: Scaled e4m3 forward, e5m2 for gradients, the products of two activations in bfloat16.
+MIXED = (
+    precc.Rule(operand="grad_output", format="e5m2", scaling=precc.Scaling("tensor", scale_format="fp32")),
+    precc.Rule(operand="[ab]", format="bfloat16", required=False),
+)
+SCALED = precc.Uniform("e4m3", scaling=precc.Scaling("tensor", scale_format="fp32")).assign()
+
+
+def batches(entry: Entry) -> list[dict[str, Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    return [entry.inputs(2, generator) for _ in range(STEPS)]
+
+
+def model_of(entry: Entry) -> nn.Module:
+    torch.manual_seed(0)
+    return entry.factory().train()
+
+
+def loss_and_gradient(net: nn.Module, entry: Entry, batch: dict[str, Tensor]) -> tuple[float, Tensor]:
+    """Of one batch, with the dropout masks of one seed; the gradient as one vector."""
+    torch.manual_seed(2)
+    net.zero_grad()
+    loss = entry.loss(net(**batch))
+    loss.backward()
+    return loss.item(), torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])
+
+
+def train(net: nn.Module, entry: Entry, data: list[dict[str, Tensor]], learning_rate: float = 1e-3) -> list[float]:
+    """The losses of steps by AdamW."""
+    optimizer = torch.optim.AdamW(net.parameters(), learning_rate)
+    losses = []
+    for batch in data:
+        losses.append(loss_and_gradient(net, entry, batch)[0])
+        optimizer.step()
+    return losses
+
+
+def assert_close(first: tuple[float, Tensor], second: tuple[float, Tensor], tolerance: float) -> None:
+    """Losses relatively, gradients in the 2-norm relative to the second."""
+    assert abs(first[0] - second[0]) <= tolerance * abs(second[0])
+    assert (first[1] - second[1]).norm() <= tolerance * second[1].norm()
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_training(name: str) -> None:
+    entry = ZOO[name]
+    data = batches(entry)
+    net, plain = precc.compile(model_of(entry), backend="reference"), model_of(entry)
+    for batch in data[:2]:  # the same sums, but in the order of opened products
+        assert_close(loss_and_gradient(net, entry, batch), loss_and_gradient(plain, entry, batch), 1e-5)
+    start, graphs = copy.deepcopy(net.state_dict()), net.compilations
+    net.set_plan(SCALED.under(MIXED))
+    mixed, exact = train(net, entry, data), train(plain, entry, data)
+    assert mixed != exact
+    assert mixed == pytest.approx(exact, rel=0.1)
+    net.load_state_dict(start)
+    net.set_plan(precc.Uniform("e4m3").assign())
+    losses = train(net, entry, data[:1] * 8, 3e-3)
+    assert losses[-1] < losses[0]
+    assert net.compilations == graphs, "plans are live"
+    assert [note for note in net.report().notes if "in no class" in note or "does not know" in note] == []
+
+
+def _chosen(name: str) -> object:
+    return name if name in IN_EVERY_RUN else pytest.param(name, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", [_chosen(name) for name in ZOO])
+def test_backends_agree(name: str) -> None:
+    """In the mixed plan they differ by the order of fp32 sums, and where that moves a value over a boundary."""
+    entry = ZOO[name]
+    nets = [
+        precc.compile(model_of(entry), plan=SCALED, rules=MIXED, backend=backend)
+        for backend in ("reference", "inductor")
+    ]
+    optimizer = torch.optim.AdamW(nets[0].parameters(), 1e-3)
+    for batch in batches(entry):
+        nets[1].load_state_dict(nets[0].state_dict())
+        first, second = (loss_and_gradient(net, entry, batch) for net in nets)
+        assert_close(second, first, 1e-2)
+        optimizer.step()
