@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 import torch
 from torch.fx import GraphModule, Node
 
-from precc.annotations import annotate, products_of
+from precc.annotations import Operand, Product, annotate, products_of
 from precc.errors import CaptureError
+from precc.plan import PrecisionPlan
 from precc.protocols import GraphContext
 from precc.round_op import ROUND
 from precc.rounding import ROW_WIDTH
@@ -29,7 +30,10 @@ _INHERITED = (
 
 @dataclass(frozen=True, slots=True)
 class PlaceRounding:
-    """Round both operands of every product, each in a slot of its own; a product has a third row, for its sum."""
+    """Round both operands of every product, each in a slot of its own; a product has a third row, for its sum.
+
+    Where a graph is built for one plan alone, only those operands that the plan changes.
+    """
 
     name: ClassVar[str] = "place_rounding"
 
@@ -43,6 +47,9 @@ class PlaceRounding:
             for operand in product.operands:
                 value = node.args[operand.position]
                 assert isinstance(value, Node)
+                if context.fixed is not None and not _is_rounded(product, operand, value, context.fixed):
+                    row += 1
+                    continue
                 with graph.graph.inserting_before(node):
                     rounded = graph.graph.call_function(ROUND, (value, plan, row))
                 rounded.meta = _meta(node, value, operand.slot)
@@ -53,6 +60,12 @@ class PlaceRounding:
         # Only now is the number of slots known: the placeholder gets the shape that the live tensor has.
         with plan.meta["val"].fake_mode:
             plan.meta["val"] = torch.empty(row, ROW_WIDTH, dtype=torch.float64, device=plan.meta["val"].device)
+
+
+def _is_rounded(product: Product, operand: Operand, value: Node, plan: PrecisionPlan) -> bool:
+    """Whether a plan changes an operand; a product with a rounded sum finds the plan by the nodes of its operands."""
+    changes = plan.precision(operand.slot.name).changes(value.meta["val"].dtype)
+    return changes or plan.accumulator(product.accumulator.name) is not None
 
 
 def _meta(node: Node, value: Node, slot: Slot) -> dict[str, Any]:

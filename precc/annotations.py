@@ -14,7 +14,6 @@ __all__ = [
     "Unrounded",
     "annotate",
     "products_of",
-    "slots_of",
     "unrounded_of",
 ]
 
@@ -113,8 +112,3 @@ def products_of(graph: Graph) -> list[tuple[Node, Product]]:
 def unrounded_of(graph: Graph) -> list[tuple[Node, Unrounded]]:
     """The products of a graph that have no slots, with the reasons."""
     return [(node, record) for node, record in _records(graph, Unrounded) if isinstance(record, Unrounded)]
-
-
-def slots_of(graph: Graph) -> tuple[Slot, ...]:
-    """The slots of a graph's rounding nodes, in graph order."""
-    return tuple(record for _, record in _records(graph, Slot) if isinstance(record, Slot))

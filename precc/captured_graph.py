@@ -14,7 +14,7 @@ from torch.fx import Graph, Node
 
 from precc.accumulation.rows import accumulator_row
 from precc.amax_history import AmaxHistory
-from precc.annotations import Operand, Product, Size, Unrounded, products_of, slots_of, unrounded_of
+from precc.annotations import Operand, Product, Size, Unrounded, products_of, unrounded_of
 from precc.delayed_rows import DelayedRows
 from precc.errors import UnsupportedError
 from precc.plan import PrecisionPlan
@@ -42,6 +42,7 @@ class CapturedGraph:
         double: whether it has products of float64 values.
         visible_outputs: outputs that the caller sees.
         accumulates: whether its products can round their sums.
+        fixed: whether it has one plan alone, and no slots but those that it rounds in.
     """
 
     start: str
@@ -52,6 +53,7 @@ class CapturedGraph:
     double: bool = False
     visible_outputs: int = 0
     accumulates: bool = False
+    fixed: bool = False
     slots: tuple[Slot, ...] = ()
     dtypes: tuple[torch.dtype, ...] = ()  # of what is rounded in the slots
     products: tuple[Product, ...] = ()
@@ -63,12 +65,12 @@ class CapturedGraph:
 
     def take_records(self, graph: Graph) -> None:
         """Note the slots in the order of the plan's rows, and the products."""
-        self.slots = slots_of(graph)
-        self.products = tuple(product for _, product in products_of(graph))
+        found = products_of(graph)
+        self.products = tuple(product for _, product in found)
         operands = [operand for product in self.products for operand in product.operands]
-        self.dtypes = tuple(node.meta["val"].dtype for node in graph.nodes if node.target is ROUND)
-        assert [operand.slot for operand in operands] == list(self.slots), "one rounding for each operand"
-        self.double = any(_is_double(node.args[0]) for node, _ in products_of(graph))
+        self.slots = tuple(operand.slot for operand in operands)
+        self.dtypes = tuple(_dtype(node, operand) for node, product in found for operand in product.operands)
+        self.double = torch.float64 in self.dtypes
         self.unrounded = tuple(record for _, record in unrounded_of(graph))
 
     def check(self, plan: PrecisionPlan) -> None:
@@ -149,9 +151,10 @@ class CapturedGraph:
             return _work(products, plan, sizes.bindings(values))
 
         def count(args: list[Any]) -> None:
-            if position is None:
-                return
-            self.tally.update(work(self.plan_of(args[position]), sizes.read(args)))
+            if position is not None:
+                self.tally.update(work(self.plan_of(args[position]), sizes.read(args)))
+            elif self.fixed:
+                self.tally.update(work(self._plans.get(self._current.number), sizes.read(args)))
 
         return count
 
@@ -227,8 +230,11 @@ def _work(
     return work
 
 
-def _is_double(value: Any) -> bool:
-    return isinstance(value, Node) and value.meta["val"].dtype == torch.float64
+def _dtype(product: Node, operand: Operand) -> torch.dtype:
+    value = product.args[operand.position]
+    assert isinstance(value, Node)
+    dtype: torch.dtype = value.meta["val"].dtype
+    return dtype
 
 
 def plan_position(graph: Graph) -> int | None:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from precc.errors import FormatError, UnsupportedError
 from precc.formats import (
     BlockFormat,
@@ -104,6 +106,10 @@ class Precision:
         """The numbers that a kernel reads; see `precc.rounding.row_of`."""
         options = {"axis": axis, "channel": channel, "slot": slot, "signs": signs}
         return row_of(self.format, self.rounding, self.scaling, transform=self.transform, **options)
+
+    def changes(self, dtype: torch.dtype) -> bool:
+        """Whether it changes any value that a tensor of this dtype can hold."""
+        return self.transform is not None or not self.row().is_identity(dtype)
 
     def gives(self, fmt: FloatFormat) -> bool:
         """Whether its values are those of a format, neither scaled nor transformed; what overflows does not matter."""

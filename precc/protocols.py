@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from torch.fx import GraphModule
 
+from precc.plan import PrecisionPlan
 from precc.slots import CallNumbers
 
 __all__ = ["Backend", "BoxedCallable", "GraphContext", "Pass"]
@@ -25,6 +26,7 @@ class GraphContext:
         aliases: the first path of each module that has several, by its other paths.
         frame: which code of the model the graph was captured from.
         numbers: call numbers, shared by all graphs of a net.
+        fixed: the plan, where the graph is built for one plan alone.
     """
 
     constants: frozenset[str]
@@ -33,6 +35,7 @@ class GraphContext:
     aliases: Mapping[str, str]
     frame: int
     numbers: CallNumbers
+    fixed: PrecisionPlan | None = None
 
 
 class Pass(Protocol):

@@ -10,7 +10,7 @@ import precc
 from tests.zoo import ZOO, Entry
 
 STEPS = 5
-IN_EVERY_RUN = ("llama", "gpt", "convnet", "recommender")  #: trained by Inductor too; the others in `make test-all`
+IN_EVERY_RUN = ("llama", "recommender", "lenet5", "unet")  #: trained by Inductor too; the others in `make test-all`
 
 #: Scaled e4m3 forward, e5m2 for gradients, the products of two activations in bfloat16.
 MIXED = (
