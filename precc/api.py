@@ -74,6 +74,7 @@ def compile(
         lacking=lacking,
         fullgraph=fullgraph,
         dynamic=dynamic,
+        recurrent=any(isinstance(module, nn.RNNBase) for module in model.modules()),
     )
     return wrap(model, Session(options, first, rules=own))
 

@@ -23,6 +23,7 @@ from torch.fx import Graph, GraphModule, Node
 from precc.amax_history import AmaxHistory
 from precc.captured_graph import CapturedGraph, plan_position
 from precc.decompositions import decomposition_table, replacement
+from precc.double_backward import guard_double_backward
 from precc.errors import BackendError, CaptureError, DeviceError, PreccError
 from precc.pipeline import Pipeline
 from precc.protocols import Backend, BoxedCallable, GraphContext
@@ -83,7 +84,10 @@ class GraphCompiler:
 
         def run(*args: Any) -> Any:
             self.runs += 1
-            return compiled(*args, captured.next_rows(training=self.net.training))
+            outputs = compiled(*args, captured.next_rows(training=self.net.training))
+            if captured.training:
+                guard_double_backward(outputs)
+            return outputs
 
         return run
 

@@ -3,7 +3,8 @@
 import itertools
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from inspect import signature
 from types import FunctionType
@@ -12,16 +13,17 @@ from weakref import ref
 
 import torch
 from torch import nn
-from torch._dynamo.utils import counters
 
 from precc.amax_history import AmaxHistory
 from precc.capture import GraphCompiler
 from precc.captured_graph import CapturedGraph, size_value
 from precc.errors import CaptureError, PlanError, PrecisionWarning
+from precc.graph_breaks import GraphBreakWatch
 from precc.pipeline import Pipeline
 from precc.plan import PrecisionPlan
 from precc.policy import Uniform
 from precc.protocols import Backend
+from precc.recomputation import Region, RegionPlans, enclosing_regions
 from precc.rule import Rule
 from precc.rule_checks import check_decisions, check_paths
 from precc.slot_checks import brought_slots, check_slots, slot_names, unknown_slots
@@ -32,12 +34,16 @@ __all__ = ["HAS_ISOLATION", "CompileOptions", "Session", "training_first"]
 #: Plans that are not checked again; a controller switches between a handful.
 _KEPT_PLANS = 64
 
+#: Frames from a warning of a call up to the line that calls the net.
+_CALLER = 7
+
 
 @dataclass(frozen=True, slots=True)
 class CompileOptions:
     """How a net is compiled; everything that a copy of the net needs to be compiled alike.
 
-    `lacking` says what a faster backend would need on this machine; empty if there is none.
+    `lacking` says what a faster backend would need on this machine; empty if there is none. `recurrent`: the model has
+    recurrent layers, which are opened step by step, so that each length of the input needs a graph of its own.
     """
 
     pipeline: Pipeline
@@ -47,6 +53,7 @@ class CompileOptions:
     fullgraph: bool = False
     dynamic: bool | None = None
     lacking: str = ""
+    recurrent: bool = False
 
 
 @dataclass(eq=False, repr=False)
@@ -77,6 +84,8 @@ class Session:
     former: list[CapturedGraph] = field(default_factory=list)
     rules: tuple[Rule, ...] = ()
     _reference: bool = False  # whether the next forward is that with which others are compared
+    _repeated: PrecisionPlan | None = None  # of the forward that a checkpoint is computing again
+    _regions: RegionPlans = field(default_factory=RegionPlans)
     _fitting: dict[int, PrecisionPlan] = field(default_factory=dict)  # plans found to fit the graphs, by identity
     _checked: bool = False  # whether the plan in force was found to fit the graphs
     _compiler: GraphCompiler = field(init=False)
@@ -101,6 +110,8 @@ class Session:
     @property
     def plan(self) -> PrecisionPlan:
         """The plan of the next forward."""
+        if self._repeated is not None:
+            return self._repeated
         if self._reference:
             return self.full_precision
         return self._unruled(self.chosen).under(self.rules)
@@ -225,7 +236,7 @@ class Session:
                 f"{base_name(net)} has no slot {foreign[0]!r}: its amax history, and {len(foreign) - 1} more, that a "
                 "precision_state brought are dropped",
                 PrecisionWarning,
-                stacklevel=5,
+                stacklevel=_CALLER,
             )
 
     def _on_capture(self, graph: CapturedGraph) -> None:
@@ -250,21 +261,46 @@ class Session:
             RecompileLimitError: it needs one more graph than torch._dynamo allows.
             DeviceError: its tensors are on several devices.
             BackendError: the backend failed on the graph.
+            UnsupportedError: a checkpoint around the net computes its forward again, and the plan of that is not known.
         """
+        regions = enclosing_regions()
+        if not regions:
+            return self._call(net, args, kwargs)
+        with self._plan_of(regions):
+            return self._call(net, args, kwargs)
+
+    @contextmanager
+    def _plan_of(self, regions: list[Region]) -> Iterator[None]:
+        """Have the plan of a forward in force while a checkpoint computes that forward again."""
+        plan = self._regions.plan_of(regions, self.plan)
+        if plan == self.plan:
+            yield
+            return
+        self._repeated = plan
+        for graph in self.graphs:
+            graph.use(plan)
+        try:
+            yield
+        finally:
+            self._repeated = None
+            for graph in self.graphs:
+                graph.use(self.plan)
+
+    def _call(self, net: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         if not self._checked:
             self._check_fit(self._unruled(self.chosen), self.rules, net)
         compiler = self._compiler
         runs, compiler.root = compiler.runs, ref(net)
-        known_breaks = Counter(counters["graph_break"])
-        with strict_dynamo(net, args, kwargs):
+        watch = GraphBreakWatch()
+        with strict_dynamo(net, args, kwargs, recurrent=self.options.recurrent):
             result = self._entry(net, args, kwargs)
-        breaks = list((Counter(counters["graph_break"]) - known_breaks).elements())
+        breaks = watch.found()
         if compiler.runs == runs:
-            why = f" (stopped by: {_first_line(breaks[-1])})" if breaks else ""
+            why = f" (stopped by: {breaks[-1]})" if breaks else ""
             raise CaptureError(
                 f"calling {base_name(net)} ran no captured graph, so nothing was rounded{why}: its forward has no "
-                "tensor operation that torch.compile can capture, or compilation is switched off "
-                "(TORCHDYNAMO_DISABLE, torch.compiler.set_stance); fullgraph=True shows what stops the capture"
+                "tensor operation that torch.compile can capture, or breaks off in a loop, or compilation is switched "
+                "off (TORCHDYNAMO_DISABLE, torch.compiler.set_stance); fullgraph=True shows what stops the capture"
             )
         if not self._checked:
             self._check_fit(self._unruled(self.chosen), self.rules, net)
@@ -276,14 +312,14 @@ class Session:
 
     def _tell(self, net: nn.Module, breaks: list[str]) -> None:
         """Say what a graph break means: what lies outside the graphs runs unrounded."""
-        self.graph_breaks += [_first_line(reason) for reason in breaks]
+        self.graph_breaks += breaks
         outside = self.outside(net)
         what = f"; weights {', '.join(outside)} are in no graph" if outside else ""
         warnings.warn(
-            f"{base_name(net)} is captured in pieces ({_first_line(breaks[-1])}): what lies between them runs "
+            f"{base_name(net)} is captured in pieces ({breaks[-1]}): what lies between them runs "
             f"unrounded{what}. fullgraph=True makes this an error; net.report() lists all breaks",
             PrecisionWarning,
-            stacklevel=5,
+            stacklevel=_CALLER,
         )
 
     def outside(self, net: nn.Module) -> list[str]:
@@ -335,7 +371,3 @@ def _isolated_compile(compiler: GraphCompiler, options: CompileOptions) -> Any:
 
 #: Whether torch.compile keeps a cache apart for each net, also for the code that follows a graph break.
 HAS_ISOLATION = "isolate_recompiles" in signature(torch.compile).parameters
-
-
-def _first_line(text: str) -> str:
-    return text.strip().splitlines()[0] if text.strip() else "no reason given"

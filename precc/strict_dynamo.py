@@ -22,6 +22,9 @@ _CONFIG = {
     "allow_rnn": True,  # or a net with an LSTM is not captured at all
 }
 
+#: Graphs that a net with recurrent layers may have: one for each length of the input.
+_LENGTHS = 64
+
 
 #: How the names of methods of `logging.Logger` begin that only tell; libraries add such as `warning_once`.
 _MESSAGES = ("debug", "info", "warn")
@@ -61,24 +64,37 @@ def opened_products() -> Iterator[None]:
 
 
 @contextmanager
-def strict_dynamo(net: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[None]:
+def strict_dynamo(
+    net: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, recurrent: bool
+) -> Iterator[None]:
     """Run a call of a net under Dynamo, with errors of ours.
+
+    Args:
+        net: that is called.
+        args: of the call.
+        kwargs: of the call.
+        recurrent: allow graphs for many lengths of the input.
 
     Raises:
         CaptureError, RecompileLimitError, DeviceError, BackendError: as `Session.call` says.
     """
     name = base_name(net)
+    limit = max(torch._dynamo.config.recompile_limit, _LENGTHS if recurrent else 0)
     try:
         with ExitStack() as stack:
-            stack.enter_context(torch._dynamo.config.patch(_CONFIG))
-            stack.enter_context(torch._dynamo.config.patch(ignore_logging_functions=_messages()))
+            changes = {**_CONFIG, "recompile_limit": limit, "ignore_logging_functions": _messages()}
+            stack.enter_context(torch._dynamo.config.patch(changes))
             stack.enter_context(_no_fast_path())
             yield
     except FailOnRecompileLimitHit as error:
+        sizes = (
+            "Its recurrent layers need one for each length of the input: pad to fewer lengths"
+            if recurrent
+            else "Pass dynamic=True to precc.compile if its input sizes vary"
+        )
         raise RecompileLimitError(
-            f"{name} needs more than torch._dynamo.config.recompile_limit = "
-            f"{torch._dynamo.config.recompile_limit} graphs. Pass dynamic=True to precc.compile if its input "
-            "sizes vary, or raise the limit; TORCH_LOGS=recompiles tells what changes. Its graphs keep working"
+            f"{name} needs more than torch._dynamo.config.recompile_limit = {limit} graphs. {sizes}, "
+            "or raise the limit; TORCH_LOGS=recompiles tells what changes. Its graphs keep working"
         ) from error
     except BackendCompilerFailed as error:
         inner = error.inner_exception

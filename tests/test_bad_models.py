@@ -1,0 +1,235 @@
+"""Models that cannot run as they are: each works, or is one clear error that says what to do."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+from weakref import ref
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import precc
+from precc.errors import CaptureError, PrecisionWarning, UnsupportedError
+from tests.nets import Broken, LeNet5, equal, inputs_of, loss_and_gradients, uniform
+
+X = torch.linspace(-1, 1, 8).reshape(2, 4)
+
+
+def compiled(model: nn.Module, policy: Any = "e4m3") -> precc.PrecisionModule:
+    return precc.compile(model, policy=policy, backend="reference")
+
+
+def line_of(text: str, file: str = __file__) -> str:
+    """``file:line`` of the only line of a file that has this text."""
+    lines = Path(file).read_text().splitlines()
+    (number,) = [number for number, line in enumerate(lines, 1) if line.strip() == text]
+    return f"{file}:{number}"
+
+
+class Sign(nn.Module):
+    """Control flow that depends on data, inside of another module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x)
+        if hidden.sum() > 0:
+            hidden = -hidden
+        result: Tensor = self.second(hidden)
+        return result
+
+
+class Outer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.sign = nn.Linear(4, 4), Sign()
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.sign(self.stem(x))
+        return result
+
+
+def test_a_graph_break_is_told_with_the_line_of_the_users_code() -> None:
+    net = compiled(Outer())
+    where = line_of("if hidden.sum() > 0:")
+    with pytest.warns(PrecisionWarning, match="is captured in pieces") as told:
+        net(X)
+    assert {warning.filename for warning in told} == {__file__}  # and the warning is of the line that called the net
+    assert any(f"(Data-dependent branching at {where})" in str(warning.message) for warning in told)
+    assert f"graph break: Data-dependent branching at {where}; what lies" in str(net.report()).replace("\n", " ")
+
+
+@pytest.mark.filterwarnings("ignore::precc.errors.PrecisionWarning")
+def test_the_parts_around_a_graph_break_round_each_for_itself() -> None:
+    model = Sign()
+    net = compiled(model, "e2m1")
+
+    def rounded(x: Tensor, layer: nn.Linear) -> Tensor:
+        low = [precc.round_to(value.detach(), "e2m1") for value in (x, layer.weight)]
+        return F.linear(*low, layer.bias).detach()
+
+    for x in (X, -3 * X, X + 1, X - 1):
+        hidden = rounded(x, model.first)
+        assert torch.equal(net(x), rounded(-hidden if hidden.sum() > 0 else hidden, model.second))
+    net(X).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert {slot.split("/")[0] for slot in net.plan.slots} == {"first", "second"}
+
+
+class BreaksInALoop(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(2):
+            x = self.fc(x)
+            torch._dynamo.graph_break()
+        return x
+
+
+def test_a_break_in_a_loop_of_the_model_itself_is_an_error_with_its_line() -> None:
+    where = line_of("torch._dynamo.graph_break()")
+    with pytest.raises(
+        CaptureError, match=f"stopped by: Call to .*graph_break.* at {where}\\): .*breaks off in a loop"
+    ):
+        compiled(BreaksInALoop())(X)
+
+
+def test_the_line_of_a_break_that_two_nets_have_is_told_for_both() -> None:
+    where = line_of("torch._dynamo.graph_break()", str(Path(__file__).parent / "nets.py"))
+    for _ in range(2):
+        with pytest.warns(PrecisionWarning, match=where):
+            compiled(Broken())(X)
+
+
+def test_parameters_edited_in_place_are_seen_by_the_next_step() -> None:
+    model = LeNet5()
+    net, x = compiled(model), inputs_of(LeNet5())
+    loss_and_gradients(net, x)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.5).add_(0.01)
+        model.conv1.weight.clamp_(-0.05, 0.05)
+    model.conv2.weight.data = 2 * model.conv2.weight.data
+    graphs = net.compilations
+    assert equal(loss_and_gradients(net, x), loss_and_gradients(compiled(model), x))
+    assert net.compilations == graphs
+
+
+class Complex(nn.Module):
+    """A complex and a real matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Parameter(torch.randn(4, 4, dtype=torch.complex64))
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.fc((x.to(torch.complex64) @ self.mix).abs())
+        return result
+
+
+def test_complex_products_stay_as_they_are_and_are_named() -> None:
+    model = Complex()
+    net = compiled(model)
+    ours = net(X)
+    low = [precc.round_to(v.detach(), "e4m3") for v in ((X.to(torch.complex64) @ model.mix).abs(), model.fc.weight)]
+    assert torch.equal(ours, F.linear(*low, model.fc.bias))
+    ours.sum().backward()
+    assert model.mix.grad is not None
+    assert model.mix.grad.is_complex()
+    assert {slot.split("/")[0] for slot in net.plan.slots} == {"fc"}
+    assert "not rounded: (root): aten.mm of vectors, integers or complex numbers" in str(net.report())
+
+
+class Integers(nn.Module):
+    """Integer parameters, in a product of integers and, converted, in one of floats."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.arange(16).reshape(4, 4) - 7, requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.long() @ self.table) + x @ self.table.float()
+
+
+def test_integer_products_stay_exact() -> None:
+    model = Integers()
+    net = compiled(model, "e2m1")
+    low = [precc.round_to(value, "e2m1") for value in (X, model.table.float())]
+    assert torch.equal(net(X), (X.long() @ model.table) + low[0] @ low[1])
+    assert "aten.mm of vectors, integers or complex numbers" in str(net.report())
+
+
+def test_float64_parameters_train_and_are_rounded_when_a_plan_says_so() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)).double()
+    net = precc.compile(model, backend="reference")
+    x = X.double()
+
+    def gradients(module: nn.Module) -> list[Tensor]:
+        module.zero_grad()
+        module(x).square().sum().backward()
+        return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+
+    exact = gradients(model)
+    assert equal(gradients(net), exact)
+    net.set_plan(uniform("e4m3"))
+    rounded = gradients(net)
+    assert not equal(rounded, exact)
+    assert {gradient.dtype for gradient in rounded} == {torch.float64}
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_gradient_of_a_gradient_is_one_clear_error() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1))
+    net = compiled(model)
+    x = X.clone().requires_grad_()
+    for _ in range(2):
+        (slope,) = torch.autograd.grad(net(x).sum(), x, create_graph=True)
+        with pytest.raises(
+            UnsupportedError, match="create_graph=True.*compute that term with the model that was given"
+        ):
+            slope.square().sum().backward()
+    (plain,) = torch.autograd.grad(net(x).sum(), x)
+    assert torch.equal(plain, slope)  # the gradient itself is right
+    (penalty,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)  # the way out
+    (net(x).sum() + penalty.square().sum()).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_the_guard_of_double_backwards_keeps_no_graph_alive() -> None:
+    net = compiled(nn.Linear(4, 4))
+    output = net(X)
+    node = ref(output.grad_fn)
+    output.sum().backward()
+    del output
+    assert node() is None
+
+
+def test_a_gradient_of_a_gradient_through_a_view_is_the_same_error() -> None:
+    class Transposed(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).tanh().T
+
+    x = X.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(compiled(Transposed(4, 4))(x).sum(), x, create_graph=True)
+    with pytest.raises(UnsupportedError, match="create_graph=True"):
+        slope.square().sum().backward()
+
+
+def test_create_graph_alone_does_no_harm() -> None:
+    net = compiled(LeNet5())
+    x = inputs_of(LeNet5())
+    plain = loss_and_gradients(net, x)
+    net.zero_grad()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of torch: the graph holds the parameters
+        (net(x) * torch.linspace(-1, 1, 10)).square().mean().backward(create_graph=True)
+    own = [parameter.grad.detach().clone() for parameter in net.parameters() if parameter.grad is not None]
+    net.zero_grad()
+    assert equal(own, plain[1:])
