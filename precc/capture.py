@@ -35,7 +35,7 @@ __all__ = ["GraphCompiler"]
 
 @dataclass(eq=False, repr=False)
 class GraphCompiler:
-    """The ``torch.compile`` backend of one net.
+    """The ``torch.compile`` backend of one net, or of one region of it.
 
     Args:
         pipeline: the passes that place the rounding nodes.
@@ -43,6 +43,7 @@ class GraphCompiler:
         backend: makes graphs run.
         on_capture: called with each new graph before it runs; may raise.
         amax: records of the net's slots.
+        region: path of the module that is compiled; the root's is empty.
         root: the net whose module paths name the slots.
         runs: how often a compiled graph was entered.
         tally: multiply-adds executed so far, by format.
@@ -54,6 +55,7 @@ class GraphCompiler:
     backend: Backend
     on_capture: Callable[[CapturedGraph], None]
     amax: AmaxHistory
+    region: str = ""
     root: ReferenceType[nn.Module] | None = None
     runs: int = 0
     tally: Counter[str] = field(default_factory=Counter)
@@ -65,6 +67,7 @@ class GraphCompiler:
         layers = self._layers()
         parameters = frozenset(id(value) for value in example_inputs if isinstance(value, nn.Parameter))
         captured = CapturedGraph(next(iter(layers.values()), ""), self.tally, parameters, self.amax)
+        captured.region = self.region
         captured.accumulates = bool(self.lowering.passes)
         constants = _constants(dynamo_graph, example_inputs)
         mkldnn = torch._C._get_mkldnn_enabled()
@@ -150,7 +153,7 @@ class _Build:
             plan=names.get(self.plan_index),
             layers=self.layers,
             aliases=aliases_of(self.compiler.net),
-            frame=-1 if frame is None else frame,
+            frame=(self.compiler.region, frame),
             numbers=self.compiler.numbers,
         )
         self.context = context

@@ -34,10 +34,11 @@ class CapturedGraph:
     """What was captured by one compilation.
 
     Args:
-        start: module path by which the captured code begins; not the root after a graph break.
+        start: module path by which the captured code begins; neither the root nor the region after a graph break.
         tally: multiply-adds executed so far by format, shared by the graphs of a net.
         parameters: identities of the parameters that it takes in.
         amax: records of the slots, shared by the graphs of a net.
+        region: path of the module that was compiled; the root's is empty.
         training: whether it has a backward.
         double: whether it has products of float64 values.
         visible_outputs: outputs that the caller sees.
@@ -48,6 +49,7 @@ class CapturedGraph:
     tally: Counter[str]
     parameters: frozenset[int]
     amax: AmaxHistory
+    region: str = ""
     training: bool = False
     double: bool = False
     visible_outputs: int = 0

@@ -1,22 +1,18 @@
 """The life of one net: its plan, its graphs, and each of its calls."""
 
-import itertools
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from inspect import signature
-from types import FunctionType
 from typing import Any
-from weakref import ref
+from weakref import ReferenceType
 
-import torch
 from torch import nn
-from torch._dynamo.utils import counters
 
 from precc.amax_history import AmaxHistory
 from precc.capture import GraphCompiler
 from precc.captured_graph import CapturedGraph, size_value
+from precc.compiled_entry import CompiledEntry
 from precc.errors import CaptureError, PlanError, PrecisionWarning
 from precc.pipeline import Pipeline
 from precc.plan import PrecisionPlan
@@ -24,10 +20,12 @@ from precc.policy import Uniform
 from precc.protocols import Backend
 from precc.rule import Rule
 from precc.rule_checks import check_decisions, check_paths
+from precc.shallow_clone import base_name
 from precc.slot_checks import brought_slots, check_slots, slot_names, unknown_slots
-from precc.strict_dynamo import base_name, strict_dynamo
+from precc.slots import CallNumbers
+from precc.strict_dynamo import strict_dynamo
 
-__all__ = ["HAS_ISOLATION", "CompileOptions", "Session", "training_first"]
+__all__ = ["CompileOptions", "Session", "training_first"]
 
 #: Plans that are not checked again; a controller switches between a handful.
 _KEPT_PLANS = 64
@@ -37,6 +35,7 @@ _KEPT_PLANS = 64
 class CompileOptions:
     """How a net is compiled; everything that a copy of the net needs to be compiled alike.
 
+    `regions` are the paths of the modules that are compiled one by one; empty if the net is compiled as a whole.
     `lacking` says what a faster backend would need on this machine; empty if there is none.
     """
 
@@ -47,6 +46,7 @@ class CompileOptions:
     fullgraph: bool = False
     dynamic: bool | None = None
     lacking: str = ""
+    regions: tuple[str, ...] = ()
 
 
 @dataclass(eq=False, repr=False)
@@ -64,6 +64,7 @@ class Session:
         amax: largest magnitudes of the slots with delayed scales.
         former: graphs that were captured before those that are in use, whose slots the net still has.
         rules: hold over each plan that is used; over full precision too, but where it is the reference.
+        root: the net.
     """
 
     options: CompileOptions
@@ -76,11 +77,12 @@ class Session:
     amax: AmaxHistory = field(default_factory=AmaxHistory)
     former: list[CapturedGraph] = field(default_factory=list)
     rules: tuple[Rule, ...] = ()
+    root: ReferenceType[nn.Module] | None = None
     _reference: bool = False  # whether the next forward is that with which others are compared
     _fitting: dict[int, PrecisionPlan] = field(default_factory=dict)  # plans found to fit the graphs, by identity
     _checked: bool = False  # whether the plan in force was found to fit the graphs
-    _compiler: GraphCompiler = field(init=False)
-    _entry: Any = field(init=False)
+    _tally: Counter[str] = field(init=False)
+    _entries: dict[str, CompiledEntry] = field(init=False)  # by path: of each region, or of the root
 
     def __post_init__(self) -> None:
         self.accumulates |= self.plan.rounds_sums
@@ -89,10 +91,20 @@ class Session:
     def _build(self, tally: Counter[str]) -> None:
         """Begin without graphs; `tally` is the work executed so far."""
         lowering = self.options.accumulating if self.accumulates else Pipeline(())
-        self._compiler = GraphCompiler(
-            self.options.pipeline, lowering, self.options.backend, self._on_capture, self.amax, tally=tally
-        )
-        self._entry = _isolated_compile(self._compiler, self.options)
+        options, numbers = self.options, CallNumbers()
+        self._tally, self._entries = tally, {}
+        for path in options.regions or ("",):
+            compiler = GraphCompiler(
+                options.pipeline,
+                lowering,
+                options.backend,
+                self._on_capture,
+                self.amax,
+                region=path,
+                tally=tally,
+                numbers=numbers,
+            )
+            self._entries[path] = CompiledEntry.of(compiler, fullgraph=options.fullgraph, dynamic=options.dynamic)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copied or unpickled net has plan, rules and amax history; graphs, counts of work and events are its own."""
@@ -111,12 +123,12 @@ class Session:
     @property
     def runs(self) -> int:
         """How often a compiled graph was entered."""
-        return self._compiler.runs
+        return sum(entry.compiler.runs for entry in self._entries.values())
 
     @property
     def tally(self) -> Counter[str]:
         """Multiply-adds executed so far, by format."""
-        return self._compiler.tally
+        return self._tally
 
     @property
     def multiply_adds(self) -> dict[str, int]:
@@ -130,8 +142,16 @@ class Session:
 
     @property
     def known(self) -> list[CapturedGraph]:
-        """The graphs that say what slots there are: those in use, and until one of them has a backward, the former."""
-        return self.graphs if any(graph.training for graph in self.graphs) else [*self.graphs, *self.former]
+        """The graphs that say what slots there are: those in use, and the former of what has none with a backward."""
+        trained = {graph.region for graph in self.graphs if graph.training}
+        return [*self.graphs, *(graph for graph in self.former if graph.region not in trained)]
+
+    def _awaited(self, net: nn.Module) -> set[str]:
+        """Paths of the modules in regions of which no graph with a backward is known: their slots are still to come."""
+        trained = {graph.region for graph in self.known if graph.training}
+        first = {id(module): path for path, module in net.named_modules()}
+        awaited = [path for path in self._entries if path not in trained]
+        return {first[id(module)] for path in awaited for module in net.get_submodule(path).modules()}
 
     def use(
         self,
@@ -209,16 +229,29 @@ class Session:
         The net's rules and the plan's are checked apart: all that the plan's would decide may be the net's to decide.
         What a plan has brought may be in a graph that is still to come.
         """
-        check_slots([*plan.slots, *plan.accumulators], plan.multiply_adds, self.known, net)
+        self.check_names([*plan.slots, *plan.accumulators], plan.multiply_adds, net)
         every = [*self.graphs, *self.former]
         for own in filter(None, (rules, plan.rules)):
             check_paths(own, net)
-            if any(graph.training for graph in every):
+            if {graph.region for graph in every if graph.training} == set(self._entries):
                 check_decisions(own, slot_names(every) | brought_slots(plan.multiply_adds, net))
+
+    def check_names(
+        self, names: Collection[str], brought: Iterable[str], net: nn.Module, *, namer: str = "the plan"
+    ) -> None:
+        """Refuse names that are of no slot, as far as the slots are known; the arguments are those of `check_slots`.
+
+        Raises:
+            PlanError: there is one.
+        """
+        if names:
+            check_slots(names, brought, self.known, net, awaited=self._awaited(net), namer=namer)
 
     def _drop_foreign_histories(self, net: nn.Module) -> None:
         """A state that was loaded before the first call may have histories of slots of another net."""
-        foreign = unknown_slots(list(self.amax.to_lists()), self.plan.multiply_adds, self.known, net)
+        foreign = unknown_slots(
+            list(self.amax.to_lists()), self.plan.multiply_adds, self.known, net, awaited=self._awaited(net)
+        )
         if foreign:
             self.amax.drop(foreign)
             warnings.warn(
@@ -240,32 +273,23 @@ class Session:
         for known in self.graphs:
             known.use(self.plan)
 
-    def call(self, net: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """Run the net's forward through its compiled graphs.
+    def call(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, region: str = "") -> Any:
+        """Run the forward of the net, or of the region at a path, through its compiled graphs.
 
         Raises:
-            CaptureError: no graph could be captured from it.
+            CaptureError: no graph could be captured from it, or it is a region without its net.
             PlanError: the plan in force names a slot that the net, now that it is captured, does not have, or a rule
                 decides none.
             RecompileLimitError: it needs one more graph than torch._dynamo allows.
             DeviceError: its tensors are on several devices.
             BackendError: the backend failed on the graph.
         """
+        net = self.root() if self.root is not None else None
+        if net is None:
+            raise CaptureError(f"the region {region!r} is called without its net: copy and keep the whole net")
         if not self._checked:
             self._check_fit(self._unruled(self.chosen), self.rules, net)
-        compiler = self._compiler
-        runs, compiler.root = compiler.runs, ref(net)
-        known_breaks = Counter(counters["graph_break"])
-        with strict_dynamo(net, args, kwargs):
-            result = self._entry(net, args, kwargs)
-        breaks = list((Counter(counters["graph_break"]) - known_breaks).elements())
-        if compiler.runs == runs:
-            why = f" (stopped by: {_first_line(breaks[-1])})" if breaks else ""
-            raise CaptureError(
-                f"calling {base_name(net)} ran no captured graph, so nothing was rounded{why}: its forward has no "
-                "tensor operation that torch.compile can capture, or compilation is switched off "
-                "(TORCHDYNAMO_DISABLE, torch.compiler.set_stance); fullgraph=True shows what stops the capture"
-            )
+        result, breaks = self._entries[region].call(net, module, args, kwargs)
         if not self._checked:
             self._check_fit(self._unruled(self.chosen), self.rules, net)
             self._drop_foreign_histories(net)
@@ -274,13 +298,31 @@ class Session:
             self._tell(net, breaks)
         return result
 
+    def call_around(self, net: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Run the forward of a net with regions as it is; they run their graphs.
+
+        Raises:
+            CaptureError: it called no region.
+            PreccError: a region raised it.
+        """
+        runs = self.runs
+        with strict_dynamo(base_name(net), net, args, kwargs):
+            result = net._call_impl(*args, **kwargs)
+        if self.runs == runs:
+            regions = self.options.regions
+            raise CaptureError(
+                f"calling {base_name(net)} called none of its {len(regions)} region(s), such as {regions[0]!r}, so "
+                "nothing was rounded: its forward does not reach them as submodules"
+            )
+        return result
+
     def _tell(self, net: nn.Module, breaks: list[str]) -> None:
         """Say what a graph break means: what lies outside the graphs runs unrounded."""
-        self.graph_breaks += [_first_line(reason) for reason in breaks]
+        self.graph_breaks += breaks
         outside = self.outside(net)
         what = f"; weights {', '.join(outside)} are in no graph" if outside else ""
         warnings.warn(
-            f"{base_name(net)} is captured in pieces ({_first_line(breaks[-1])}): what lies between them runs "
+            f"{base_name(net)} is captured in pieces ({breaks[-1]}): what lies between them runs "
             f"unrounded{what}. fullgraph=True makes this an error; net.report() lists all breaks",
             PrecisionWarning,
             stacklevel=5,
@@ -306,36 +348,3 @@ def _copied(
     rules: tuple[Rule, ...],
 ) -> Session:
     return Session(options, chosen, full_precision, accumulates=accumulates, amax=amax, rules=rules)
-
-
-_entry_numbers = itertools.count()
-
-
-def _call(net: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return net._call_impl(*args, **kwargs)
-
-
-def _isolated_compile(compiler: GraphCompiler, options: CompileOptions) -> Any:
-    """A compiled entry point that shares no cache with any other net.
-
-    Dynamo caches by code object: nets of one class would replace one another's graphs, and past the limit run in
-    plain fp32. So each net gets a code object of its own, and, where torch has it, a cache of its own beneath it.
-    """
-    code = _call.__code__.replace(co_name=f"precc_call_{next(_entry_numbers)}")
-    entry = FunctionType(code, globals())
-    isolation: dict[str, Any] = {"isolate_recompiles": True} if HAS_ISOLATION else {}
-    return torch.compile(
-        entry,
-        backend=compiler,
-        fullgraph=options.fullgraph,
-        dynamic=options.dynamic,
-        **isolation,
-    )
-
-
-#: Whether torch.compile keeps a cache apart for each net, also for the code that follows a graph break.
-HAS_ISOLATION = "isolate_recompiles" in signature(torch.compile).parameters
-
-
-def _first_line(text: str) -> str:
-    return text.strip().splitlines()[0] if text.strip() else "no reason given"

@@ -13,7 +13,7 @@ from torch.utils import _pytree
 
 from precc.errors import CaptureError, DeviceError, PreccError, RecompileLimitError
 
-__all__ = ["base_name", "opened_products", "strict_dynamo"]
+__all__ = ["opened_products", "strict_dynamo"]
 
 _CONFIG = {
     "fail_on_recompile_limit_hit": True,  # or the net goes on in plain fp32
@@ -57,13 +57,12 @@ def opened_products() -> Iterator[None]:
 
 
 @contextmanager
-def strict_dynamo(net: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[None]:
-    """Run a call of a net under Dynamo, with errors of ours.
+def strict_dynamo(name: str, net: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[None]:
+    """Run a call of a net, or of a region, under Dynamo, with errors of ours that say its name.
 
     Raises:
         CaptureError, RecompileLimitError, DeviceError, BackendError: as `Session.call` says.
     """
-    name = base_name(net)
     try:
         with ExitStack() as stack:
             stack.enter_context(torch._dynamo.config.patch(_CONFIG))
@@ -84,22 +83,17 @@ def strict_dynamo(net: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, An
         raise CaptureError(f"{name} cannot be captured: {error}") from error
     except RuntimeError as error:
         if not isinstance(error, PreccError) and "device" in str(error):
-            _explain_devices(net, args, kwargs, error)
+            _explain_devices(name, net, args, kwargs, error)
         raise
 
 
-def base_name(net: nn.Module) -> str:
-    """Name of the class of the user's model."""
-    return type(net).__mro__[2].__name__
-
-
-def _explain_devices(net: nn.Module, args: Any, kwargs: Any, error: Exception) -> None:
+def _explain_devices(name: str, net: nn.Module, args: Any, kwargs: Any, error: Exception) -> None:
     homes = {parameter.device for parameter in net.parameters()}
     inputs = [leaf for leaf in _pytree.tree_leaves((args, dict(kwargs))) if isinstance(leaf, torch.Tensor)]
     away = next((leaf for leaf in inputs if leaf.dim() and leaf.device not in homes), None)
     if len(homes) == 1 and away is not None:
         home = homes.pop()
         raise DeviceError(
-            f"{base_name(net)} is on {home}, but an input of shape {list(away.shape)} is on {away.device}: "
+            f"{name} is on {home}, but an input of shape {list(away.shape)} is on {away.device}: "
             f"move it with .to({str(home)!r})"
         ) from error
