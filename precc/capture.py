@@ -65,8 +65,7 @@ class GraphCompiler:
         _refuse_several_devices(example_inputs)
         plan_input = torch.empty(1, ROW_WIDTH, dtype=torch.float64, device="cpu")
         layers = self._layers()
-        parameters = frozenset(id(value) for value in example_inputs if isinstance(value, nn.Parameter))
-        captured = CapturedGraph(next(iter(layers.values()), ""), self.tally, parameters, self.amax)
+        captured = CapturedGraph(next(iter(layers.values()), ""), self.tally, self._names(example_inputs), self.amax)
         captured.region = self.region
         captured.accumulates = bool(self.lowering.passes)
         constants = _constants(dynamo_graph, example_inputs)
@@ -97,6 +96,12 @@ class GraphCompiler:
         if net is None:
             raise CaptureError("a graph was captured outside a call of its net")
         return net
+
+    def _names(self, values: Sequence[Any]) -> frozenset[str]:
+        """All names of the parameters among these; sharded ones are other objects between the calls of their module."""
+        taken = {id(value) for value in values if isinstance(value, nn.Parameter)}
+        every = self.net.named_parameters(remove_duplicate=False)
+        return frozenset(name for name, value in every if id(value) in taken)
 
     def _layers(self) -> dict[str, str]:
         """Module paths of the local variables by which the captured code knows its modules."""

@@ -36,7 +36,7 @@ class CapturedGraph:
     Args:
         start: module path by which the captured code begins; neither the root nor the region after a graph break.
         tally: multiply-adds executed so far by format, shared by the graphs of a net.
-        parameters: identities of the parameters that it takes in.
+        parameters: names of the parameters that it takes in.
         amax: records of the slots, shared by the graphs of a net.
         region: path of the module that was compiled; the root's is empty.
         training: whether it has a backward.
@@ -47,7 +47,7 @@ class CapturedGraph:
 
     start: str
     tally: Counter[str]
-    parameters: frozenset[int]
+    parameters: frozenset[str]
     amax: AmaxHistory
     region: str = ""
     training: bool = False

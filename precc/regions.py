@@ -67,7 +67,7 @@ def find_regions(model: nn.Module, regions: str | Sequence[str] | None) -> tuple
 
 def _fitting(glob: str, every: Mapping[str, nn.Module]) -> list[nn.Module]:
     """The modules that a glob means."""
-    fitting = [module for path, module in every.items() if _fits(glob.split("."), path.split("."))]
+    fitting = [module for path, module in every.items() if _fits(glob, path)]
     if not fitting:
         paths = [path for path in every if path]
         near = get_close_matches(glob, paths, n=1) or get_close_matches(glob.replace("*", "0"), paths, n=1, cutoff=0.4)
@@ -79,8 +79,9 @@ def _fitting(glob: str, every: Mapping[str, nn.Module]) -> list[nn.Module]:
     return fitting
 
 
-def _fits(glob: Sequence[str], path: Sequence[str]) -> bool:
-    return len(glob) == len(path) and all(map(fnmatchcase, path, glob))
+def _fits(glob: str, path: str) -> bool:
+    segments, globs = path.split("."), glob.split(".")
+    return glob == path or (path != "" and len(globs) == len(segments) and all(map(fnmatchcase, segments, globs)))
 
 
 def _check_region(path: str, module: nn.Module, found: Mapping[str, nn.Module]) -> None:

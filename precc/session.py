@@ -330,8 +330,8 @@ class Session:
 
     def outside(self, net: nn.Module) -> list[str]:
         """Names of the matrices among the parameters that no captured graph has taken in so far."""
-        inside = {key for graph in self.known for key in graph.parameters}
-        return [name for name, value in net.named_parameters() if value.dim() >= 2 and id(value) not in inside]
+        inside = {name for graph in self.known for name in graph.parameters}
+        return [name for name, value in net.named_parameters() if value.dim() >= 2 and name not in inside]
 
 
 def training_first(graphs: Sequence[CapturedGraph]) -> list[CapturedGraph]:
