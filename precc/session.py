@@ -149,9 +149,11 @@ class Session:
     def _awaited(self, net: nn.Module) -> set[str]:
         """Paths of the modules in regions of which no graph with a backward is known: their slots are still to come."""
         trained = {graph.region for graph in self.known if graph.training}
-        first = {id(module): path for path, module in net.named_modules()}
-        awaited = [path for path in self._entries if path not in trained]
-        return {first[id(module)] for path in awaited for module in net.get_submodule(path).modules()}
+        return _layers(net, [path for path in self._entries if path not in trained])
+
+    def layers(self, net: nn.Module) -> set[str]:
+        """Paths of the modules whose products are captured: all, or those in the regions."""
+        return _layers(net, self._entries)
 
     def use(
         self,
@@ -348,3 +350,9 @@ def _copied(
     rules: tuple[Rule, ...],
 ) -> Session:
     return Session(options, chosen, full_precision, accumulates=accumulates, amax=amax, rules=rules)
+
+
+def _layers(net: nn.Module, roots: Iterable[str]) -> set[str]:
+    """First paths of the modules under some others."""
+    first = {id(module): path for path, module in net.named_modules()}
+    return {first[id(module)] for path in roots for module in net.get_submodule(path).modules()}
