@@ -1,5 +1,6 @@
 """The front door: it joins core, passes, backends and models; `precc.by_hand` beside it calls kernels alone."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,12 +9,13 @@ from torch import nn
 
 from precc.backends import find_backend
 from precc.backends.onnx.export import export_onnx
-from precc.errors import CaptureError, PlanError
+from precc.errors import CaptureError, PlanError, PrecisionWarning
 from precc.formats import Format
 from precc.module import PrecisionModule, read_plan, wrap
 from precc.passes import accumulating_pipeline, naming_pipeline, rounding_pipeline
 from precc.plan import PrecisionPlan
 from precc.policy import Policy, assigned, parse_policy
+from precc.regions import PrecisionRegion, find_regions, matrices_outside
 from precc.rule import Rule, parse_rules
 from precc.rule_checks import check_paths
 from precc.session import CompileOptions, Session
@@ -27,6 +29,7 @@ def compile(
     policy: Policy | Format | str | None = None,
     plan: PrecisionPlan | str | Path | None = None,
     rules: Sequence[Rule] = (),
+    regions: str | Sequence[str] | None = None,
     backend: str = "auto",
     fullgraph: bool = False,
     dynamic: bool | None = None,
@@ -44,13 +47,19 @@ def compile(
         rules: what holds whatever a policy, a plan or a controller chooses; the first `Rule` that fits a slot decides
             it. One that decides no slot is an error, of this call if its path fits no module, or else of the first
             forward that records gradients.
+        regions: a glob on module paths, or several: compiles each of these modules by itself, under the one plan, and
+            leaves the code around them as it is, unrounded. ``"layers.*"`` means the children of ``layers``: unlike a
+            rule's, this ``*`` does not cross dots. Matrices in no region are named by a `PrecisionWarning`. Slots have
+            the names that they have in the whole net. A module with several paths is one region, by the first of them;
+            one that is called twice in a forward has the same slots in both calls.
         backend: ``"inductor"``, ``"cpp"``, ``"reference"``, or ``"auto"``: the first of these that can run on this
             machine; a `PrecisionWarning` and the report say if that is not the first.
         fullgraph: make graph breaks errors; otherwise the report names them.
         dynamic: as in torch.compile: whether sizes are symbols.
 
     Raises:
-        CaptureError: not a module, already compiled, or with an attribute by one of the net's names.
+        CaptureError: not a module, already compiled, or with an attribute by one of the net's names; or the regions
+            name no module, the model itself, one inside another, or a module that has no forward.
         FormatError, PlanError: the policy or the plan is not one, or a rule fits no module.
         BackendError: unknown backend, or one that cannot run on this machine.
     """
@@ -65,6 +74,7 @@ def compile(
     own = parse_rules(rules)
     check_paths(own, model)
     check_paths(first.rules if first is not None else (), model)
+    paths = find_regions(model, regions)
     chosen, lacking = find_backend(backend)
     options = CompileOptions(
         pipeline=rounding_pipeline(),
@@ -75,8 +85,20 @@ def compile(
         fullgraph=fullgraph,
         dynamic=dynamic,
         recurrent=any(isinstance(module, nn.RNNBase) for module in model.modules()),
+        regions=paths,
     )
+    _tell_outside(model, paths)
     return wrap(model, Session(options, first, rules=own))
+
+
+def _tell_outside(model: nn.Module, regions: tuple[str, ...]) -> None:
+    outside = matrices_outside(model, regions) if regions else []
+    if outside:
+        warnings.warn(
+            f"{type(model).__name__} has matrices in no region, so no product of them is rounded: {', '.join(outside)}",
+            PrecisionWarning,
+            stacklevel=3,
+        )
 
 
 def _check_model(model: nn.Module) -> None:
@@ -87,7 +109,7 @@ def _check_model(model: nn.Module) -> None:
     if hasattr(model, "_orig_mod"):
         raise CaptureError("the model went through torch.compile already: pass the module that was given to it")
     for path, module in model.named_modules():
-        if isinstance(module, PrecisionModule):
+        if isinstance(module, (PrecisionModule, PrecisionRegion)):
             where = f"its submodule {path!r}" if path else "it"
             raise CaptureError(f"{where} is a compiled net already: compile the whole model once")
     own_call = type(model).__call__ is not nn.Module.__call__

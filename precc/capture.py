@@ -36,7 +36,7 @@ __all__ = ["GraphCompiler"]
 
 @dataclass(eq=False, repr=False)
 class GraphCompiler:
-    """The ``torch.compile`` backend of one net.
+    """The ``torch.compile`` backend of one net, or of one region of it.
 
     Args:
         pipeline: the passes that place the rounding nodes.
@@ -44,6 +44,7 @@ class GraphCompiler:
         backend: makes graphs run.
         on_capture: called with each new graph before it runs; may raise.
         amax: records of the net's slots.
+        region: path of the module that is compiled; the root's is empty.
         root: the net whose module paths name the slots.
         runs: how often a compiled graph was entered.
         tally: multiply-adds executed so far, by format.
@@ -55,6 +56,7 @@ class GraphCompiler:
     backend: Backend
     on_capture: Callable[[CapturedGraph], None]
     amax: AmaxHistory
+    region: str = ""
     root: ReferenceType[nn.Module] | None = None
     runs: int = 0
     tally: Counter[str] = field(default_factory=Counter)
@@ -64,8 +66,8 @@ class GraphCompiler:
         _refuse_several_devices(example_inputs)
         plan_input = torch.empty(1, ROW_WIDTH, dtype=torch.float64, device="cpu")
         layers = self._layers()
-        parameters = frozenset(id(value) for value in example_inputs if isinstance(value, nn.Parameter))
-        captured = CapturedGraph(next(iter(layers.values()), ""), self.tally, parameters, self.amax)
+        captured = CapturedGraph(next(iter(layers.values()), ""), self.tally, self._names(example_inputs), self.amax)
+        captured.region = self.region
         captured.accumulates = bool(self.lowering.passes)
         constants = _constants(dynamo_graph, example_inputs)
         mkldnn = torch._C._get_mkldnn_enabled()
@@ -98,6 +100,12 @@ class GraphCompiler:
         if net is None:
             raise CaptureError("a graph was captured outside a call of its net")
         return net
+
+    def _names(self, values: Sequence[Any]) -> frozenset[str]:
+        """All names of the parameters among these; sharded ones are other objects between the calls of their module."""
+        taken = {id(value) for value in values if isinstance(value, nn.Parameter)}
+        every = self.net.named_parameters(remove_duplicate=False)
+        return frozenset(name for name, value in every if id(value) in taken)
 
     def _layers(self) -> dict[str, str]:
         """Module paths of the local variables by which the captured code knows its modules."""
@@ -154,7 +162,7 @@ class _Build:
             plan=names.get(self.plan_index),
             layers=self.layers,
             aliases=aliases_of(self.compiler.net),
-            frame=-1 if frame is None else frame,
+            frame=(self.compiler.region, frame),
             numbers=self.compiler.numbers,
         )
         self.context = context

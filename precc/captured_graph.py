@@ -34,10 +34,11 @@ class CapturedGraph:
     """What was captured by one compilation.
 
     Args:
-        start: module path by which the captured code begins; not the root after a graph break.
+        start: module path by which the captured code begins; neither the root nor the region after a graph break.
         tally: multiply-adds executed so far by format, shared by the graphs of a net.
-        parameters: identities of the parameters that it takes in.
+        parameters: names of the parameters that it takes in.
         amax: records of the slots, shared by the graphs of a net.
+        region: path of the module that was compiled; the root's is empty.
         training: whether it has a backward.
         double: whether it has products of float64 values.
         visible_outputs: outputs that the caller sees.
@@ -47,8 +48,9 @@ class CapturedGraph:
 
     start: str
     tally: Counter[str]
-    parameters: frozenset[int]
+    parameters: frozenset[str]
     amax: AmaxHistory
+    region: str = ""
     training: bool = False
     double: bool = False
     visible_outputs: int = 0

@@ -1,9 +1,8 @@
 """PrecisionModule: the user's model, computing under a precision plan."""
 
-import copy
-from functools import cache
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import nn
@@ -12,9 +11,10 @@ from precc.errors import CaptureError, PlanError
 from precc.formats import ALIASES, FORMATS
 from precc.plan import PrecisionPlan
 from precc.precision_state import load_state, state_of
+from precc.regions import with_regions
 from precc.report.precision_report import PrecisionReport
 from precc.session import Session, training_first
-from precc.strict_dynamo import base_name
+from precc.shallow_clone import base_name, clone_as, plain, reduced
 
 __all__ = ["PUBLIC_NAMES", "PrecisionModule", "original", "read_plan", "session_of", "wrap"]
 
@@ -110,13 +110,16 @@ class PrecisionModule(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """Copies and pickles carry the plan and compile graphs of their own."""
-        state = dict(self.__dict__)
-        state.pop("_compiled_call_impl", None)
-        return _bare, (_base(self),), state
+        return reduced(PrecisionModule, self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        session_of(self).root = ref(self)
 
 
 def _run(net: PrecisionModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return session_of(net).call(net, args, kwargs)
+    session = session_of(net)
+    return session.call_around(net, args, kwargs) if session.options.regions else session.call(net, args, kwargs)
 
 
 #: Under a compiler of the user's the net runs as it is, by its own graphs, and is not traced a second time.
@@ -159,37 +162,18 @@ def wrap(model: nn.Module, session: Session) -> PrecisionModule:
             f"{type(model).__name__} has an attribute {taken[0]!r} of its own, which a compiled net needs: rename it "
             f"(a compiled net has {', '.join(PUBLIC_NAMES)})"
         )
-    net = _bare(type(model))
-    state = {name: copy.copy(value) if name.endswith("_hooks") else value for name, value in model.__dict__.items()}
-    state.pop("_compiled_call_impl", None)
-    state[_SESSION] = session
-    net.__dict__.update(state)
+    net = clone_as(PrecisionModule, model)
+    net.__dict__[_SESSION] = session
+    session.root = ref(net)
+    with_regions(net, session)
     return net
 
 
-def _base(net: PrecisionModule) -> type[nn.Module]:
-    base: type[nn.Module] = type(net).__mro__[2]
-    return base
-
-
 def original(net: PrecisionModule) -> nn.Module:
-    """The model under a net, uncompiled, sharing all its state: what exports and analyses trace."""
-    base = _base(net)
-    model: nn.Module = base.__new__(base)
-    model.__dict__.update({name: value for name, value in net.__dict__.items() if name != _SESSION})
+    """The model under a net, uncompiled, sharing all its state: what exports and analyses trace.
+
+    Regions stay what they are, and run uncompiled while torch.export traces them.
+    """
+    model = plain(net)
+    del model.__dict__[_SESSION]
     return model
-
-
-@cache
-def _combined(base: Any) -> type[PrecisionModule]:
-    metaclass: Any = type(base)
-    name = f"Precision{base.__name__}"
-    combined: type[PrecisionModule] = metaclass(name, (PrecisionModule, base), {"__module__": base.__module__})
-    return combined
-
-
-def _bare(base: type[nn.Module]) -> PrecisionModule:
-    """An instance without state of the class that is both a PrecisionModule and `base`."""
-    hashable: Any = base
-    combined = _combined(hashable)
-    return combined.__new__(combined)

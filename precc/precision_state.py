@@ -13,7 +13,6 @@ from precc.plan import PrecisionPlan
 from precc.rule import Rule
 from precc.rule_json import rules_from_json, rules_to_json
 from precc.session import Session
-from precc.slot_checks import check_slots
 from precc.slots import ACCUMULATOR, Slot
 
 __all__ = ["load_state", "state_of"]
@@ -38,7 +37,7 @@ def load_state(session: Session, net: nn.Module, state: Any) -> None:
     """
     read = _State.of(state)
     brought = () if read.plan is None else read.plan.multiply_adds
-    check_slots(list(read.amax), brought, session.known, net, namer="the precision_state")
+    session.check_names(list(read.amax), brought, net, namer="the precision_state")
     session.use(read.plan, net, rules=(*session.rules, *(rule for rule in read.rules if rule not in session.rules)))
     for counter, counts in ((session.tally, read.multiply_adds), (session.events, read.events)):
         counter.clear()

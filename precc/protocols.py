@@ -1,6 +1,6 @@
 """What passes and backends must offer. Passes hand backends nothing but a graph and a plan."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,7 +33,7 @@ class GraphContext:
     plan: str | None
     layers: Mapping[str, str]
     aliases: Mapping[str, str]
-    frame: int
+    frame: Hashable
     numbers: CallNumbers
     fixed: PrecisionPlan | None = None
 

@@ -1,35 +1,33 @@
 """The life of one net: its plan, its graphs, and each of its calls."""
 
-import itertools
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from inspect import signature
-from types import FunctionType
 from typing import Any
-from weakref import ref
+from weakref import ReferenceType
 
-import torch
 from torch import nn
 
 from precc.amax_history import AmaxHistory
 from precc.capture import GraphCompiler
 from precc.captured_graph import CapturedGraph, size_value
+from precc.compiled_entry import CompiledEntry
 from precc.errors import CaptureError, PlanError, PrecisionWarning
-from precc.graph_breaks import GraphBreakWatch
 from precc.pipeline import Pipeline
 from precc.plan import PrecisionPlan
 from precc.policy import Uniform
 from precc.protocols import Backend
-from precc.recomputation import Region, RegionPlans, enclosing_regions
+from precc.recomputation import Checkpoint, CheckpointPlans, enclosing_checkpoints
 from precc.rule import Rule
 from precc.rule_checks import check_decisions, check_paths
+from precc.shallow_clone import base_name
 from precc.slot_checks import brought_slots, check_slots, slot_names, unknown_slots
-from precc.strict_dynamo import base_name, strict_dynamo
+from precc.slots import CallNumbers
+from precc.strict_dynamo import strict_dynamo
 
-__all__ = ["HAS_ISOLATION", "CompileOptions", "Session", "training_first"]
+__all__ = ["CompileOptions", "Session", "training_first"]
 
 #: Plans that are not checked again; a controller switches between a handful.
 _KEPT_PLANS = 64
@@ -42,6 +40,7 @@ _CALLER = 7
 class CompileOptions:
     """How a net is compiled; everything that a copy of the net needs to be compiled alike.
 
+    `regions` are the paths of the modules that are compiled one by one; empty if the net is compiled as a whole.
     `lacking` says what a faster backend would need on this machine; empty if there is none. `recurrent`: the model has
     recurrent layers, which are opened step by step, so that each length of the input needs a graph of its own.
     """
@@ -54,6 +53,7 @@ class CompileOptions:
     dynamic: bool | None = None
     lacking: str = ""
     recurrent: bool = False
+    regions: tuple[str, ...] = ()
 
 
 @dataclass(eq=False, repr=False)
@@ -71,6 +71,7 @@ class Session:
         amax: largest magnitudes of the slots with delayed scales.
         former: graphs that were captured before those that are in use, whose slots the net still has.
         rules: hold over each plan that is used; over full precision too, but where it is the reference.
+        root: the net.
     """
 
     options: CompileOptions
@@ -83,13 +84,14 @@ class Session:
     amax: AmaxHistory = field(default_factory=AmaxHistory)
     former: list[CapturedGraph] = field(default_factory=list)
     rules: tuple[Rule, ...] = ()
+    root: ReferenceType[nn.Module] | None = None
     _reference: bool = False  # whether the next forward is that with which others are compared
     _repeated: PrecisionPlan | None = None  # of the forward that a checkpoint is computing again
-    _regions: RegionPlans = field(default_factory=RegionPlans)
+    _checkpoints: CheckpointPlans = field(default_factory=CheckpointPlans)
     _fitting: dict[int, PrecisionPlan] = field(default_factory=dict)  # plans found to fit the graphs, by identity
     _checked: bool = False  # whether the plan in force was found to fit the graphs
-    _compiler: GraphCompiler = field(init=False)
-    _entry: Any = field(init=False)
+    _tally: Counter[str] = field(init=False)
+    _entries: dict[str, CompiledEntry] = field(init=False)  # by path: of each region, or of the root
 
     def __post_init__(self) -> None:
         self.accumulates |= self.plan.rounds_sums
@@ -98,10 +100,22 @@ class Session:
     def _build(self, tally: Counter[str]) -> None:
         """Begin without graphs; `tally` is the work executed so far."""
         lowering = self.options.accumulating if self.accumulates else Pipeline(())
-        self._compiler = GraphCompiler(
-            self.options.pipeline, lowering, self.options.backend, self._on_capture, self.amax, tally=tally
-        )
-        self._entry = _isolated_compile(self._compiler, self.options)
+        options, numbers = self.options, CallNumbers()
+        self._tally, self._entries = tally, {}
+        for path in options.regions or ("",):
+            compiler = GraphCompiler(
+                options.pipeline,
+                lowering,
+                options.backend,
+                self._on_capture,
+                self.amax,
+                region=path,
+                tally=tally,
+                numbers=numbers,
+            )
+            self._entries[path] = CompiledEntry.of(
+                compiler, fullgraph=options.fullgraph, dynamic=options.dynamic, recurrent=options.recurrent
+            )
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copied or unpickled net has plan, rules and amax history; graphs, counts of work and events are its own."""
@@ -122,12 +136,12 @@ class Session:
     @property
     def runs(self) -> int:
         """How often a compiled graph was entered."""
-        return self._compiler.runs
+        return sum(entry.compiler.runs for entry in self._entries.values())
 
     @property
     def tally(self) -> Counter[str]:
         """Multiply-adds executed so far, by format."""
-        return self._compiler.tally
+        return self._tally
 
     @property
     def multiply_adds(self) -> dict[str, int]:
@@ -141,8 +155,18 @@ class Session:
 
     @property
     def known(self) -> list[CapturedGraph]:
-        """The graphs that say what slots there are: those in use, and until one of them has a backward, the former."""
-        return self.graphs if any(graph.training for graph in self.graphs) else [*self.graphs, *self.former]
+        """The graphs that say what slots there are: those in use, and the former of what has none with a backward."""
+        trained = {graph.region for graph in self.graphs if graph.training}
+        return [*self.graphs, *(graph for graph in self.former if graph.region not in trained)]
+
+    def _awaited(self, net: nn.Module) -> set[str]:
+        """Paths of the modules in regions of which no graph with a backward is known: their slots are still to come."""
+        trained = {graph.region for graph in self.known if graph.training}
+        return _layers(net, [path for path in self._entries if path not in trained])
+
+    def layers(self, net: nn.Module) -> set[str]:
+        """Paths of the modules whose products are captured: all, or those in the regions."""
+        return _layers(net, self._entries)
 
     def use(
         self,
@@ -220,16 +244,29 @@ class Session:
         The net's rules and the plan's are checked apart: all that the plan's would decide may be the net's to decide.
         What a plan has brought may be in a graph that is still to come.
         """
-        check_slots([*plan.slots, *plan.accumulators], plan.multiply_adds, self.known, net)
+        self.check_names([*plan.slots, *plan.accumulators], plan.multiply_adds, net)
         every = [*self.graphs, *self.former]
         for own in filter(None, (rules, plan.rules)):
             check_paths(own, net)
-            if any(graph.training for graph in every):
+            if {graph.region for graph in every if graph.training} == set(self._entries):
                 check_decisions(own, slot_names(every) | brought_slots(plan.multiply_adds, net))
+
+    def check_names(
+        self, names: Collection[str], brought: Iterable[str], net: nn.Module, *, namer: str = "the plan"
+    ) -> None:
+        """Refuse names that are of no slot, as far as the slots are known; the arguments are those of `check_slots`.
+
+        Raises:
+            PlanError: there is one.
+        """
+        if names:
+            check_slots(names, brought, self.known, net, awaited=self._awaited(net), namer=namer)
 
     def _drop_foreign_histories(self, net: nn.Module) -> None:
         """A state that was loaded before the first call may have histories of slots of another net."""
-        foreign = unknown_slots(list(self.amax.to_lists()), self.plan.multiply_adds, self.known, net)
+        foreign = unknown_slots(
+            list(self.amax.to_lists()), self.plan.multiply_adds, self.known, net, awaited=self._awaited(net)
+        )
         if foreign:
             self.amax.drop(foreign)
             warnings.warn(
@@ -251,11 +288,11 @@ class Session:
         for known in self.graphs:
             known.use(self.plan)
 
-    def call(self, net: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """Run the net's forward through its compiled graphs.
+    def call(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, region: str = "") -> Any:
+        """Run the forward of the net, or of the region at a path, through its compiled graphs.
 
         Raises:
-            CaptureError: no graph could be captured from it.
+            CaptureError: no graph could be captured from it, or it is a region without its net.
             PlanError: the plan in force names a slot that the net, now that it is captured, does not have, or a rule
                 decides none.
             RecompileLimitError: it needs one more graph than torch._dynamo allows.
@@ -263,16 +300,16 @@ class Session:
             BackendError: the backend failed on the graph.
             UnsupportedError: a checkpoint around the net computes its forward again, and the plan of that is not known.
         """
-        regions = enclosing_regions()
-        if not regions:
-            return self._call(net, args, kwargs)
-        with self._plan_of(regions):
-            return self._call(net, args, kwargs)
+        checkpoints = enclosing_checkpoints()
+        if not checkpoints:
+            return self._call(region, module, args, kwargs)
+        with self._plan_of(checkpoints):
+            return self._call(region, module, args, kwargs)
 
     @contextmanager
-    def _plan_of(self, regions: list[Region]) -> Iterator[None]:
+    def _plan_of(self, checkpoints: list[Checkpoint]) -> Iterator[None]:
         """Have the plan of a forward in force while a checkpoint computes that forward again."""
-        plan = self._regions.plan_of(regions, self.plan)
+        plan = self._checkpoints.plan_of(checkpoints, self.plan)
         if plan == self.plan:
             yield
             return
@@ -286,28 +323,37 @@ class Session:
             for graph in self.graphs:
                 graph.use(self.plan)
 
-    def _call(self, net: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def _call(self, region: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        net = self.root() if self.root is not None else None
+        if net is None:
+            raise CaptureError(f"the region {region!r} is called without its net: copy and keep the whole net")
         if not self._checked:
             self._check_fit(self._unruled(self.chosen), self.rules, net)
-        compiler = self._compiler
-        runs, compiler.root = compiler.runs, ref(net)
-        watch = GraphBreakWatch()
-        with strict_dynamo(net, args, kwargs, recurrent=self.options.recurrent):
-            result = self._entry(net, args, kwargs)
-        breaks = watch.found()
-        if compiler.runs == runs:
-            why = f" (stopped by: {breaks[-1]})" if breaks else ""
-            raise CaptureError(
-                f"calling {base_name(net)} ran no captured graph, so nothing was rounded{why}: its forward has no "
-                "tensor operation that torch.compile can capture, or breaks off in a loop, or compilation is switched "
-                "off (TORCHDYNAMO_DISABLE, torch.compiler.set_stance); fullgraph=True shows what stops the capture"
-            )
+        result, breaks = self._entries[region].call(net, module, args, kwargs)
         if not self._checked:
             self._check_fit(self._unruled(self.chosen), self.rules, net)
             self._drop_foreign_histories(net)
             self._checked = True
         if breaks:
             self._tell(net, breaks)
+        return result
+
+    def call_around(self, net: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Run the forward of a net with regions as it is; they run their graphs.
+
+        Raises:
+            CaptureError: it called no region.
+            PreccError: a region raised it.
+        """
+        runs = self.runs
+        with strict_dynamo(base_name(net), net, args, kwargs):
+            result = net._call_impl(*args, **kwargs)
+        if self.runs == runs:
+            regions = self.options.regions
+            raise CaptureError(
+                f"calling {base_name(net)} called none of its {len(regions)} region(s), such as {regions[0]!r}, so "
+                "nothing was rounded: its forward does not reach them as submodules"
+            )
         return result
 
     def _tell(self, net: nn.Module, breaks: list[str]) -> None:
@@ -324,8 +370,8 @@ class Session:
 
     def outside(self, net: nn.Module) -> list[str]:
         """Names of the matrices among the parameters that no captured graph has taken in so far."""
-        inside = {key for graph in self.known for key in graph.parameters}
-        return [name for name, value in net.named_parameters() if value.dim() >= 2 and id(value) not in inside]
+        inside = {name for graph in self.known for name in graph.parameters}
+        return [name for name, value in net.named_parameters() if value.dim() >= 2 and name not in inside]
 
 
 def training_first(graphs: Sequence[CapturedGraph]) -> list[CapturedGraph]:
@@ -344,30 +390,7 @@ def _copied(
     return Session(options, chosen, full_precision, accumulates=accumulates, amax=amax, rules=rules)
 
 
-_entry_numbers = itertools.count()
-
-
-def _call(net: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return net._call_impl(*args, **kwargs)
-
-
-def _isolated_compile(compiler: GraphCompiler, options: CompileOptions) -> Any:
-    """A compiled entry point that shares no cache with any other net.
-
-    Dynamo caches by code object: nets of one class would replace one another's graphs, and past the limit run in
-    plain fp32. So each net gets a code object of its own, and, where torch has it, a cache of its own beneath it.
-    """
-    code = _call.__code__.replace(co_name=f"precc_call_{next(_entry_numbers)}")
-    entry = FunctionType(code, globals())
-    isolation: dict[str, Any] = {"isolate_recompiles": True} if HAS_ISOLATION else {}
-    return torch.compile(
-        entry,
-        backend=compiler,
-        fullgraph=options.fullgraph,
-        dynamic=options.dynamic,
-        **isolation,
-    )
-
-
-#: Whether torch.compile keeps a cache apart for each net, also for the code that follows a graph break.
-HAS_ISOLATION = "isolate_recompiles" in signature(torch.compile).parameters
+def _layers(net: nn.Module, roots: Iterable[str]) -> set[str]:
+    """First paths of the modules under some others."""
+    first = {id(module): path for path, module in net.named_modules()}
+    return {first[id(module)] for path in roots for module in net.get_submodule(path).modules()}

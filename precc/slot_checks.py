@@ -17,6 +17,7 @@ def check_slots(
     graphs: Sequence[CapturedGraph],
     net: nn.Module,
     *,
+    awaited: Collection[str] = (),
     namer: str = "the plan",
 ) -> None:
     """Refuse unknown slots, once a training graph is known: an inference graph has a subset.
@@ -24,7 +25,7 @@ def check_slots(
     Raises:
         PlanError: a name is of no slot.
     """
-    unknown = unknown_slots(names, brought, graphs, net)
+    unknown = unknown_slots(names, brought, graphs, net, awaited=awaited)
     if unknown:
         known = {slot.name for graph in graphs for slot in graph.slots}
         some = ", ".join(repr(name) for name in unknown[:3])
@@ -36,7 +37,12 @@ def check_slots(
 
 
 def unknown_slots(
-    names: Collection[str], brought: Iterable[str], graphs: Sequence[CapturedGraph], net: nn.Module
+    names: Collection[str],
+    brought: Iterable[str],
+    graphs: Sequence[CapturedGraph],
+    net: nn.Module,
+    *,
+    awaited: Collection[str] = (),
 ) -> list[str]:
     """The names that are of no slot; none before a training graph is known.
 
@@ -45,10 +51,12 @@ def unknown_slots(
         brought: slots of earlier captures; those of the net's modules may belong to a graph that is still to come.
         graphs: those known.
         net: whose modules they are.
+        awaited: paths of modules whose slots are still to come, by graphs of their own.
     """
     if not names or not any(graph.training for graph in graphs):
         return []  # a plan that names no slot fits any net: controllers switch between such plans at each step
-    return sorted({*names} - slot_names(graphs) - brought_slots(brought, net))
+    strange = {*names} - slot_names(graphs) - brought_slots(brought, net)
+    return sorted(name for name in strange if not awaited or Slot.parse(name).layer not in awaited)
 
 
 def slot_names(graphs: Iterable[CapturedGraph]) -> set[str]:

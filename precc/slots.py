@@ -5,7 +5,7 @@ k counts the calls of that family in the module, from 0, and 0 is not written. N
 the model alone: they are the same in train, eval, no_grad, with dynamic shapes, in every backend and in the export.
 """
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
@@ -94,10 +94,10 @@ class CallNumbers:
     it stopped, and a frame that is compiled again gets the numbers that it had.
     """
 
-    _counts: dict[int, dict[tuple[str, str], int]] = field(default_factory=dict)
-    _bases: dict[int, dict[tuple[str, str], int]] = field(default_factory=dict)
+    _counts: dict[Hashable, dict[tuple[str, str], int]] = field(default_factory=dict)
+    _bases: dict[Hashable, dict[tuple[str, str], int]] = field(default_factory=dict)
 
-    def number(self, frame: int, calls: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], int]:
+    def number(self, frame: Hashable, calls: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], int]:
         """The first number of each (module path, family) in a frame that has so many calls of each."""
         bases = self._bases.setdefault(frame, {})
         counts = self._counts.setdefault(frame, {})

@@ -14,7 +14,7 @@ from torch.utils import _pytree
 
 from precc.errors import CaptureError, DeviceError, PreccError, RecompileLimitError
 
-__all__ = ["base_name", "opened_products", "strict_dynamo"]
+__all__ = ["opened_products", "strict_dynamo"]
 
 _CONFIG = {
     "fail_on_recompile_limit_hit": True,  # or the net goes on in plain fp32
@@ -65,9 +65,9 @@ def opened_products() -> Iterator[None]:
 
 @contextmanager
 def strict_dynamo(
-    net: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, recurrent: bool
+    name: str, net: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, recurrent: bool = False
 ) -> Iterator[None]:
-    """Run a call of a net under Dynamo, with errors of ours.
+    """Run a call of a net, or of a region, under Dynamo, with errors of ours that say its name.
 
     Args:
         net: that is called.
@@ -78,7 +78,6 @@ def strict_dynamo(
     Raises:
         CaptureError, RecompileLimitError, DeviceError, BackendError: as `Session.call` says.
     """
-    name = base_name(net)
     limit = max(torch._dynamo.config.recompile_limit, _LENGTHS if recurrent else 0)
     try:
         with ExitStack() as stack:
@@ -105,7 +104,7 @@ def strict_dynamo(
         raise CaptureError(f"{name} cannot be captured: {error}") from error
     except RuntimeError as error:
         if not isinstance(error, PreccError) and "device" in str(error):
-            _explain_devices(net, args, kwargs, error)
+            _explain_devices(name, net, args, kwargs, error)
         raise
 
 
@@ -116,18 +115,13 @@ def _messages() -> set[Any]:
     return {*kept, *named}
 
 
-def base_name(net: nn.Module) -> str:
-    """Name of the class of the user's model."""
-    return type(net).__mro__[2].__name__
-
-
-def _explain_devices(net: nn.Module, args: Any, kwargs: Any, error: Exception) -> None:
+def _explain_devices(name: str, net: nn.Module, args: Any, kwargs: Any, error: Exception) -> None:
     homes = {parameter.device for parameter in net.parameters()}
     inputs = [leaf for leaf in _pytree.tree_leaves((args, dict(kwargs))) if isinstance(leaf, torch.Tensor)]
     away = next((leaf for leaf in inputs if leaf.dim() and leaf.device not in homes), None)
     if len(homes) == 1 and away is not None:
         home = homes.pop()
         raise DeviceError(
-            f"{base_name(net)} is on {home}, but an input of shape {list(away.shape)} is on {away.device}: "
+            f"{name} is on {home}, but an input of shape {list(away.shape)} is on {away.device}: "
             f"move it with .to({str(home)!r})"
         ) from error

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import precc
+from precc.compiled_entry import HAS_ISOLATION
 from precc.errors import (
     BackendError,
     CaptureError,
@@ -28,7 +29,6 @@ from precc.models.lenet5 import LeNet5
 from precc.module import PUBLIC_NAMES
 from precc.plan import PrecisionPlan
 from precc.precision import Precision
-from precc.session import HAS_ISOLATION
 from tests.nets import Broken, inputs_of, uniform
 
 LINEAR_INPUT = torch.ones(2, 4)

@@ -129,7 +129,9 @@ def _products(net: PrecisionModule, program: ExportedProgram) -> dict[str, Produ
         numbers=CallNumbers(),
     )
     session_of(net).options.naming.run(graph, context)
-    return {node.name: product for node, product in products_of(graph.graph)}
+    captured = session_of(net).layers(net)
+    found = [(node.name, product) for node, product in products_of(graph.graph)]
+    return {name: product for name, product in found if product.operands[0].slot.layer in captured}
 
 
 def _exported(net: PrecisionModule, args: tuple[Any, ...]) -> ExportedProgram:

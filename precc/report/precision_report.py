@@ -78,7 +78,7 @@ class PrecisionReport:
             f"a graph starts in {graph.start!r} after a graph break: further modules of its class that run "
             "the same code share its slots"
             for graph in graphs
-            if graph.start
+            if graph.start != graph.region
         ]
         return cls(title, rows, tuple(notes))
 

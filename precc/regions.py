@@ -1,0 +1,140 @@
+"""Regions: modules of a net that are compiled one by one, under one plan, while the code around them runs as it is."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import nn
+
+from precc.errors import CaptureError
+from precc.session import Session
+from precc.shallow_clone import base_of, clone, clone_as, reduced
+
+__all__ = ["PrecisionRegion", "find_regions", "matrices_outside", "with_regions"]
+
+_REGION = "_precc_region"
+
+
+class PrecisionRegion(nn.Module):
+    """A module of a net whose forward runs through graphs of its own. Made by ``precc.compile(model, regions=...)``.
+
+    It is also an instance of the module's class, and shares the module's parameters, buffers and submodules. Hooks of
+    the region itself run around its graphs, unrounded; those of modules inside are captured.
+    """
+
+    _precc_region: tuple[Session, str]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_exporting():
+            return base_of(self).forward(self, *args, **kwargs)
+        return _run_untraced(self, args, kwargs)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return reduced(PrecisionRegion, self)
+
+
+def _run(region: PrecisionRegion, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    session, path = region._precc_region
+    return session.call(region, args, kwargs, region=path)
+
+
+#: As with a whole net, a compiler of the user's does not trace it a second time.
+_run_untraced = torch.compiler.disable(_run, recursive=False)
+
+
+def find_regions(model: nn.Module, regions: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Paths of the modules that globs mean, in the order of the model; a module with several paths has the first.
+
+    A glob is matched segment by segment: ``layers.*`` means ``layers.0``, not ``layers.0.mlp``.
+
+    Raises:
+        CaptureError: a glob fits no module, or a region is the model itself, is inside another, or cannot be called.
+    """
+    if regions is None:
+        return ()
+    globs = [regions] if isinstance(regions, str) else regions
+    if not isinstance(globs, Sequence) or not globs or not all(isinstance(glob, str) for glob in globs):
+        raise CaptureError(f"regions is a glob on module paths, such as 'layers.*', or several, not {regions!r}")
+    every = dict(model.named_modules(remove_duplicate=False))
+    chosen = {id(module) for glob in globs for module in _fitting(glob, every)}
+    found = {path: module for path, module in model.named_modules() if id(module) in chosen}
+    for path, module in found.items():
+        _check_region(path, module, found)
+    return tuple(found)
+
+
+def _fitting(glob: str, every: Mapping[str, nn.Module]) -> list[nn.Module]:
+    """The modules that a glob means."""
+    fitting = [module for path, module in every.items() if _fits(glob, path)]
+    if not fitting:
+        paths = [path for path in every if path]
+        near = get_close_matches(glob, paths, n=1) or get_close_matches(glob.replace("*", "0"), paths, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}?" if near else "its modules are " + (", ".join(paths[:6]) or "none")
+        raise CaptureError(
+            f"regions {glob!r} fits no module of {type(every['']).__name__} ({hint}); a glob is matched segment by "
+            "segment: '*' does not cross dots"
+        )
+    return fitting
+
+
+def _fits(glob: str, path: str) -> bool:
+    segments, globs = path.split("."), glob.split(".")
+    return glob == path or (path != "" and len(globs) == len(segments) and all(map(fnmatchcase, segments, globs)))
+
+
+def _check_region(path: str, module: nn.Module, found: Mapping[str, nn.Module]) -> None:
+    if not path:
+        raise CaptureError("a region is the model itself: leave regions out to compile it as a whole")
+    inside = {id(inner) for inner in module.modules()} - {id(module)}
+    nested = next((other for other, inner in found.items() if id(inner) in inside), None)
+    if nested is not None:
+        raise CaptureError(f"the region {nested!r} is inside of the region {path!r}: name one of them")
+    if isinstance(module, torch.jit.ScriptModule):
+        raise CaptureError(f"the region {path!r} is a ScriptModule, which has no Python forward to capture")
+    if type(module).forward is nn.Module.forward:
+        raise CaptureError(
+            f"the region {path!r} is a {type(module).__name__}, which has no forward: its children are {path + '.*'!r}"
+        )
+    if "forward" in module.__dict__:
+        raise CaptureError(
+            f"the region {path!r} has a forward of its own as an attribute, which a compiled region would not run: "
+            "take it away, or name modules inside"
+        )
+
+
+def with_regions(net: nn.Module, session: Session) -> None:
+    """Put regions in the place of a net's modules, and clones in the place of the modules on the way to them.
+
+    The net has its own dictionary of submodules afterwards; those of the modules it was made from are unchanged.
+    """
+    modules = dict(net.named_modules())
+    made: dict[int, nn.Module] = {}
+    for path in session.options.regions:
+        region = clone_as(PrecisionRegion, modules[path])
+        region.__dict__[_REGION] = (session, path)
+        made[id(modules[path])] = region
+    net.__dict__["_modules"] = _replaced(net, made)
+
+
+def _replaced(module: nn.Module, made: dict[int, nn.Module]) -> dict[str, nn.Module | None]:
+    """The submodules of a module, with those in `made` for theirs; clones that this needs are added to it."""
+    return {name: None if child is None else _found(child, made) for name, child in module._modules.items()}
+
+
+def _found(module: nn.Module, made: dict[int, nn.Module]) -> nn.Module:
+    if id(module) not in made:
+        children = _replaced(module, made)
+        if any(children[name] is not child for name, child in module._modules.items()):
+            made[id(module)] = clone(module)
+            made[id(module)].__dict__["_modules"] = children
+        else:
+            made[id(module)] = module
+    return made[id(module)]
+
+
+def matrices_outside(model: nn.Module, regions: Iterable[str]) -> list[str]:
+    """Names of the matrices among the parameters that are in no region."""
+    inside = {id(value) for path in regions for value in model.get_submodule(path).parameters()}
+    return [name for name, value in model.named_parameters() if value.dim() >= 2 and id(value) not in inside]
