@@ -30,6 +30,7 @@ def compile(
     plan: PrecisionPlan | str | Path | None = None,
     rules: Sequence[Rule] = (),
     regions: str | Sequence[str] | None = None,
+    live: bool = True,
     backend: str = "auto",
     fullgraph: bool = False,
     dynamic: bool | None = None,
@@ -52,6 +53,9 @@ def compile(
             rule's, this ``*`` does not cross dots. Matrices in no region are named by a `PrecisionWarning`. Slots have
             the names that they have in the whole net. A module with several paths is one region, by the first of them;
             one that is called twice in a forward has the same slots in both calls.
+        live: whether another plan can be used at any time. If not, graphs have only those slots in which the first
+            plan rounds, and where it rounds nothing they are those of torch.compile; `net.set_plan` with recompile=True
+            builds others, and controllers that change plans refuse the net.
         backend: ``"inductor"``, ``"cpp"``, ``"reference"``, or ``"auto"``: the first of these that can run on this
             machine; a `PrecisionWarning` and the report say if that is not the first.
         fullgraph: make graph breaks errors; otherwise the report names them.
@@ -64,6 +68,8 @@ def compile(
         BackendError: unknown backend, or one that cannot run on this machine.
     """
     _check_model(model)
+    if type(live) is not bool:
+        raise PlanError(f"live is True or False, not {live!r}")
     if policy is not None and plan is not None:
         raise PlanError("pass a policy or a plan, not both")
     first = None
@@ -84,6 +90,7 @@ def compile(
         lacking=lacking,
         fullgraph=fullgraph,
         dynamic=dynamic,
+        live=live,
         recurrent=any(isinstance(module, nn.RNNBase) for module in model.modules()),
         regions=paths,
     )

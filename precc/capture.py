@@ -7,6 +7,7 @@ still has that forward's plan, and nothing is compiled again.
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import ReferenceType
@@ -26,6 +27,7 @@ from precc.decompositions import decomposition_table, replacement
 from precc.double_backward import guard_double_backward
 from precc.errors import BackendError, CaptureError, DeviceError, PreccError
 from precc.pipeline import Pipeline
+from precc.plan import PrecisionPlan
 from precc.protocols import Backend, BoxedCallable, GraphContext
 from precc.rounding import ROW_WIDTH
 from precc.slots import CallNumbers, aliases_of
@@ -45,6 +47,7 @@ class GraphCompiler:
         on_capture: called with each new graph before it runs; may raise.
         amax: records of the net's slots.
         region: path of the module that is compiled; the root's is empty.
+        fixed: the one plan that graphs are built for; None: for any.
         root: the net whose module paths name the slots.
         runs: how often a compiled graph was entered.
         tally: multiply-adds executed so far, by format.
@@ -57,6 +60,7 @@ class GraphCompiler:
     on_capture: Callable[[CapturedGraph], None]
     amax: AmaxHistory
     region: str = ""
+    fixed: PrecisionPlan | None = None
     root: ReferenceType[nn.Module] | None = None
     runs: int = 0
     tally: Counter[str] = field(default_factory=Counter)
@@ -69,6 +73,8 @@ class GraphCompiler:
         captured = CapturedGraph(next(iter(layers.values()), ""), self.tally, self._names(example_inputs), self.amax)
         captured.region = self.region
         captured.accumulates = bool(self.lowering.passes)
+        captured.fixed = self.fixed is not None
+        opens = self.fixed is None or self.fixed.rounds_float32
         constants = _constants(dynamo_graph, example_inputs)
         mkldnn = torch._C._get_mkldnn_enabled()
         build = _Build(self, captured, constants, len(example_inputs), layers, mkldnn)
@@ -80,8 +86,9 @@ class GraphCompiler:
             decompositions=decomposition_table(),
             keep_inference_input_mutations=True,
         )
-        with opened_products():
-            compiled = aot_compile(_with_plan_input(dynamo_graph, plan_input), [*example_inputs, plan_input])
+        with opened_products() if opens else nullcontext():
+            graph = _with_plan_input(dynamo_graph, plan_input, opens=opens)
+            compiled = aot_compile(graph, [*example_inputs, plan_input])
         self.on_capture(captured)
 
         def run(*args: Any) -> Any:
@@ -164,6 +171,7 @@ class _Build:
             aliases=aliases_of(self.compiler.net),
             frame=(self.compiler.region, frame),
             numbers=self.compiler.numbers,
+            fixed=self.compiler.fixed,
         )
         self.context = context
         self.compiler.pipeline.run(graph, context)
@@ -222,8 +230,8 @@ def _constants(graph: GraphModule, example_inputs: Sequence[Any]) -> frozenset[i
     )
 
 
-def _with_plan_input(graph: GraphModule, plan_input: torch.Tensor) -> GraphModule:
-    """A copy with one more placeholder; Dynamo goes on reading its own graph."""
+def _with_plan_input(graph: GraphModule, plan_input: torch.Tensor, *, opens: bool) -> GraphModule:
+    """A copy with one more placeholder, perhaps with products opened; Dynamo goes on reading its own graph."""
     copy = Graph()
     output = copy.graph_copy(graph.graph, {})
     last = [node for node in copy.nodes if node.op == "placeholder"]
@@ -231,7 +239,7 @@ def _with_plan_input(graph: GraphModule, plan_input: torch.Tensor) -> GraphModul
         plan = copy.placeholder("precc_plan")
     plan.meta["example_value"] = plan_input
     plan._dynamo_source = ConstantSource("precc_plan")
-    for node in copy.nodes:
+    for node in copy.nodes if opens else ():
         if node.op in ("call_function", "call_method") and (other := replacement(node.target)) is not None:
             node.op, node.target = "call_function", other
     copy.output(output)

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import torch
+
 from precc.accumulation.accumulator import Accumulator
 from precc.accumulation.named import parse_accumulator
 from precc.errors import PlanError
@@ -158,6 +160,13 @@ class PrecisionPlan:
     @cached_property
     def _under(self) -> dict[tuple[Rule, ...], "PrecisionPlan"]:
         return {}
+
+    @cached_property
+    def rounds_float32(self) -> bool:
+        """Whether there may be a slot or a sum that rounds float32 values."""
+        of_rules = (rule.precision for rule in self.rules)
+        choices = (self.default, *self.slots.values(), *filter(None, of_rules))
+        return self.rounds_sums or any(choice.changes(torch.float32) for choice in set(choices))
 
     def resolve(self, multiply_adds: Mapping[str, int]) -> "PrecisionPlan":
         """The same plan with each of these slots named, and with their work; accumulators where there are any."""

@@ -32,6 +32,8 @@ __all__ = ["CompileOptions", "Session", "training_first"]
 #: Plans that are not checked again; a controller switches between a handful.
 _KEPT_PLANS = 64
 
+_LIVE = "compile it with live=True"
+
 #: Frames from a warning of a call up to the line that calls the net.
 _CALLER = 7
 
@@ -41,6 +43,7 @@ class CompileOptions:
     """How a net is compiled; everything that a copy of the net needs to be compiled alike.
 
     `regions` are the paths of the modules that are compiled one by one; empty if the net is compiled as a whole.
+    `live` is whether graphs have slots for any plan, or only those that the net's one plan rounds in.
     `lacking` says what a faster backend would need on this machine; empty if there is none. `recurrent`: the model has
     recurrent layers, which are opened step by step, so that each length of the input needs a graph of its own.
     """
@@ -51,6 +54,7 @@ class CompileOptions:
     backend: Backend
     fullgraph: bool = False
     dynamic: bool | None = None
+    live: bool = True
     lacking: str = ""
     recurrent: bool = False
     regions: tuple[str, ...] = ()
@@ -90,15 +94,23 @@ class Session:
     _checkpoints: CheckpointPlans = field(default_factory=CheckpointPlans)
     _fitting: dict[int, PrecisionPlan] = field(default_factory=dict)  # plans found to fit the graphs, by identity
     _checked: bool = False  # whether the plan in force was found to fit the graphs
+    _built_for: PrecisionPlan | None = field(init=False)
     _tally: Counter[str] = field(init=False)
     _entries: dict[str, CompiledEntry] = field(init=False)  # by path: of each region, or of the root
 
     def __post_init__(self) -> None:
         self.accumulates |= self.plan.rounds_sums
-        self._build(Counter())
+        self._build(Counter(), self._fixed(self.chosen, self.rules))
 
-    def _build(self, tally: Counter[str]) -> None:
-        """Begin without graphs; `tally` is the work executed so far."""
+    def _fixed(self, plan: PrecisionPlan | None, rules: tuple[Rule, ...]) -> PrecisionPlan | None:
+        """The one plan that graphs are built for; without a plan they round nothing, whatever the dtypes."""
+        if self.options.live:
+            return None
+        return (PrecisionPlan("float64") if plan is None else plan).under(rules)
+
+    def _build(self, tally: Counter[str], fixed: PrecisionPlan | None) -> None:
+        """Begin without graphs; `tally` is the work executed so far, and `fixed` the one plan that they will have."""
+        self._built_for = fixed
         lowering = self.options.accumulating if self.accumulates else Pipeline(())
         options, numbers = self.options, CallNumbers()
         self._tally, self._entries = tally, {}
@@ -110,6 +122,7 @@ class Session:
                 self._on_capture,
                 self.amax,
                 region=path,
+                fixed=fixed,
                 tally=tally,
                 numbers=numbers,
             )
@@ -194,7 +207,7 @@ class Session:
             self._check_fit(self._unruled(plan), rules, net)
             for graph in self.known:
                 graph.check(laid)
-        self.prepare([laid], recompile=recompile)
+        self.prepare([laid], recompile=recompile, fixed=self._fixed(plan, rules))
         for graph in self.graphs:
             graph.use(laid)
         self._note_fitting(laid)
@@ -204,7 +217,12 @@ class Session:
         """Have the next forwards in full precision, without the rules, until a plan is used again.
 
         It is what the error of a plan is measured against: a format that a rule sets is part of that error.
+
+        Raises:
+            PlanError: the graphs are built for one plan alone.
         """
+        if self._built_for is not None:
+            raise PlanError(f"the net was compiled for one plan alone, and is to run in full precision too: {_LIVE}")
         self._reference = True
         for graph in self.graphs:
             graph.use(self.plan)
@@ -215,12 +233,21 @@ class Session:
             self._fitting.clear()
         self._fitting[id(plan)] = plan
 
-    def prepare(self, plans: Sequence[PrecisionPlan], *, recompile: bool) -> None:
+    def prepare(self, plans: Sequence[PrecisionPlan], *, recompile: bool, fixed: PrecisionPlan | None = None) -> None:
         """Have graphs in which these plans can run, from the next forward on.
 
+        Args:
+            plans: that will be used.
+            recompile: allow to build the graphs again.
+            fixed: the one plan that graphs are built for, if they are.
+
         Raises:
-            PlanError: a plan has accumulators, the graphs were built without, and must not be built again.
+            PlanError: a plan has accumulators, or is another than the one that the graphs were built for, and they
+                must not be built again.
         """
+        if self._built_for is not None:
+            self._prepare_fixed(plans, fixed, recompile=recompile)
+            return
         needing = next((plan for plan in plans if plan.rounds_sums), None)
         if needing is None or self.accumulates:
             return
@@ -234,9 +261,26 @@ class Session:
                 "with an accumulator builds them so at once"
             )
         self.accumulates = True
+        self._rebuild(None)
+
+    def _prepare_fixed(self, plans: Sequence[PrecisionPlan], fixed: PrecisionPlan | None, *, recompile: bool) -> None:
+        if fixed is None:
+            raise PlanError(f"the net was compiled for one plan alone, and is to run in {len(plans)}: {_LIVE}")
+        if fixed == self._built_for:
+            return
+        if self.graphs and not recompile:
+            raise PlanError(
+                f"the net's graphs were built for one plan alone, and this is another: {_LIVE}, or "
+                "net.set_plan(plan, recompile=True) builds them again"
+            )
+        self.accumulates = fixed.rounds_sums
+        self._rebuild(fixed)
+
+    def _rebuild(self, fixed: PrecisionPlan | None) -> None:
+        """Have new graphs, from the next forward on."""
         self.former, self.graphs = [*self.former, *self.graphs], []
         self._fitting.clear()
-        self._build(self.tally)
+        self._build(self.tally, fixed)
 
     def _check_fit(self, plan: PrecisionPlan, rules: tuple[Rule, ...], net: nn.Module) -> None:
         """Refuse a plan that names unknown slots, and rules that decide none, as far as the slots are known.

@@ -70,7 +70,8 @@ def strict_dynamo(
     """Run a call of a net, or of a region, under Dynamo, with errors of ours that say its name.
 
     Args:
-        net: that is called.
+        name: of what is called.
+        net: or region that is called.
         args: of the call.
         kwargs: of the call.
         recurrent: allow graphs for many lengths of the input.

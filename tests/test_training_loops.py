@@ -168,7 +168,7 @@ def test_a_checkpointed_region_with_two_plans_is_refused() -> None:
         return result
 
     loss = checkpoint(region, x, use_reentrant=False).sum()
-    with pytest.raises(UnsupportedError, match="whose plan changed inside of it: set the plan before the region"):
+    with pytest.raises(UnsupportedError, match="whose plan changed inside of it: set the plan before the checkpoint"):
         loss.backward()
 
 
