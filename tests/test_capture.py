@@ -1,5 +1,6 @@
 """What cannot be captured, or must not run in silence, is one clear error with the way out."""
 
+import logging
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -581,3 +582,52 @@ def test_data_dependent_control_flow_is_refused_or_told() -> None:
     with pytest.warns(PrecisionWarning, match="Sign is captured in pieces"):
         net(LINEAR_INPUT)
     assert "fc/product/fprop.weight" in net.plan.slots
+
+
+class Logging(nn.Module):
+    """Tells something between two products, by a method of its library's own too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.fc(x)
+        _logger.warning("between %s", "products")
+        result: Tensor = self.fc(hidden)
+        return result
+
+
+_logger = logging.getLogger("tests.of.precc")
+
+
+def test_log_messages_break_no_graph() -> None:
+    net = precc.compile(Logging(), policy="e4m3", backend="reference", fullgraph=True)
+    net(torch.randn(2, 4)).sum().backward()
+    assert net.compilations == 1
+    assert len(net.plan.slots) == 10
+
+
+class Cached(nn.Module):
+    """Keys after those of an empty cache: a decomposition gives them other strides than eager mode does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = self.project(x).unflatten(-1, (4, 4)).transpose(1, 2)
+        keys = torch.cat([x.new_empty(0), heads], -2)
+        result: Tensor = F.scaled_dot_product_attention(heads, keys, keys)
+        return result
+
+
+def test_views_of_what_inductor_lays_out_differently() -> None:
+    model, x = Cached(), torch.randn(3, 6, 16)
+    found = []
+    for net in (model, precc.compile(model, backend="inductor")):
+        net.zero_grad()
+        net(x).square().sum().backward()
+        found.append([p.grad.clone() for p in net.parameters() if p.grad is not None])
+    for first, second in zip(*found, strict=True):
+        assert torch.allclose(first, second, rtol=1e-4, atol=1e-4)
