@@ -18,7 +18,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from precc.annotations import Operand, Product, Unrounded, annotate
-from precc.passes.op_classes import classify
+from precc.passes.op_classes import OpClass, classify
 from precc.passes.products import (
     CONVOLUTION_BACKWARD,
     OPAQUE_PRODUCTS,
@@ -164,12 +164,19 @@ def _why_no_slots(node: Node, graph: GraphModule) -> str:
         return f"{op_name(node)} of vectors, integers or complex numbers has no slots in this version"
     if isinstance(node.target, torch._ops.OpOverload) and node.target.namespace not in _OWN_NAMESPACES:
         return f"{op_name(node)} is an operator that precc does not know: what it computes is not rounded"
-    if isinstance(node.target, torch._ops.OpOverload) and classify(node) is None:
+    known = classify(node)
+    if known is not None and known.kind is OpClass.PRODUCT and not _has_form(node):
+        return f"{node.target} is a form of a product that has no slots in this version"
+    if isinstance(node.target, torch._ops.OpOverload) and known is None:
         return f"{op_name(node)} is in no class of `precc ops`: it stays in the precision of its tensors"
     flex = "flex_attention" in str(node.target)
     if isinstance(node.target, torch._ops.HigherOrderOperator) and (flex or _holds_products(node, graph)):
         return f"products inside {node.target} have no slots in this version"
     return ""
+
+
+def _has_form(node: Node) -> bool:
+    return node.target in PRODUCTS or node.target is CONVOLUTION_BACKWARD
 
 
 def _holds_products(node: Node, graph: GraphModule) -> bool:

@@ -74,7 +74,7 @@ class GraphCompiler:
         captured.region = self.region
         captured.accumulates = bool(self.lowering.passes)
         captured.fixed = self.fixed is not None
-        opens = self.fixed is None or self.fixed.rounds_float32
+        opens = self.fixed is None or any(map(self.fixed.rounds, _floating(example_inputs)))
         constants = _constants(dynamo_graph, example_inputs)
         mkldnn = torch._C._get_mkldnn_enabled()
         build = _Build(self, captured, constants, len(example_inputs), layers, mkldnn)
@@ -218,6 +218,12 @@ def _refuse_several_devices(example_inputs: Sequence[Any]) -> None:
     if len(devices) > 1:
         names = " and ".join(sorted(str(device) for device in devices))
         raise DeviceError(f"one graph has tensors on {names}: move the model and its inputs to one device")
+
+
+def _floating(values: Sequence[Any]) -> set[torch.dtype]:
+    """Their real dtypes, and float32, to which others may be converted."""
+    dtypes = {value.dtype for value in values if isinstance(value, torch.Tensor)}
+    return {torch.float32, *(dtype for dtype in dtypes if dtype.is_floating_point)}
 
 
 def _constants(graph: GraphModule, example_inputs: Sequence[Any]) -> frozenset[int]:

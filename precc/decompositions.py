@@ -21,7 +21,7 @@ def decomposition_table() -> dict[Any, Callable[..., Any]]:
 
 def _dropout(x: Tensor, p: float, train: bool | None) -> tuple[Tensor, Tensor]:
     """`native_dropout` with the mask that eager mode draws on a processor, and its arithmetic."""
-    if not train or p == 0:
+    if train is False or p == 0:
         return x.clone(), torch.ones_like(x, dtype=torch.bool)
     if p == 1:
         return torch.zeros_like(x), torch.zeros_like(x, dtype=torch.bool)
@@ -33,7 +33,8 @@ def replacement(target: Any) -> Callable[..., Any] | None:
     """What stands in the captured code in the place of a function or method; None where it stays."""
     if target in _MATRIX_PRODUCTS:
         return matmul
-    return _grouped_matmul if str(target) in _GROUPED_PRODUCTS else None
+    grouped = target is torch._grouped_mm or str(target) in _OF_TRANSFORMERS
+    return _grouped_matmul if grouped else None
 
 
 #: What Dynamo writes for ``a @ b``, ``a @= b``, `torch.matmul` and the methods.
@@ -41,8 +42,8 @@ _MATRIX_PRODUCTS = frozenset(
     {operator.matmul, operator.imatmul, torch.matmul, torch.linalg.matmul, "matmul", "__matmul__"}
 )
 
-#: By name, for their library may not be installed: one opaque node would be both gradients.
-_GROUPED_PRODUCTS = frozenset({"transformers.grouped_mm_fallback", "transformers.grouped_mm_fallback.default"})
+#: By name, for the library may not be installed. Its operator is opaque, and both gradients are one node.
+_OF_TRANSFORMERS = frozenset({"transformers.grouped_mm_fallback", "transformers.grouped_mm_fallback.default"})
 
 
 def matmul(input: Tensor, other: Tensor, *, out: Tensor | None = None) -> Tensor:
@@ -57,6 +58,16 @@ def matmul(input: Tensor, other: Tensor, *, out: Tensor | None = None) -> Tensor
     return torch.matmul(input, other) if out is None else torch.matmul(input, other, out=out)
 
 
-def _grouped_matmul(input: Tensor, weight: Tensor, offs: Tensor) -> Tensor:
+def _grouped_matmul(
+    input: Tensor,
+    weight: Tensor,
+    offs: Tensor | None = None,
+    bias: Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """`torch.nn.functional.grouped_mm`, as the product that has slots where it is one of rows in groups."""
+    rows = input.dim() == 2 and weight.dim() == 3 and offs is not None
+    if not rows or bias is not None or out_dtype is not None:
+        return torch._grouped_mm(input, weight, offs=offs, bias=bias, out_dtype=out_dtype)
     result: Tensor = GROUPED_PRODUCT(input, weight, offs)
     return result

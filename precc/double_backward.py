@@ -38,7 +38,12 @@ def _compiled_node(output: Any) -> Node | None:
     node = output.grad_fn if isinstance(output, Tensor) else None
     while node is not None and not hasattr(type(node), "_forward_cls"):
         node = next((own for own, _ in node.next_functions if own is not None), None)
-    return node
+    # an output that is a view of an input may lead to a function of the user's
+    return node if node is not None and _is_of_aot(node) else None
+
+
+def _is_of_aot(node: Node) -> bool:
+    return str(type(node)._forward_cls.__module__).startswith("torch._functorch.")  # type: ignore[attr-defined]
 
 
 def _refusing(gradients: tuple[Any, ...]) -> tuple[Any, ...]:

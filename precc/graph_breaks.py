@@ -1,5 +1,6 @@
 """Where the capture of a net was interrupted: the reason, and the line of the user's code."""
 
+import os
 from collections import Counter
 from pathlib import Path
 from traceback import FrameSummary
@@ -9,7 +10,7 @@ from torch._dynamo.utils import counters, graph_break_reasons
 
 __all__ = ["GraphBreakWatch"]
 
-_TORCH = str(Path(torch.__file__).parent)
+_TORCH = str(Path(torch.__file__).parent) + os.sep
 
 
 class GraphBreakWatch:

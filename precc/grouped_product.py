@@ -3,7 +3,7 @@
 Each group of rows, in the order of the groups, has a matrix of its own. `offs` holds the row at which each group ends.
 
 - ``a`` [rows, k] and ``b`` [groups, k, n] give [rows, n]: fprop and dgrad; rows after the last group are 0.
-- ``a`` [m, rows] and ``b`` [rows, n] give [groups, m, n]: wgrad, sums over the rows of each group.
+- ``a`` [m, rows] and ``b`` [rows, n] give [groups, m, n]: wgrad, sums over the rows of each group. It has no gradient.
 """
 
 from collections.abc import Callable, Iterator

@@ -113,12 +113,13 @@ class PrecisionModule(nn.Module):
         return reduced(PrecisionModule, self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        super().__setstate__(state)  # type: ignore[misc]  # the model's own class may have more to do
         session_of(self).root = ref(self)
 
 
 def _run(net: PrecisionModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     session = session_of(net)
+    session.root = ref(net)  # a copy.copy shares the session
     return session.call_around(net, args, kwargs) if session.options.regions else session.call(net, args, kwargs)
 
 

@@ -161,12 +161,11 @@ class PrecisionPlan:
     def _under(self) -> dict[tuple[Rule, ...], "PrecisionPlan"]:
         return {}
 
-    @cached_property
-    def rounds_float32(self) -> bool:
-        """Whether there may be a slot or a sum that rounds float32 values."""
+    def rounds(self, dtype: torch.dtype) -> bool:
+        """Whether there may be a slot or a sum that rounds values of a dtype."""
         of_rules = (rule.precision for rule in self.rules)
-        choices = (self.default, *self.slots.values(), *filter(None, of_rules))
-        return self.rounds_sums or any(choice.changes(torch.float32) for choice in set(choices))
+        choices = {self.default, *self.slots.values(), *filter(None, of_rules)}
+        return self.rounds_sums or any(choice.changes(dtype) for choice in choices)
 
     def resolve(self, multiply_adds: Mapping[str, int]) -> "PrecisionPlan":
         """The same plan with each of these slots named, and with their work; accumulators where there are any."""

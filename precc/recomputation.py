@@ -48,19 +48,29 @@ _read_untraced = torch.compiler.disable(_found)
 
 def _checkpoints(frame: FrameType | None) -> Iterator[Checkpoint]:
     while frame is not None:
-        code = frame.f_code
-        if code.co_filename == _checkpoint.__file__:
-            if code.co_qualname == "checkpoint":
-                generator = frame.f_locals.get("gen")  # None where the forward is reentrant
-                if generator is not None:
-                    yield Checkpoint(generator.gi_frame.f_locals["new_frame"], recomputed=False)
-            elif code.co_qualname.endswith("unpack_hook"):
-                yield Checkpoint(frame.f_locals["frame"], recomputed=True)
-            elif code.co_qualname == "CheckpointFunction.forward":
-                yield Checkpoint(frame.f_locals["ctx"], recomputed=False)
-            elif code.co_qualname == "CheckpointFunction.backward":
-                yield Checkpoint(frame.f_locals["ctx"], recomputed=True)
+        if frame.f_code.co_filename == _checkpoint.__file__:
+            yield from _checkpoint_of(frame)
         frame = frame.f_back
+
+
+def _checkpoint_of(frame: FrameType) -> Iterator[Checkpoint]:
+    code = frame.f_code
+    try:
+        if code.co_qualname == "checkpoint":
+            generator = frame.f_locals.get("gen")  # None where the forward is reentrant
+            if generator is not None:
+                yield Checkpoint(generator.gi_frame.f_locals["new_frame"], recomputed=False)
+        elif code.co_qualname.endswith("unpack_hook"):
+            yield Checkpoint(frame.f_locals["frame"], recomputed=True)
+        elif code.co_qualname == "CheckpointFunction.forward":
+            yield Checkpoint(frame.f_locals["ctx"], recomputed=False)
+        elif code.co_qualname == "CheckpointFunction.backward":
+            yield Checkpoint(frame.f_locals["ctx"], recomputed=True)
+    except (KeyError, AttributeError) as error:
+        raise UnsupportedError(
+            f"torch {torch.__version__} keeps its checkpoints in a way that precc does not know, around a net: put the "
+            "checkpoint inside the model, where it is captured"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,19 +79,21 @@ class CheckpointPlans:
 
     _plans: "WeakKeyDictionary[Any, list[PrecisionPlan]]" = field(default_factory=WeakKeyDictionary)
 
-    def plan_of(self, checkpoints: list[Checkpoint], current: PrecisionPlan) -> PrecisionPlan:
-        """The plan of a call inside of these: that of the forward that it repeats, else the one in force.
+    def repeated(self, checkpoints: list[Checkpoint]) -> PrecisionPlan | None:
+        """The plan of the forward that a call inside of these repeats; None if it repeats none.
 
         Raises:
             UnsupportedError: the forward of a checkpoint cannot be told, or had several plans.
         """
-        repeated = next((own for own in checkpoints if own.recomputed), None)
-        plan = current if repeated is None else self._only(repeated)
+        own = next((own for own in checkpoints if own.recomputed), None)
+        return None if own is None else self._only(own)
+
+    def note(self, checkpoints: list[Checkpoint], plan: PrecisionPlan) -> None:
+        """A call inside of these has run under a plan."""
         for own in checkpoints:
             plans = self._plans.setdefault(own.key, [])
             if plan not in plans:
                 plans.append(plan)
-        return plan
 
     def _only(self, checkpoint: Checkpoint) -> PrecisionPlan:
         plans = self._plans.get(checkpoint.key, [])

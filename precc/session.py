@@ -14,12 +14,12 @@ from precc.amax_history import AmaxHistory
 from precc.capture import GraphCompiler
 from precc.captured_graph import CapturedGraph, size_value
 from precc.compiled_entry import CompiledEntry
-from precc.errors import CaptureError, PlanError, PrecisionWarning
+from precc.errors import CaptureError, PlanError, PrecisionWarning, UnsupportedError
 from precc.pipeline import Pipeline
 from precc.plan import PrecisionPlan
 from precc.policy import Uniform
 from precc.protocols import Backend
-from precc.recomputation import Checkpoint, CheckpointPlans, enclosing_checkpoints
+from precc.recomputation import CheckpointPlans, enclosing_checkpoints
 from precc.rule import Rule
 from precc.rule_checks import check_decisions, check_paths
 from precc.shallow_clone import base_name
@@ -322,6 +322,8 @@ class Session:
 
     def _on_capture(self, graph: CapturedGraph) -> None:
         graph.check(self.plan)
+        if self._repeated is not None:
+            graph.check(self._unruled(self.chosen).under(self.rules))
         if not self.graphs and self.former:
             self.graph_breaks.clear()  # those of the former graphs
         self.graphs.append(graph)
@@ -347,16 +349,24 @@ class Session:
         checkpoints = enclosing_checkpoints()
         if not checkpoints:
             return self._call(region, module, args, kwargs)
-        with self._plan_of(checkpoints):
-            return self._call(region, module, args, kwargs)
+        repeated = self._checkpoints.repeated(checkpoints)
+        try:
+            with self._repeating(repeated):
+                return self._call(region, module, args, kwargs)
+        finally:  # afterwards: the first call may find that full precision is float64
+            self._checkpoints.note(checkpoints, self.plan if repeated is None else repeated)
 
     @contextmanager
-    def _plan_of(self, checkpoints: list[Checkpoint]) -> Iterator[None]:
+    def _repeating(self, plan: PrecisionPlan | None) -> Iterator[None]:
         """Have the plan of a forward in force while a checkpoint computes that forward again."""
-        plan = self._checkpoints.plan_of(checkpoints, self.plan)
-        if plan == self.plan:
+        if plan is None or plan == self.plan:
             yield
             return
+        if self._built_for is not None:
+            raise UnsupportedError(
+                "torch.utils.checkpoint computes the forward of a net again whose graphs are gone, for they were built "
+                "for one plan alone: set another after the backward"
+            )
         self._repeated = plan
         for graph in self.graphs:
             graph.use(plan)
@@ -402,6 +412,9 @@ class Session:
 
     def _tell(self, net: nn.Module, breaks: list[str]) -> None:
         """Say what a graph break means: what lies outside the graphs runs unrounded."""
+        breaks = [why for why in dict.fromkeys(breaks) if why not in self.graph_breaks]
+        if not breaks:
+            return
         self.graph_breaks += breaks
         outside = self.outside(net)
         what = f"; weights {', '.join(outside)} are in no graph" if outside else ""

@@ -40,7 +40,8 @@ def base_name(module: nn.Module) -> str:
 
 def reduced(kind: type[nn.Module], module: nn.Module) -> tuple[Any, ...]:
     """How a clone of `clone_as` is copied and pickled; its class has no name to be found by."""
-    state = dict(module.__dict__)
+    own: Any = base_of(module).__getstate__(module)  # a recurrent layer leaves weak references out
+    state = dict(own)
     state.pop("_compiled_call_impl", None)
     return _bare, (kind, base_of(module)), state
 

@@ -233,3 +233,17 @@ def test_create_graph_alone_does_no_harm() -> None:
     own = [parameter.grad.detach().clone() for parameter in net.parameters() if parameter.grad is not None]
     net.zero_grad()
     assert equal(own, plain[1:])
+
+
+def test_a_break_is_listed_once() -> None:
+    model = Broken()
+    net = precc.compile(model, backend="reference")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for batch in (2, 3, 5):
+            net(torch.randn(batch, 4)).sum().backward()
+        with torch.no_grad():
+            net(torch.randn(2, 4))
+    lines = [note for note in net.report().notes if note.startswith("graph break")]
+    assert len(lines) == len(set(lines))
+    assert len([one for one in told if issubclass(one.category, precc.errors.PrecisionWarning)]) == 1

@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers.integrations.moe  # noqa: F401  # registers the operator that models call
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import precc
 from precc.errors import PlanError
@@ -96,3 +97,22 @@ def test_hadamard_over_the_rows_of_several_experts_is_refused() -> None:
     mixed = precc.Rule(role="[fd]*", format="e4m3", transform="hadamard")
     net.set_plan(precc.PrecisionPlan("fp32", rules=(mixed,)))
     assert torch.isfinite(gradients(net, A)[0]).all()
+
+
+def test_torchs_own_grouped_product() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(2, 16, 8).bfloat16())
+
+        def forward(self, x: Tensor, ends: Tensor) -> Tensor:
+            return F.grouped_mm(x, self.weight, offs=ends)
+
+    model, ends = Own(), torch.tensor([3, 8], dtype=torch.int32)
+    net, x = precc.compile(model, backend="reference"), torch.randn(8, 16).bfloat16()
+    assert torch.allclose(net(x, ends), model(x, ends), rtol=1e-2, atol=1e-2)
+    net(x, ends).sum().backward()
+    assert set(net.plan.slots) == {f"product/{own}" for own in _SLOTS}
+
+
+_SLOTS = ("fprop.input", "fprop.weight", "wgrad.input", "wgrad.grad_output")

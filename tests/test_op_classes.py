@@ -7,10 +7,12 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Graph, GraphModule
 
 import precc
 from precc.passes.op_classes import OP_CLASSES, OpClass
 from precc.passes.op_table import op_table
+from precc.passes.roles import _why_no_slots
 
 _KINDS = {name.removeprefix("aten."): row.kind for name, row in OP_CLASSES.items()}
 
@@ -93,3 +95,11 @@ def test_an_operator_without_a_class_is_named_in_the_report() -> None:
         "not rounded: (root): aten.special_bessel_j0 is in no class of `precc ops`: it stays in the precision of its "
         "tensors"
     ]
+
+
+def test_a_form_of_a_product_without_slots_is_named() -> None:
+    graph = Graph()
+    first, second = graph.placeholder("first"), graph.placeholder("second")
+    node = graph.call_function(torch.ops.aten.mm.dtype, (first, second, torch.float32))
+    graph.output(node)
+    assert _why_no_slots(node, GraphModule({}, graph)).startswith("aten.mm.dtype is a form of a product")

@@ -1,6 +1,7 @@
 """Training loops as people write them, with a compiled net in the place of the model."""
 
 import copy
+import gc
 import io
 import pickle
 import subprocess
@@ -19,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 import precc
 from precc import PrecisionPlan, Uniform
-from precc.errors import UnsupportedError
+from precc.errors import PlanError, UnsupportedError
 from precc.models.gpt import GPT
 from precc.module import PrecisionModule
 from tests.nets import Attention, Convolutional, LeNet5, Stack, equal, inputs_of, loss_and_gradients, loss_of, uniform
@@ -422,3 +423,92 @@ def test_generation_runs_the_rounded_net(factory: Callable[[], Any]) -> None:
     assert not torch.equal(rounded, plain)
     assert net.compilations == graphs <= 5
     assert torch.equal(rounded, greedy(net, ids, 20))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_double_net_whose_first_call_is_in_a_checkpoint(reentrant: bool) -> None:
+    """Its full precision is known to be float64 only after the call."""
+    model = nn.Linear(4, 4).double()
+    x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    found = []
+    for own in (model, precc.compile(model, backend="reference")):
+        own.zero_grad()
+        checkpoint(own, x, use_reentrant=reentrant).square().sum().backward()
+        found.append([p.grad.clone() for p in own.parameters() if p.grad is not None])
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_another_plan_before_the_backward_of_a_checkpoint_around_a_net_for_one_plan(reentrant: bool) -> None:
+    net = precc.compile(nn.Linear(4, 4), policy="e4m3", backend="reference", live=False)
+    loss = checkpoint(net, torch.randn(3, 4, requires_grad=True), use_reentrant=reentrant).sum()
+    net.set_plan(uniform("e5m2"), recompile=True)
+    with pytest.raises(UnsupportedError, match="one plan alone: set another after the backward"):
+        loss.backward()
+
+
+def test_a_plan_that_fits_no_graph_of_a_recomputation_is_refused() -> None:
+    net = precc.compile(nn.Linear(16, 16), policy="e4m3", backend="reference")
+    loss = checkpoint(net, torch.randn(3, 16, requires_grad=True), use_reentrant=True).sum()
+    net.set_plan(
+        precc.PrecisionPlan(
+            "e4m3", rules=(precc.Rule(role="wgrad", operand="input", format="e4m3", transform="hadamard"),)
+        )
+    )
+    with pytest.raises(PlanError, match="their product is wrong"):
+        loss.backward()
+
+
+def test_a_shallow_copy_leaves_the_net_usable() -> None:
+    net, x = precc.compile(nn.Linear(4, 4), backend="reference"), torch.randn(3, 4)
+    expected = net(x)
+    assert torch.equal(copy.copy(net)(x), expected)
+    gc.collect()
+    assert torch.equal(net(x), expected)
+
+
+class Doubling(torch.autograd.Function):
+    """A function of the user's before the net."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return 2 * gradients[0]
+
+
+class Passing(nn.Module):
+    """One output is a view of its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x.view(-1), self.fc(x)
+
+
+def test_a_gradient_of_a_gradient_beside_the_net() -> None:
+    """An output that is a view leads to what is before the net, which may be differentiated twice."""
+    x = torch.randn(3, 4, requires_grad=True)
+    view, product = precc.compile(Passing(), backend="reference")(Doubling.apply(x))
+    (gradient,) = torch.autograd.grad(view.pow(3).sum(), x, create_graph=True)
+    gradient.sum().backward()
+    (of_product,) = torch.autograd.grad(product.square().sum(), x, create_graph=True)
+    with pytest.raises(UnsupportedError, match="differentiated once more"):
+        of_product.sum().backward()
+
+
+@pytest.mark.parametrize("regions", [None, "rnn"])
+def test_a_net_with_a_recurrent_layer_is_pickled(regions: str | None) -> None:
+    model = nn.ModuleDict({"rnn": nn.LSTM(4, 4)})
+
+    holder = model["rnn"] if regions is None else model
+    net = precc.compile(holder, backend="reference", regions=regions)
+    kept = pickle.loads(pickle.dumps(net))
+    assert [name for name, _ in kept.named_parameters()] == [name for name, _ in net.named_parameters()]
+    if regions is None:
+        x = torch.randn(2, 3, 4)
+        assert torch.equal(kept(x)[0], net(x)[0])
