@@ -34,6 +34,8 @@ bench: .venv/.complete  ## the published numbers: JSON files in benchmarks/resul
 	$(RUN) benchmarks/rounding.py
 	$(RUN) benchmarks/accumulate.py
 	$(RUN) benchmarks/train_step.py
+	$(RUN) benchmarks/compile_time.py
+	$(RUN) benchmarks/step_overhead.py
 	$(RUN) benchmarks/trust_region_lenet5.py
 	$(RUN) benchmarks/tiny_llama_shakespeare.py
 

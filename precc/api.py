@@ -54,8 +54,8 @@ def compile(
             the names that they have in the whole net. A module with several paths is one region, by the first of them;
             one that is called twice in a forward has the same slots in both calls.
         live: whether another plan can be used at any time. If not, graphs have only those slots in which the first
-            plan rounds, and where it rounds nothing they are those of torch.compile; `net.set_plan` with recompile=True
-            builds others, and controllers that change plans refuse the net.
+            plan rounds, and where it rounds nothing no node of precc; `net.set_plan` with recompile=True builds others,
+            and controllers that change plans refuse the net.
         backend: ``"inductor"``, ``"cpp"``, ``"reference"``, or ``"auto"``: the first of these that can run on this
             machine; a `PrecisionWarning` and the report say if that is not the first.
         fullgraph: make graph breaks errors; otherwise the report names them.
@@ -64,7 +64,8 @@ def compile(
     Raises:
         CaptureError: not a module, already compiled, or with an attribute by one of the net's names; or the regions
             name no module, the model itself, one inside another, or a module that has no forward.
-        FormatError, PlanError: the policy or the plan is not one, or a rule fits no module.
+        FormatError, PlanError: the policy or the plan is not one, or there are both, or a rule fits no module, or live
+            is not True or False.
         BackendError: unknown backend, or one that cannot run on this machine.
     """
     _check_model(model)

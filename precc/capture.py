@@ -1,6 +1,6 @@
 """From a call of the net to compiled graphs: Dynamo, AOTAutograd's joint graph, passes, partition, backend.
 
-The plan is an input of each graph: a placeholder that Dynamo does not know of is added at its end, and
+The plan is an input of each graph that rounds: a placeholder that Dynamo does not know of is added at its end, and
 the live tensor is handed over with every call. A new plan is a new tensor, so the backward of an earlier forward
 still has that forward's plan, and nothing is compiled again.
 """

@@ -41,7 +41,7 @@ class PrecisionModule(nn.Module):
         return session.plan.resolve(session.multiply_adds)
 
     def set_plan(self, plan: PrecisionPlan | str | Path, *, recompile: bool = False) -> None:
-        """Compute under another plan, or a plan file, from the next forward on. Nothing is compiled again.
+        """Compute under another plan, or a plan file, from the next forward on. A live net compiles nothing again.
 
         The net's rules hold over this plan, before those that it has itself. A backward runs under the plan of its
         forward. Formats, roundings, scalings and, in graphs that were built for
@@ -50,13 +50,13 @@ class PrecisionModule(nn.Module):
 
         Args:
             plan: the plan, or the path of its JSON file.
-            recompile: allow to build the graphs again, at the next call, if the plan has accumulators and
-                they were built without.
+            recompile: allow to build the graphs again, at the next call, if the plan has accumulators and they were
+                built without, or if they were built for one plan alone (``live=False``).
 
         Raises:
             PlanError: the file holds no plan, the plan names a slot that the net does not have, a rule of it decides
-                none, or it has accumulators and the graphs were built without; the plan in force stays. Slots are known
-                once a forward has recorded gradients: before, a wrong name is an error of that forward.
+                none, or the graphs must be built again for it; the plan in force stays. Slots are known once a forward
+                has recorded gradients: before, a wrong name is an error of that forward.
         """
         if type(recompile) is not bool:
             raise PlanError(f"recompile is True or False, not {recompile!r}")
@@ -113,7 +113,7 @@ class PrecisionModule(nn.Module):
         return reduced(PrecisionModule, self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[misc]  # the model's own class may have more to do
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # the model's own class may have more to do
         session_of(self).root = ref(self)
 
 

@@ -39,20 +39,22 @@ def _why_no_module(rule: Rule, paths: Sequence[str], net: nn.Module) -> str:
     return f"no module fits the path {rule.path!r} ({hint})"
 
 
-def check_decisions(rules: Sequence[Rule], names: Collection[str]) -> None:
+def check_decisions(rules: Sequence[Rule], names: Collection[str], *, awaited: Collection[str] = ()) -> None:
     """Refuse required rules that decide none of a net's slots; those that rules before them decide do not count.
 
     Args:
         rules: in their order.
         names: of all slots, accumulators too.
+        awaited: paths of modules whose slots are still to come: a rule that covers one is not judged.
 
     Raises:
         PlanError: there is one.
     """
     counts = first_match(tuple(rules)).counts(names) if rules else []
     for position, count in enumerate(counts):
-        if not count and rules[position].required:
-            raise PlanError(f"{rules[position]} decides no slot: {_why_no_slot(position, rules, names)}; {_WAY_OUT}")
+        rule = rules[position]
+        if not count and rule.required and not any(map(rule.covers, awaited)):
+            raise PlanError(f"{rule} decides no slot: {_why_no_slot(position, rules, names)}; {_WAY_OUT}")
 
 
 def _why_no_slot(position: int, rules: Sequence[Rule], names: Collection[str]) -> str:

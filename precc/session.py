@@ -292,8 +292,9 @@ class Session:
         every = [*self.graphs, *self.former]
         for own in filter(None, (rules, plan.rules)):
             check_paths(own, net)
-            if {graph.region for graph in every if graph.training} == set(self._entries):
-                check_decisions(own, slot_names(every) | brought_slots(plan.multiply_adds, net))
+            if any(graph.training for graph in every):
+                names = slot_names(every) | brought_slots(plan.multiply_adds, net)
+                check_decisions(own, names, awaited=self._awaited(net))
 
     def check_names(
         self, names: Collection[str], brought: Iterable[str], net: nn.Module, *, namer: str = "the plan"
