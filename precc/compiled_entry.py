@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from inspect import signature
 from types import FunctionType
 from typing import Any
 from weakref import ref
@@ -15,9 +14,9 @@ from precc.capture import GraphCompiler
 from precc.errors import CaptureError
 from precc.graph_breaks import GraphBreakWatch
 from precc.shallow_clone import base_name, base_of
-from precc.strict_dynamo import strict_dynamo
+from precc.strict_dynamo import HAS_ISOLATION, strict_dynamo
 
-__all__ = ["HAS_ISOLATION", "CompiledEntry"]
+__all__ = ["CompiledEntry"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -87,7 +86,3 @@ def _call(net: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 def _forward(region: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return base_of(region).forward(region, *args, **kwargs)
-
-
-#: Whether torch.compile keeps a cache apart for each entry, also for the code that follows a graph break.
-HAS_ISOLATION = "isolate_recompiles" in signature(torch.compile).parameters

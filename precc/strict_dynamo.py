@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from inspect import signature
 from typing import Any
 
 import torch
@@ -25,6 +26,9 @@ _CONFIG = {
 #: Graphs that a net with recurrent layers may have: one for each length of the input.
 _LENGTHS = 64
 
+
+#: Whether torch.compile keeps a cache apart for each entry, also for the code that follows a graph break.
+HAS_ISOLATION = "isolate_recompiles" in signature(torch.compile).parameters
 
 #: How the names of methods of `logging.Logger` begin that only tell; libraries add such as `warning_once`.
 _MESSAGES = ("debug", "info", "warn")
@@ -113,7 +117,7 @@ def _messages() -> set[Any]:
     """The logging methods that are left out of captured code: each would break a graph in two."""
     kept = torch._dynamo.config.ignore_logging_functions
     named = (getattr(logging.Logger, name) for name in dir(logging.Logger) if name.startswith(_MESSAGES))
-    return {*kept, *named}
+    return {*kept, *named} if HAS_ISOLATION else kept  # torch 2.11 fails to log a configuration with functions
 
 
 def _explain_devices(name: str, net: nn.Module, args: Any, kwargs: Any, error: Exception) -> None:
