@@ -15,6 +15,7 @@ __all__ = [
     "OPAQUE_PRODUCTS",
     "PRODUCTS",
     "axes",
+    "dtype_of",
     "groups",
     "has_slots",
     "is_ragged",
@@ -193,6 +194,14 @@ def axes(node: Node, position: int) -> tuple[int, int, int]:
     assert isinstance(operand, Node)
     dims = len(_shape(operand))
     return (*_axes(node, position, dims), dims)
+
+
+def dtype_of(node: Node, position: int) -> torch.dtype:
+    """Dtype of an argument."""
+    operand = node.args[position]
+    assert isinstance(operand, Node)
+    dtype: torch.dtype = operand.meta["val"].dtype
+    return dtype
 
 
 def _axes(node: Node, position: int, dims: int) -> tuple[int, int]:

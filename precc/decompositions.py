@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from precc.fused_attention import marked_attention
 from precc.grouped_product import GROUPED_PRODUCT
 
 __all__ = ["decomposition_table", "matmul", "replacement"]
@@ -29,8 +30,15 @@ def _dropout(x: Tensor, p: float, train: bool | None) -> tuple[Tensor, Tensor]:
     return x * (kept / (1 - p)), kept.to(torch.bool)
 
 
-def replacement(target: Any) -> Callable[..., Any] | None:
-    """What stands in the captured code in the place of a function or method; None where it stays."""
+def replacement(target: Any, *, fused: bool) -> Callable[..., Any] | None:
+    """What stands in the captured code in the place of a function or method; None where it stays.
+
+    Args:
+        target: the function, or the name of the method.
+        fused: whether attention is one op.
+    """
+    if fused and target in _ATTENTION:
+        return marked_attention
     if target in _MATRIX_PRODUCTS:
         return matmul
     return _grouped_matmul if str(target) in _GROUPED_PRODUCTS else None
@@ -39,6 +47,10 @@ def replacement(target: Any) -> Callable[..., Any] | None:
 #: What Dynamo writes for ``a @ b``, ``a @= b``, `torch.matmul` and the methods.
 _MATRIX_PRODUCTS = frozenset(
     {operator.matmul, operator.imatmul, torch.matmul, torch.linalg.matmul, "matmul", "__matmul__"}
+)
+
+_ATTENTION = frozenset(
+    {torch.nn.functional.scaled_dot_product_attention, torch.ops.aten.scaled_dot_product_attention.default}
 )
 
 #: By name, for their library may not be installed: one opaque node would be both gradients.
