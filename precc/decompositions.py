@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from precc.fused_attention import marked_attention
+from precc.fused_attention import marked_attention, marked_multi_head_attention
 from precc.grouped_product import GROUPED_PRODUCT
 
 __all__ = ["decomposition_table", "matmul", "replacement"]
@@ -38,7 +38,7 @@ def replacement(target: Any, *, fused: bool) -> Callable[..., Any] | None:
         fused: whether attention is one op.
     """
     if fused and target in _ATTENTION:
-        return marked_attention
+        return _ATTENTION[target]
     if target in _MATRIX_PRODUCTS:
         return matmul
     return _grouped_matmul if str(target) in _GROUPED_PRODUCTS else None
@@ -49,9 +49,11 @@ _MATRIX_PRODUCTS = frozenset(
     {operator.matmul, operator.imatmul, torch.matmul, torch.linalg.matmul, "matmul", "__matmul__"}
 )
 
-_ATTENTION = frozenset(
-    {torch.nn.functional.scaled_dot_product_attention, torch.ops.aten.scaled_dot_product_attention.default}
-)
+_ATTENTION: dict[Any, Callable[..., Any]] = {
+    torch.nn.functional.scaled_dot_product_attention: marked_attention,
+    torch.ops.aten.scaled_dot_product_attention.default: marked_attention,
+    torch.nn.functional.multi_head_attention_forward: marked_multi_head_attention,
+}
 
 #: By name, for their library may not be installed: one opaque node would be both gradients.
 _GROUPED_PRODUCTS = frozenset({"transformers.grouped_mm_fallback", "transformers.grouped_mm_fallback.default"})

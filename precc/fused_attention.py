@@ -8,13 +8,21 @@ and has the number of its call. Passes take them out again: no graph runs with o
 
 import itertools
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["ATTENTION_END", "ATTENTION_GRADIENT", "ATTENTION_MASK", "ATTENTION_OPERANDS", "marked_attention"]
+__all__ = [
+    "ATTENTION_END",
+    "ATTENTION_GRADIENT",
+    "ATTENTION_MASK",
+    "ATTENTION_OPERANDS",
+    "marked_attention",
+    "marked_multi_head_attention",
+]
 
 _calls = itertools.count()
 
@@ -29,6 +37,19 @@ def marked_attention(
         attn_mask = ATTENTION_MASK(attn_mask, call)
     result: Tensor = ATTENTION_END(F.scaled_dot_product_attention(query, key, value, attn_mask, *args, **kwargs), call)
     return result
+
+
+_multi_head_attention = FunctionType(
+    F.multi_head_attention_forward.__code__,
+    # torch's tracer has a function mode, to which the original would hand itself over
+    {**vars(F), "scaled_dot_product_attention": marked_attention, "has_torch_function": lambda arguments: False},
+    argdefs=F.multi_head_attention_forward.__defaults__,
+)
+
+
+def marked_multi_head_attention(*args: Any, **kwargs: Any) -> Any:
+    """`torch.nn.functional.multi_head_attention_forward`, one call in captured code, with marked attention inside."""
+    return _multi_head_attention(*args, **kwargs)
 
 
 def _like(x: Tensor) -> Tensor:

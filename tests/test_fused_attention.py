@@ -226,6 +226,23 @@ def test_calls_of_a_module_are_numbered_and_its_other_products_keep_their_slots(
     }
 
 
+def test_layers_of_torch_have_it_too() -> None:
+    layer = nn.TransformerEncoderLayer(16, 4, 32, dropout=0.0, batch_first=True)
+    net = precc.compile(layer, backend="reference", attention="fused")
+    result = net(example())
+    assert torch.equal(result, layer(example()))
+    result.sum().backward()
+    assert {name for name in net.plan.slots if "/attention" in name} == {
+        f"self_attn/attention/{slot}" for slot in SLOTS
+    }
+    net.set_plan(precc.PrecisionPlan("e4m3"))
+    with torch.no_grad():
+        rounded = net(example())
+        layer.eval()
+        assert torch.equal(net.eval()(example()), rounded)
+    assert "not rounded: no product" in str(net.report())
+
+
 class Biased(nn.Module):
     """Attention with a bias that is a product of weights."""
 
