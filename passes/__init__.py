@@ -1,7 +1,9 @@
 """Passes: one a file, file name = pass name."""
 
+from precc.passes.name_attention import NameAttention
 from precc.passes.place_accumulators import PlaceAccumulators
 from precc.passes.place_rounding import PlaceRounding
+from precc.passes.remove_attention_markers import RemoveAttentionMarkers
 from precc.passes.roles import Roles
 from precc.passes.split_convolution_backward import SplitConvolutionBackward
 from precc.pipeline import Pipeline
@@ -11,7 +13,7 @@ __all__ = ["accumulating_pipeline", "naming_pipeline", "rounding_pipeline"]
 
 def rounding_pipeline() -> Pipeline:
     """What every captured graph goes through: roles, then one rounding node a slot."""
-    return Pipeline((SplitConvolutionBackward(), Roles(), PlaceRounding()))
+    return Pipeline((SplitConvolutionBackward(), NameAttention(), Roles(), PlaceRounding(), RemoveAttentionMarkers()))
 
 
 def accumulating_pipeline() -> Pipeline:
@@ -20,5 +22,5 @@ def accumulating_pipeline() -> Pipeline:
 
 
 def naming_pipeline() -> Pipeline:
-    """Roles alone, for graphs that are only looked at: reports ahead of time and exports."""
-    return Pipeline((Roles(),))
+    """Names alone, for graphs that are only looked at: reports ahead of time and exports."""
+    return Pipeline((NameAttention(), Roles()))

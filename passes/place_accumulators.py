@@ -30,7 +30,8 @@ class PlaceAccumulators:
 
     def run(self, graph: GraphModule, context: GraphContext) -> None:
         for node, product in products_of(graph.graph):
-            if context.fixed is not None and context.fixed.accumulator(product.accumulator.name) is None:
+            unused = context.fixed is not None and product.sums(context.fixed) is None
+            if unused or not product.accumulators:
                 continue
             _replace(graph.graph, node, product)
 

@@ -30,7 +30,7 @@ _INHERITED = (
 
 @dataclass(frozen=True, slots=True)
 class PlaceRounding:
-    """Round both operands of every product, each in a slot of its own; a product has a third row, for its sum.
+    """Round all operands of every product, each in a slot of its own; a product has one more row, for its sum.
 
     Where a graph is built for one plan alone, only those operands that the plan changes.
     """
@@ -56,7 +56,7 @@ class PlaceRounding:
                 annotate(rounded, operand.slot)
                 node.update_arg(operand.position, rounded)
                 row += 1
-            row += 1  # of the accumulator
+            row += len(product.accumulators)
         # Only now is the number of slots known: the placeholder gets the shape that the live tensor has.
         with plan.meta["val"].fake_mode:
             plan.meta["val"] = torch.empty(row, ROW_WIDTH, dtype=torch.float64, device=plan.meta["val"].device)
@@ -65,7 +65,7 @@ class PlaceRounding:
 def _is_rounded(product: Product, operand: Operand, value: Node, plan: PrecisionPlan) -> bool:
     """Whether a plan changes an operand; a product with a rounded sum finds the plan by the nodes of its operands."""
     changes = plan.precision(operand.slot.name).changes(value.meta["val"].dtype)
-    return changes or plan.accumulator(product.accumulator.name) is not None
+    return changes or product.sums(plan) is not None
 
 
 def _meta(node: Node, value: Node, slot: Slot) -> dict[str, Any]:

@@ -15,6 +15,7 @@ __all__ = [
     "OPAQUE_PRODUCTS",
     "PRODUCTS",
     "axes",
+    "dtype_of",
     "groups",
     "has_slots",
     "is_ragged",
@@ -151,9 +152,7 @@ def _is_transposed(node: Node) -> bool:
 
 def is_ragged(node: Node) -> bool:
     """Whether its sums run over groups of different lengths: the wgrad of a product of rows in groups."""
-    return node.target in (GROUPED_PRODUCT, _aten._grouped_mm.default) and all(
-        len(_shape(operand)) == 2 for operand in operands(node)
-    )
+    return node.target is GROUPED_PRODUCT and all(len(_shape(operand)) == 2 for operand in operands(node))
 
 
 def groups(node: Node) -> int:
@@ -193,6 +192,14 @@ def axes(node: Node, position: int) -> tuple[int, int, int]:
     assert isinstance(operand, Node)
     dims = len(_shape(operand))
     return (*_axes(node, position, dims), dims)
+
+
+def dtype_of(node: Node, position: int) -> torch.dtype:
+    """Dtype of an argument."""
+    operand = node.args[position]
+    assert isinstance(operand, Node)
+    dtype: torch.dtype = operand.meta["val"].dtype
+    return dtype
 
 
 def _axes(node: Node, position: int, dims: int) -> tuple[int, int]:

@@ -9,21 +9,22 @@ product's operands, the one that depends on a tangent is ``grad_output``; the ot
 views, one of the forward operands, and says which gradient it is: the one with respect to the other operand.
 """
 
-import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch.fx import GraphModule, Node
 
-from precc.annotations import Operand, Product, Unrounded, annotate
+from precc.annotations import Operand, Product, Unrounded, annotate, is_annotated
+from precc.passes.module_paths import module_path
 from precc.passes.op_classes import OpClass, classify
 from precc.passes.products import (
     CONVOLUTION_BACKWARD,
     OPAQUE_PRODUCTS,
     PRODUCTS,
     axes,
+    dtype_of,
     groups,
     has_slots,
     is_ragged,
@@ -39,7 +40,6 @@ __all__ = ["Roles"]
 
 _aten = torch.ops.aten
 
-_LOCAL = re.compile(r"L\['(\w+)'\]\.?(.*)")
 _FAMILY = "product"
 
 #: Of torch's own operators, none of which holds products beside those of `precc.passes.products`.
@@ -65,29 +65,30 @@ class Roles:
 
     def run(self, graph: GraphModule, context: GraphContext) -> None:
         nodes = list(graph.graph.nodes)
+        free = [n for n in nodes if not is_annotated(n)]  # not of fused attention
         inputs = [n for n in nodes if n.op == "placeholder" and not _is_tangent(n)]
         varying = _reached_from(nodes, {n for n in inputs if n.name not in context.constants})
         backward = _reached_from(nodes, {n for n in nodes if _is_tangent(n)})
-        forward = _forward_products(nodes, backward, varying, context)
+        forward = _forward_products(free, backward, varying, context)
         by_sequence: dict[int, list[_Forward]] = {}
         for node, product in forward:
             by_sequence.setdefault(node.meta.get("seq_nr", -1), []).append(product)
         seen: set[tuple[str, Role]] = set()
-        for node in nodes:
+        for node in free:
             if node in backward and (node.target in PRODUCTS or node.target is CONVOLUTION_BACKWARD):
                 candidates = by_sequence.get(node.meta.get("seq_nr", -1), [])
                 if not _annotate_backward(node, backward, candidates, seen):
                     reason = f"{op_name(node)} is a backward product that belongs to no forward product"
-                    annotate(node, Unrounded(_layer(node, context), reason))
+                    annotate(node, Unrounded(module_path(node, context), reason))
             elif reason := _why_no_slots(node, graph):
-                annotate(node, Unrounded(_layer(node, context), reason))
+                annotate(node, Unrounded(module_path(node, context), reason))
 
 
 def _forward_products(
     nodes: list[Node], backward: set[Node], varying: set[Node], context: GraphContext
 ) -> list[tuple[Node, _Forward]]:
     found = [n for n in nodes if n.target in PRODUCTS and n not in backward and has_slots(n)]
-    layers = {node: _layer(node, context) for node in found}
+    layers = {node: module_path(node, context) for node in found}
     calls = Counter((layer, _FAMILY) for layer in layers.values())
     bases = context.numbers.number(context.frame, calls)
     used: Counter[str] = Counter()
@@ -149,11 +150,11 @@ def _backward_positions(node: Node) -> tuple[int, int]:
 
 def _annotate(node: Node, product: _Forward, role: Role, positions: tuple[int, int], names: tuple[str, str]) -> None:
     slot = product.slot
-    first, second = (
-        Operand(position, Slot(slot.layer, slot.family, slot.call, role, name), *axes(node, position))
+    rounded = tuple(
+        Operand(position, replace(slot, role=role, operand=name), *axes(node, position), dtype_of(node, position))
         for position, name in zip(positions, names, strict=True)
     )
-    annotate(node, Product((first, second), multiply_adds(node), groups(node), is_ragged(node)))
+    annotate(node, Product(rounded, multiply_adds(node), groups(node), is_ragged(node)))
 
 
 def _why_no_slots(node: Node, graph: GraphModule) -> str:
@@ -201,16 +202,3 @@ def _reached_from(nodes: list[Node], sources: set[Node]) -> set[Node]:
         if any(argument in reached for argument in node.all_input_nodes):
             reached.add(node)
     return reached
-
-
-def _layer(node: Node, context: GraphContext) -> str:
-    """Path of the innermost module that the node runs in, from the root of the net."""
-    stack = node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack") or {}
-    path = str(list(stack.values())[-1][0]) if stack else ""
-    local = _LOCAL.fullmatch(path)
-    if local is not None:
-        base = context.layers.get(local[1], f"L['{local[1]}']")
-        path = ".".join(part for part in (base, local[2]) if part)
-    elif not stack:
-        path = next(iter(context.layers.values()), "")
-    return context.aliases.get(path, path)

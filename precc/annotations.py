@@ -5,14 +5,18 @@ from dataclasses import dataclass
 import torch
 from torch.fx import Graph, Node
 
+from precc.accumulation.accumulator import Accumulator
+from precc.plan import PrecisionPlan
 from precc.slots import Role, Slot
 
 __all__ = [
+    "InFusedCall",
     "Operand",
     "Product",
     "Size",
     "Unrounded",
     "annotate",
+    "is_annotated",
     "products_of",
     "unrounded_of",
 ]
@@ -33,6 +37,7 @@ class Operand:
         contracted: the dimension over which the product sums; of wgrad convolutions the batch.
         channel: the dimension of channels: of a convolution 0 of the weight, else 1; of a matrix the one that is kept.
         dims: how many dimensions the value has.
+        dtype: of the value.
     """
 
     position: int
@@ -40,21 +45,22 @@ class Operand:
     contracted: int
     channel: int
     dims: int
+    dtype: torch.dtype
 
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A matrix product or convolution, in one of its roles.
+    """A matrix product, convolution or fused attention, in one of its roles.
 
     Args:
         operands: in the order of the node's arguments.
         multiply_adds: of one run.
         groups: of a convolution's channels.
         ragged: whether its sums run over groups of different lengths.
-        row: in the plan, of its first operand; that of the second and of the accumulator follow. -1: not placed yet.
+        row: in the plan, of its first operand; those of the others and of the accumulator follow. -1: not placed yet.
     """
 
-    operands: tuple[Operand, Operand]
+    operands: tuple[Operand, ...]
     multiply_adds: Size
     groups: int = 1
     ragged: bool = False
@@ -63,12 +69,16 @@ class Product:
     @property
     def accumulator_row(self) -> int:
         """In the plan, of its running sum."""
-        return self.row + 2
+        return self.row + len(self.operands)
 
     @property
-    def accumulator(self) -> Slot:
-        """The slot of its running sum."""
-        return self.operands[0].slot.accumulator
+    def accumulators(self) -> tuple[Slot, ...]:
+        """The slot of its running sum; none if it is fused attention."""
+        return self.operands[0].slot.accumulators
+
+    def sums(self, plan: PrecisionPlan) -> Accumulator | None:
+        """How it sums under a plan; None: as the tensors' own arithmetic, or the kernel of fused attention, does."""
+        return next((plan.accumulator(slot.name) for slot in self.accumulators), None)
 
     @property
     def role(self) -> Role:
@@ -89,12 +99,22 @@ class Unrounded:
     reason: str
 
 
-Annotation = Product | Unrounded | Slot
+@dataclass(frozen=True, slots=True)
+class InFusedCall:
+    """A node of a fused op, which has no slots beside those of the op."""
+
+
+Annotation = Product | Unrounded | InFusedCall | Slot
 
 
 def annotate(node: Node, record: Annotation) -> None:
     """Set the record of a node."""
     node.meta[_KEY] = record
+
+
+def is_annotated(node: Node) -> bool:
+    """Whether a node has a record."""
+    return _KEY in node.meta
 
 
 def _records(graph: Graph, kind: type[Annotation]) -> list[tuple[Node, Annotation]]:

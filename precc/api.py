@@ -9,7 +9,7 @@ from torch import nn
 
 from precc.backends import find_backend
 from precc.backends.onnx.export import export_onnx
-from precc.errors import CaptureError, PlanError, PrecisionWarning
+from precc.errors import CaptureError, PlanError, PrecisionWarning, expected_one_of
 from precc.formats import Format
 from precc.module import PrecisionModule, read_plan, wrap
 from precc.passes import accumulating_pipeline, naming_pipeline, rounding_pipeline
@@ -22,6 +22,8 @@ from precc.session import CompileOptions, Session
 
 __all__ = ["compile", "export_onnx"]
 
+_ATTENTION = ("products", "fused")
+
 
 def compile(
     model: nn.Module,
@@ -31,6 +33,7 @@ def compile(
     rules: Sequence[Rule] = (),
     regions: str | Sequence[str] | None = None,
     live: bool = True,
+    attention: str = "products",
     backend: str = "auto",
     fullgraph: bool = False,
     dynamic: bool | None = None,
@@ -56,6 +59,10 @@ def compile(
         live: whether another plan can be used at any time. If not, graphs have only those slots in which the first
             plan rounds, and where it rounds nothing no node of precc; `net.set_plan` with recompile=True builds others,
             and controllers that change plans refuse the net.
+        attention: what `torch.nn.functional.scaled_dot_product_attention` is. ``"products"``: two products, whose
+            operands, sums and gradients have slots. ``"fused"``: one op, ``<module>/attention``, by the kernel that
+            torch chooses, with the slots ``fprop.query``, ``fprop.key``, ``fprop.value`` and ``dgrad.grad_output``; its
+            backward reads the rounded query, key and value, and its sums are those of the kernel.
         backend: ``"inductor"``, ``"cpp"``, ``"reference"``, or ``"auto"``: the first of these that can run on this
             machine; a `PrecisionWarning` and the report say if that is not the first.
         fullgraph: make graph breaks errors; otherwise the report names them.
@@ -65,12 +72,14 @@ def compile(
         CaptureError: not a module, already compiled, or with an attribute by one of the net's names; or the regions
             name no module, the model itself, one inside another, or a module that has no forward.
         FormatError, PlanError: the policy or the plan is not one, or there are both, or a rule fits no module, or live
-            is not True or False.
+            is not True or False, or `attention` is neither.
         BackendError: unknown backend, or one that cannot run on this machine.
     """
     _check_model(model)
     if type(live) is not bool:
         raise PlanError(f"live is True or False, not {live!r}")
+    if attention not in _ATTENTION:
+        raise PlanError(f"attention={attention!r}: {expected_one_of(_ATTENTION)}")
     if policy is not None and plan is not None:
         raise PlanError("pass a policy or a plan, not both")
     first = None
@@ -92,6 +101,7 @@ def compile(
         fullgraph=fullgraph,
         dynamic=dynamic,
         live=live,
+        fused_attention=attention == "fused",
         recurrent=any(isinstance(module, nn.RNNBase) for module in model.modules()),
         regions=paths,
     )

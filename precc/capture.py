@@ -48,6 +48,7 @@ class GraphCompiler:
         amax: records of the net's slots.
         region: path of the module that is compiled; the root's is empty.
         fixed: the one plan that graphs are built for; None: for any.
+        fused_attention: whether attention is one op with slots of its own.
         root: the net whose module paths name the slots.
         runs: how often a compiled graph was entered.
         tally: multiply-adds executed so far, by format.
@@ -61,6 +62,7 @@ class GraphCompiler:
     amax: AmaxHistory
     region: str = ""
     fixed: PrecisionPlan | None = None
+    fused_attention: bool = False
     root: ReferenceType[nn.Module] | None = None
     runs: int = 0
     tally: Counter[str] = field(default_factory=Counter)
@@ -86,8 +88,9 @@ class GraphCompiler:
             decompositions=decomposition_table(),
             keep_inference_input_mutations=True,
         )
-        with opened_products() if opens else nullcontext():
-            graph = _with_plan_input(dynamo_graph, plan_input, opens=opens)
+        fused = self.fused_attention
+        with opened_products(fused_attention=fused) if opens else nullcontext():
+            graph = _with_plan_input(dynamo_graph, plan_input, opens=opens, fused=fused)
             compiled = aot_compile(graph, [*example_inputs, plan_input])
         self.on_capture(captured)
 
@@ -236,7 +239,7 @@ def _constants(graph: GraphModule, example_inputs: Sequence[Any]) -> frozenset[i
     )
 
 
-def _with_plan_input(graph: GraphModule, plan_input: torch.Tensor, *, opens: bool) -> GraphModule:
+def _with_plan_input(graph: GraphModule, plan_input: torch.Tensor, *, opens: bool, fused: bool) -> GraphModule:
     """A copy with one more placeholder, perhaps with products opened; Dynamo goes on reading its own graph."""
     copy = Graph()
     output = copy.graph_copy(graph.graph, {})
@@ -245,13 +248,31 @@ def _with_plan_input(graph: GraphModule, plan_input: torch.Tensor, *, opens: boo
         plan = copy.placeholder("precc_plan")
     plan.meta["example_value"] = plan_input
     plan._dynamo_source = ConstantSource("precc_plan")
-    for node in copy.nodes if opens else ():
-        if node.op in ("call_function", "call_method") and (other := replacement(node.target)) is not None:
-            node.op, node.target = "call_function", other
     copy.output(output)
     result = GraphModule(graph, copy)
     result.meta = dict(graph.meta)
+    if opens:
+        _open(result, fused=fused)
     return result
+
+
+def _open(module: GraphModule, *, fused: bool) -> None:
+    """Replace functions and methods, those in the bodies of checkpoints too, which become part of the graph."""
+    for node in module.graph.nodes:
+        called = node.op in ("call_function", "call_method")
+        if called and (other := replacement(node.target, fused=fused)) is not None:
+            node.op, node.target = "call_function", other
+        elif node.target is torch.ops.higher_order.tag_activation_checkpoint:
+            name = str(node.args[0].target)
+            body = module.get_submodule(name)
+            assert isinstance(body, GraphModule)
+            own = Graph()
+            own.output(own.graph_copy(body.graph, {}))
+            opened = GraphModule(body, own)
+            opened.meta = dict(body.meta)
+            _open(opened, fused=fused)
+            setattr(module, name, opened)
+    module.recompile()
 
 
 def _input_names(graph: Graph) -> dict[int, str]:

@@ -67,11 +67,10 @@ class CapturedGraph:
 
     def take_records(self, graph: Graph) -> None:
         """Note the slots in the order of the plan's rows, and the products."""
-        found = products_of(graph)
-        self.products = tuple(product for _, product in found)
+        self.products = tuple(product for _, product in products_of(graph))
         operands = [operand for product in self.products for operand in product.operands]
         self.slots = tuple(operand.slot for operand in operands)
-        self.dtypes = tuple(_dtype(node, operand) for node, product in found for operand in product.operands)
+        self.dtypes = tuple(operand.dtype for operand in operands)
         self.double = torch.float64 in self.dtypes
         self.unrounded = tuple(record for _, record in unrounded_of(graph))
 
@@ -176,32 +175,32 @@ _NO_ROWS: _Rows = _Rows(torch.empty(0, ROW_WIDTH, device="cpu"), False, DelayedR
 
 def _rows_of_product(product: Product, plan: PrecisionPlan) -> list[tuple[float, ...]]:
     rows = [_operand_row(operand, plan) for operand in product.operands]
-    name = product.accumulator.name
-    return [*rows, accumulator_row(plan.accumulator(name), slot_number(name))]
+    names = [slot.name for slot in product.accumulators]
+    return rows + [accumulator_row(plan.accumulator(name), slot_number(name)) for name in names]
 
 
 def _operand_row(operand: Operand, plan: PrecisionPlan) -> tuple[float, ...]:
     name = operand.slot.name
     precision = plan.precision(name)
-    signs = slot_number(operand.slot.accumulator.name) & 0xFFFFFFFF  # the same for both operands
+    signs = slot_number(operand.slot.accumulator.name) & 0xFFFFFFFF  # the same for all operands
     axes = {"axis": operand.contracted, "channel": operand.channel}
     return precision.row(**axes, slot=slot_number(name), signs=signs).current.values
 
 
 def _draws(product: Product, plan: PrecisionPlan) -> bool:
     """Whether a plan has stochastic bits in a product."""
-    accumulator = plan.accumulator(product.accumulator.name)
+    accumulator = product.sums(plan)
     return (accumulator is not None and accumulator.is_stochastic) or any(
         plan.precision(operand.slot.name).is_stochastic for operand in product.operands
     )
 
 
 def _format_label(product: Product, plan: PrecisionPlan) -> str:
-    """The formats of a product's operands, one name if they agree, else both in operand order; and that of the sum."""
-    first, second = (plan.precision(operand.slot.name).format.name for operand in product.operands)
-    accumulator = plan.accumulator(product.accumulator.name)
+    """The formats of a product's operands, one name if they agree, else all in operand order; and that of the sum."""
+    names = [plan.precision(operand.slot.name).format.name for operand in product.operands]
+    accumulator = product.sums(plan)
     sums = "" if accumulator is None else f" in {accumulator} sums"
-    return (first if first == second else f"{first} x {second}") + sums
+    return (names[0] if len(set(names)) == 1 else " x ".join(names)) + sums
 
 
 def size_value(size: Size, bindings: Mapping[sympy.Symbol, int]) -> int:
@@ -230,13 +229,6 @@ def _work(
         label = "(plan no longer kept)" if plan is None else _format_label(product, plan)
         work[label] += size_value(product.multiply_adds, bindings)
     return work
-
-
-def _dtype(product: Node, operand: Operand) -> torch.dtype:
-    value = product.args[operand.position]
-    assert isinstance(value, Node)
-    dtype: torch.dtype = value.meta["val"].dtype
-    return dtype
 
 
 def plan_position(graph: Graph) -> int | None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from precc.fused_attention import marked_attention, marked_multi_head_attention
 from precc.grouped_product import GROUPED_PRODUCT
 
 __all__ = ["decomposition_table", "matmul", "replacement"]
@@ -29,8 +30,15 @@ def _dropout(x: Tensor, p: float, train: bool | None) -> tuple[Tensor, Tensor]:
     return x * (kept / (1 - p)), kept.to(torch.bool)
 
 
-def replacement(target: Any) -> Callable[..., Any] | None:
-    """What stands in the captured code in the place of a function or method; None where it stays."""
+def replacement(target: Any, *, fused: bool) -> Callable[..., Any] | None:
+    """What stands in the captured code in the place of a function or method; None where it stays.
+
+    Args:
+        target: the function, or the name of the method.
+        fused: whether attention is one op.
+    """
+    if fused and target in _ATTENTION:
+        return _ATTENTION[target]
     if target in _MATRIX_PRODUCTS:
         return matmul
     grouped = target is torch._grouped_mm or str(target) in _OF_TRANSFORMERS
@@ -41,6 +49,12 @@ def replacement(target: Any) -> Callable[..., Any] | None:
 _MATRIX_PRODUCTS = frozenset(
     {operator.matmul, operator.imatmul, torch.matmul, torch.linalg.matmul, "matmul", "__matmul__"}
 )
+
+_ATTENTION: dict[Any, Callable[..., Any]] = {
+    torch.nn.functional.scaled_dot_product_attention: marked_attention,
+    torch.ops.aten.scaled_dot_product_attention.default: marked_attention,
+    torch.nn.functional.multi_head_attention_forward: marked_multi_head_attention,
+}
 
 #: By name, for the library may not be installed. Its operator is opaque, and both gradients are one node.
 _OF_TRANSFORMERS = frozenset({"transformers.grouped_mm_fallback", "transformers.grouped_mm_fallback.default"})

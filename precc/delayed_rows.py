@@ -54,7 +54,7 @@ class DelayedRows:
                 if precision.history:
                     groups.setdefault(_Alike.of(precision.row(), dtype), []).append(len(names))
                 names.append(operand.slot.name)
-            names.append(product.accumulator.name)
+            names += [slot.name for slot in product.accumulators]
         return cls(tuple(names), tuple((alike, tuple(rows)) for alike, rows in groups.items()))
 
     def __bool__(self) -> bool:

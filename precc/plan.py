@@ -173,7 +173,7 @@ class PrecisionPlan:
         work = {**self.multiply_adds, **multiply_adds}
         sums = dict(self.accumulators)
         if self.rounds_sums:
-            names = (Slot.parse(name).accumulator.name for name in multiply_adds)
+            names = (slot.name for name in multiply_adds for slot in Slot.parse(name).accumulators)
             sums = {**{name: self.accumulator(name) for name in names}, **sums}
         return replace(self, slots=slots, multiply_adds=work, accumulators=sums)
 

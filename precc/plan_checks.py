@@ -6,7 +6,7 @@ from precc.formats import Transform
 from precc.plan import PrecisionPlan
 from precc.precision import misfit
 from precc.rounding.scales import block_shape
-from precc.slots import Role
+from precc.slots import ATTENTION, Role
 
 __all__ = ["check_product"]
 
@@ -35,6 +35,11 @@ def _check_transforms(product: Product, plan: PrecisionPlan) -> None:
     """A Hadamard transform cancels only where both operands have it, along a dimension that one sum runs over."""
     names = [operand.slot.name for operand in product.operands]
     mixed = [name for name in names if plan.precision(name).transform is Transform.HADAMARD]
+    if mixed and product.operands[0].slot.family == ATTENTION:
+        raise PlanError(
+            f"slot {mixed[0]!r} cannot have a Hadamard transform: inside of fused attention nothing cancels it; "
+            'compile with attention="products"'
+        )
     if len(mixed) == 1:
         other = next(name for name in names if name not in mixed)
         raise PlanError(f"slot {mixed[0]!r} has a Hadamard transform and {other!r} has none: their product is wrong")
@@ -51,10 +56,9 @@ def _check_transforms(product: Product, plan: PrecisionPlan) -> None:
 
 def _check_operands(product: Product, plan: PrecisionPlan) -> None:
     """Whether an accumulator that multiplies values of certain formats gets them."""
-    name = product.accumulator.name
-    accumulator = plan.accumulator(name)
+    accumulator = product.sums(plan)
     precisions = [plan.precision(operand.slot.name) for operand in product.operands]
     why = "" if accumulator is None else misfit(precisions, accumulator.operand_formats)
     if why:
         operands = " x ".join(operand.slot.operand for operand in product.operands)
-        raise PlanError(f"{name!r} (of {operands}) sums in {accumulator}, {why}")
+        raise PlanError(f"{product.accumulators[0].name!r} (of {operands}) sums in {accumulator}, {why}")

@@ -8,7 +8,7 @@ from torch import nn
 from precc.errors import PlanError
 from precc.first_match import first_match
 from precc.rule import Rule
-from precc.slots import ACCUMULATOR, Slot, aliases_of
+from precc.slots import ACCUMULATOR, ATTENTION, Slot, aliases_of
 
 __all__ = ["check_decisions", "check_paths"]
 
@@ -66,7 +66,13 @@ def _why_no_slot(position: int, rules: Sequence[Rule], names: Collection[str]) -
     operands = [slot for slot in slots if slot.operand != ACCUMULATOR]
     covered = [slot for slot in operands if rule.covers(slot.layer)]
     where = "under its path are" if covered else "there are none under its path, but"
-    return f"{where} {_some([slot.name for slot in covered or operands])}"
+    return f"{where} {_some([slot.name for slot in covered or operands])}{_attention_hint(rule, operands)}"
+
+
+def _attention_hint(rule: Rule, slots: Sequence[Slot]) -> str:
+    if rule.family == ATTENTION and not any(slot.family == ATTENTION for slot in slots):
+        return '; precc.compile(..., attention="fused") keeps attention as one op'
+    return ""
 
 
 def _some(names: Collection[str]) -> str:

@@ -6,7 +6,7 @@ from torch import nn
 
 from precc.captured_graph import CapturedGraph
 from precc.errors import PlanError
-from precc.slots import Slot
+from precc.slots import ATTENTION, Slot
 
 __all__ = ["brought_slots", "check_slots", "slot_names", "unknown_slots"]
 
@@ -33,7 +33,19 @@ def check_slots(
         raise PlanError(
             f"{namer} names {len(unknown)} slot(s) that the net does not have: {some}; its slots are {has}"
             + (", ..." if len(known) > 6 else "")
+            + _attention_hint(unknown, known)
         )
+
+
+def _attention_hint(wanted: Iterable[str], known: Iterable[str]) -> str:
+    """The way out, where slots of attention are wanted that a net compiled the other way has; else empty."""
+    ops = {tuple(name.split("/")[:-1]) for name in wanted}  # as text: it may be no slot's name
+    fused = {slot.layer for slot in map(Slot.parse, known) if slot.family == ATTENTION}
+    if not fused and any(op[-1:] and op[-1].startswith(ATTENTION) for op in ops):
+        return '; attention is opened into its products: precc.compile(..., attention="fused") keeps it as one op'
+    if any("/".join(op[:-1]) in fused for op in ops):
+        return '; attention is one op: precc.compile(..., attention="products") opens it into its products'
+    return ""
 
 
 def unknown_slots(
@@ -62,11 +74,11 @@ def unknown_slots(
 def slot_names(graphs: Iterable[CapturedGraph]) -> set[str]:
     """Names of the slots of these graphs, accumulators too."""
     operands = {slot.name for graph in graphs for slot in graph.slots}
-    return operands | {product.accumulator.name for graph in graphs for product in graph.products}
+    return operands | {slot.name for graph in graphs for product in graph.products for slot in product.accumulators}
 
 
 def brought_slots(brought: Iterable[str], net: nn.Module) -> set[str]:
     """Names of those of these slots that are of modules of a net, with the accumulators of their products."""
     layers = {path for path, _ in net.named_modules()}
     slots = [slot for slot in map(Slot.parse, brought) if slot.layer in layers]
-    return {name for slot in slots for name in (slot.name, slot.accumulator.name)}
+    return {name for slot in slots for name in (slot.name, *(own.name for own in slot.accumulators))}

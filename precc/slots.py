@@ -13,10 +13,13 @@ from torch import nn
 
 from precc.errors import PlanError, expected_one_of
 
-__all__ = ["ACCUMULATOR", "CallNumbers", "Role", "Slot", "aliases_of"]
+__all__ = ["ACCUMULATOR", "ATTENTION", "CallNumbers", "Role", "Slot", "aliases_of"]
 
 #: What stands in a slot's name for the operand where the slot is the product's running sum.
 ACCUMULATOR = "accumulator"
+
+#: The op family of fused attention; that of matrix products and convolutions is ``product``.
+ATTENTION = "attention"
 
 
 class Role(Enum):
@@ -54,6 +57,11 @@ class Slot:
     def accumulator(self) -> "Slot":
         """The slot of the running sum of the same product."""
         return replace(self, operand=ACCUMULATOR)
+
+    @property
+    def accumulators(self) -> "tuple[Slot, ...]":
+        """That slot alone; none for fused attention, which sums as its kernel does."""
+        return () if self.family == ATTENTION else (self.accumulator,)
 
     @property
     def name(self) -> str:

@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from inspect import signature
 from typing import Any
 
@@ -53,15 +53,15 @@ def _no_fast_path() -> Iterator[None]:
 
 
 @contextmanager
-def opened_products() -> Iterator[None]:
-    """Trace fused attention and fused recurrent layers as the products that they consist of.
+def opened_products(*, fused_attention: bool) -> Iterator[None]:
+    """Trace fused recurrent layers as the products that they consist of, and attention unless it is to stay fused.
 
     Which fused kernel torch takes depends on dropout, on gradients and on the device; so would the slots.
     """
     mkldnn = torch._C._get_mkldnn_enabled()
     torch._C._set_mkldnn_enabled(False)
     try:
-        with _no_fast_path(), sdpa_kernel(SDPBackend.MATH):
+        with _no_fast_path(), nullcontext() if fused_attention else sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         torch._C._set_mkldnn_enabled(mkldnn)

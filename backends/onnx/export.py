@@ -69,7 +69,7 @@ def annotated_model(net: PrecisionModule, args: tuple[Any, ...]) -> Any:
         # remarks on the weights that its own recurrent layers keep in a list
         warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
         warnings.filterwarnings("ignore", message=".*_flat_weights", category=UserWarning)
-        with opened_products():
+        with opened_products(fused_attention=session_of(net).options.fused_attention):
             program = _translate(_exported(net, args))
     translated = program.exported_program
     products = _products(net, translated)
@@ -95,9 +95,9 @@ def annotated_model(net: PrecisionModule, args: tuple[Any, ...]) -> Any:
             for operand in product.operands:
                 key = f"precc.{operand.slot.role.value}.{operand.slot.operand}"
                 node.metadata_props[key] = str(plan.precision(operand.slot.name))
-            accumulator = plan.accumulator(product.accumulator.name)
+            accumulator = product.sums(plan)
             if accumulator is not None:
-                role = product.accumulator.role.value
+                role = product.role.value
                 node.metadata_props[f"precc.{role}.accumulator"] = json.dumps(accumulator_to_json(accumulator))
     lost = sorted({product.op for product in products.values()} - annotated)
     if lost:
@@ -142,7 +142,9 @@ def _exported(net: PrecisionModule, args: tuple[Any, ...]) -> ExportedProgram:
         except Exception as error:
             raise CaptureError(f"torch.export cannot trace {type(model).__name__}: {error}") from error
     # these hide their products; training sees them opened
-    hiding = (torch.ops.aten.einsum.default, torch.ops.aten.scaled_dot_product_attention.default)
+    hiding = [torch.ops.aten.einsum.default]
+    if not session_of(net).options.fused_attention:
+        hiding.append(torch.ops.aten.scaled_dot_product_attention.default)
     decompositions = default_decompositions()
     opened: ExportedProgram = program.run_decompositions({op: decompositions[op] for op in hiding})
     return opened

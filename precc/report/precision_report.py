@@ -64,6 +64,7 @@ class PrecisionReport:
         notes = [_compiled(backend, graphs, plan, [row.multiply_adds for row in rows])]
         notes += _rules(plan, graphs)
         notes += [f"a faster backend cannot run here: {lacking}"] * bool(lacking)
+        notes += _kernel_sums(plan, graphs)
         notes += _uncounted(graphs)
         notes += _executed(executed)
         if events:
@@ -129,7 +130,7 @@ def _formats(roles: Mapping[Role, Product], plan: PrecisionPlan) -> tuple[str, s
 
 def _operand_formats(product: Product, plan: PrecisionPlan) -> str:
     own = {operand.slot.operand: str(plan.precision(operand.slot.name)) for operand in product.operands}
-    accumulator = plan.accumulator(product.accumulator.name)
+    accumulator = product.sums(plan)
     sums = "" if accumulator is None else f", sums {accumulator}"
     if len(set(own.values())) == 1:
         return next(iter(own.values())) + sums
@@ -142,7 +143,7 @@ def _compiled(backend: str, graphs: Sequence[CapturedGraph], plan: PrecisionPlan
     training = sum(graph.training for graph in graphs)
     kinds = f"{training} with and {len(graphs) - training} without a backward"
     slots = {slot.name for graph in graphs for slot in graph.slots}
-    accumulators = {product.accumulator.name for graph in graphs for product in graph.products}
+    accumulators = _accumulators(graphs)
     summing = f" and {len(accumulators)} accumulators" if any(graph.accumulates for graph in graphs) else ""
     return (
         f"compiled: {len(graphs)} graph(s) by {backend} ({kinds}), {len(slots)} slots{summing}, "
@@ -154,13 +155,25 @@ def _rules(plan: PrecisionPlan, graphs: Sequence[CapturedGraph]) -> list[str]:
     """One line a rule: how many of the slots known so far it decides."""
     decided = first_match(plan.rules)
     operands = decided.counts({slot.name for graph in graphs for slot in graph.slots})
-    sums = decided.counts({product.accumulator.name for graph in graphs for product in graph.products})
+    sums = decided.counts(_accumulators(graphs))
     summing = any(graph.accumulates for graph in graphs)
     lines = []
     for rule, slots, accumulators in zip(plan.rules, operands, sums, strict=True):
         decides = [f"{slots} slots"] + [f"{accumulators} accumulators"] * (summing and rule.decides_sums)
         lines.append(f"{rule} decides {' and '.join(decides)}")
     return lines
+
+
+def _accumulators(graphs: Sequence[CapturedGraph]) -> set[str]:
+    return {slot.name for graph in graphs for product in graph.products for slot in product.accumulators}
+
+
+def _kernel_sums(plan: PrecisionPlan, graphs: Sequence[CapturedGraph]) -> list[str]:
+    """What accumulators of a plan do not reach."""
+    fused = {product.op for graph in graphs for product in graph.products if not product.accumulators}
+    if not (plan.rounds_sums and fused):
+        return []
+    return [f"sums as its kernel does, whatever the plan's accumulators: {', '.join(sorted(fused))}"]
 
 
 def _uncounted(graphs: Sequence[CapturedGraph]) -> list[str]:
