@@ -20,9 +20,9 @@ from typing import Any
 import torch
 import transformers as hf
 from environment import environment
-from rich.progress import track
 from torch import nn
 from torch.nn import functional as F
+from turns import take_turns
 
 import precc
 from precc.files import write_whole
@@ -31,7 +31,7 @@ from precc.models.resnet20 import ResNet20
 RESULT = Path(__file__).resolve().parent / "results" / "step_overhead.json"
 PLAIN = "torch.compile"
 VARIANTS: dict[str, Callable[[nn.Module], nn.Module]] = {
-    PLAIN: lambda model: torch.compile(model),  # type: ignore[return-value]
+    PLAIN: lambda model: torch.compile(model),  # type: ignore[dict-item]
     "no slots": lambda model: precc.compile(model, policy="float32", live=False, backend="inductor"),
     "live slots": lambda model: precc.compile(model, backend="inductor"),
 }
@@ -85,21 +85,9 @@ MODELS = {"tiny llama": llama_step, "resnet20": resnet_step}
 def measured(name: str, rounds: int) -> dict[str, Any]:
     """Median times and ratios, and peak memory, of one model."""
     steps = {variant: MODELS[name](wrap) for variant, wrap in VARIANTS.items()}
-    for step in steps.values():
-        for _ in range(5):
-            step()
-    times: dict[str, list[float]] = {variant: [] for variant in steps}
-    for _ in track(range(rounds), name):
-        for variant, step in steps.items():
-            start = time.perf_counter()
-            step()
-            times[variant].append(time.perf_counter() - start)
-    ratios = {key: [own / plain for own, plain in zip(times[key], times[PLAIN], strict=True)] for key in times}
-    return {
-        "median_ms": {variant: 1e3 * statistics.median(own) for variant, own in times.items()},
-        "median_ratio": {variant: statistics.median(own) for variant, own in ratios.items()},
-        "peak_mib": {variant: alone(name, variant) for variant in VARIANTS},
-    }
+    medians, ratios = take_turns(steps, PLAIN, rounds, warm_up=5, title=name)
+    peaks = {variant: alone(name, variant) for variant in VARIANTS}
+    return {"median_ms": medians, "median_ratio": ratios, "peak_mib": peaks}
 
 
 def alone(name: str, variant: str) -> float:

@@ -9,16 +9,14 @@ usage: python benchmarks/train_step.py [--rounds N] [--model lenet5|resnet20] ..
 
 import argparse
 import json
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from environment import environment
-from rich.progress import track
 from torch import nn
 from torch.nn import functional as F
+from turns import take_turns
 
 import precc
 from precc.files import write_whole
@@ -45,20 +43,8 @@ def main() -> None:
 def measured(name: str, rounds: int) -> dict[str, dict[str, float]]:
     """Medians and ratios of one model's variants."""
     steps = variants(name)
-    for step in steps.values():  # compile, warm up
-        for _ in range(3):
-            step()
-    times: dict[str, list[float]] = {variant: [] for variant in steps}
-    for _ in track(range(rounds), name):
-        for variant, step in steps.items():
-            start = time.perf_counter()
-            step()
-            times[variant].append(time.perf_counter() - start)
-    ratios = {key: [own / eager for own, eager in zip(times[key], times[EAGER], strict=True)] for key in times}
-    return {
-        "median_ms": {variant: 1e3 * statistics.median(own) for variant, own in times.items()},
-        "median_ratio_to_eager": {variant: statistics.median(own) for variant, own in ratios.items()},
-    }
+    medians, ratios = take_turns(steps, EAGER, rounds, warm_up=3, title=name)
+    return {"median_ms": medians, "median_ratio_to_eager": ratios}
 
 
 def variants(name: str) -> dict[str, Callable[[], None]]:
