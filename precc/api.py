@@ -9,6 +9,7 @@ from torch import nn
 
 from precc.backends import find_backend
 from precc.backends.onnx.export import export_onnx
+from precc.compile_options import CompileOptions
 from precc.errors import CaptureError, PlanError, PrecisionWarning, expected_one_of
 from precc.formats import Format
 from precc.module import PrecisionModule, read_plan, wrap
@@ -18,7 +19,7 @@ from precc.policy import Policy, assigned, parse_policy
 from precc.regions import PrecisionRegion, find_regions, matrices_outside
 from precc.rule import Rule, parse_rules
 from precc.rule_checks import check_paths
-from precc.session import CompileOptions, Session
+from precc.session import Session
 
 __all__ = ["compile", "export_onnx"]
 

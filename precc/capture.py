@@ -72,10 +72,15 @@ class GraphCompiler:
         _refuse_several_devices(example_inputs)
         plan_input = torch.empty(1, ROW_WIDTH, dtype=torch.float64, device="cpu")
         layers = self._layers()
-        captured = CapturedGraph(next(iter(layers.values()), ""), self.tally, self._names(example_inputs), self.amax)
-        captured.region = self.region
-        captured.accumulates = bool(self.lowering.passes)
-        captured.fixed = self.fixed is not None
+        captured = CapturedGraph(
+            next(iter(layers.values()), ""),
+            self.tally,
+            self._names(example_inputs),
+            self.amax,
+            region=self.region,
+            accumulates=bool(self.lowering.passes),
+            fixed=self.fixed is not None,
+        )
         opens = self.fixed is None or any(map(self.fixed.rounds, _floating(example_inputs)))
         constants = _constants(dynamo_graph, example_inputs)
         mkldnn = torch._C._get_mkldnn_enabled()

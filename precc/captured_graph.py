@@ -23,10 +23,10 @@ from precc.round_op import ROUND
 from precc.rounding import KEY_COLUMNS, PLAN_COLUMN, ROW_WIDTH, draw_key, key_halves, slot_number
 from precc.slots import Slot
 
-__all__ = ["CapturedGraph", "depends_on_data", "plan_position", "size_value"]
+__all__ = ["KEPT_PLANS", "CapturedGraph", "depends_on_data", "plan_position", "size_value"]
 
 #: Plans whose rows are kept; a controller switches between a handful.
-_KEPT_PLANS = 64
+KEPT_PLANS = 64
 
 
 @dataclass(slots=True, eq=False)
@@ -91,7 +91,7 @@ class CapturedGraph:
             number = next(self._numbers)
             self._prepared[plan] = self._rows_of(plan, number)
             self._plans[number] = plan
-            if len(self._prepared) > _KEPT_PLANS:
+            if len(self._prepared) > KEPT_PLANS:
                 _, dropped = self._prepared.popitem(last=False)
                 self._plans.pop(dropped.number, None)
         self._prepared.move_to_end(plan)
@@ -147,7 +147,7 @@ class CapturedGraph:
         position = plan_position(graph)
         sizes = _SymbolReader.of(graph, [product.multiply_adds for product in products])
 
-        @lru_cache(maxsize=_KEPT_PLANS)
+        @lru_cache(maxsize=KEPT_PLANS)
         def work(plan: PrecisionPlan | None, values: tuple[int, ...]) -> Counter[str]:
             return _work(products, plan, sizes.bindings(values))
 

@@ -12,13 +12,13 @@ from torch import nn
 
 from precc.amax_history import AmaxHistory
 from precc.capture import GraphCompiler
-from precc.captured_graph import CapturedGraph, size_value
+from precc.captured_graph import KEPT_PLANS, CapturedGraph, size_value
+from precc.compile_options import CompileOptions
 from precc.compiled_entry import CompiledEntry
 from precc.errors import CaptureError, PlanError, PrecisionWarning, UnsupportedError
 from precc.pipeline import Pipeline
 from precc.plan import PrecisionPlan
 from precc.policy import Uniform
-from precc.protocols import Backend
 from precc.recomputation import CheckpointPlans, enclosing_checkpoints
 from precc.rule import Rule
 from precc.rule_checks import check_decisions, check_paths
@@ -27,39 +27,12 @@ from precc.slot_checks import brought_slots, check_slots, slot_names, unknown_sl
 from precc.slots import CallNumbers
 from precc.strict_dynamo import strict_dynamo
 
-__all__ = ["CompileOptions", "Session", "training_first"]
-
-#: Plans that are not checked again; a controller switches between a handful.
-_KEPT_PLANS = 64
+__all__ = ["Session", "training_first"]
 
 _LIVE = "compile it with live=True"
 
 #: Frames from a warning of a call up to the line that calls the net.
 _CALLER = 7
-
-
-@dataclass(frozen=True, slots=True)
-class CompileOptions:
-    """How a net is compiled; everything that a copy of the net needs to be compiled alike.
-
-    `regions` are the paths of the modules that are compiled one by one; empty if the net is compiled as a whole.
-    `fused_attention` is whether attention is one op with slots of its own, or its products.
-    `live` is whether graphs have slots for any plan, or only those that the net's one plan rounds in.
-    `lacking` says what a faster backend would need on this machine; empty if there is none. `recurrent`: the model has
-    recurrent layers, which are opened step by step, so that each length of the input needs a graph of its own.
-    """
-
-    pipeline: Pipeline
-    accumulating: Pipeline
-    naming: Pipeline
-    backend: Backend
-    fullgraph: bool = False
-    dynamic: bool | None = None
-    live: bool = True
-    fused_attention: bool = False
-    lacking: str = ""
-    recurrent: bool = False
-    regions: tuple[str, ...] = ()
 
 
 @dataclass(eq=False, repr=False)
@@ -78,6 +51,7 @@ class Session:
         former: graphs that were captured before those that are in use, whose slots the net still has.
         rules: hold over each plan that is used; over full precision too, but where it is the reference.
         root: the net.
+        tally: multiply-adds executed so far, by format.
     """
 
     options: CompileOptions
@@ -97,7 +71,7 @@ class Session:
     _fitting: dict[int, PrecisionPlan] = field(default_factory=dict)  # plans found to fit the graphs, by identity
     _checked: bool = False  # whether the plan in force was found to fit the graphs
     _built_for: PrecisionPlan | None = field(init=False)
-    _tally: Counter[str] = field(init=False)
+    tally: Counter[str] = field(init=False)
     _entries: dict[str, CompiledEntry] = field(init=False)  # by path: of each region, or of the root
 
     def __post_init__(self) -> None:
@@ -115,7 +89,7 @@ class Session:
         self._built_for = fixed
         lowering = self.options.accumulating if self.accumulates else Pipeline(())
         options, numbers = self.options, CallNumbers()
-        self._tally, self._entries = tally, {}
+        self.tally, self._entries = tally, {}
         for path in options.regions or ("",):
             compiler = GraphCompiler(
                 options.pipeline,
@@ -153,11 +127,6 @@ class Session:
     def runs(self) -> int:
         """How often a compiled graph was entered."""
         return sum(entry.compiler.runs for entry in self._entries.values())
-
-    @property
-    def tally(self) -> Counter[str]:
-        """Multiply-adds executed so far, by format."""
-        return self._tally
 
     @property
     def multiply_adds(self) -> dict[str, int]:
@@ -211,8 +180,7 @@ class Session:
             for graph in self.known:
                 graph.check(laid)
         self.prepare([laid], recompile=recompile, fixed=self._fixed(plan, rules))
-        for graph in self.graphs:
-            graph.use(laid)
+        self._put_in_force(laid)
         self._note_fitting(laid)
         self.chosen, self.rules, self._reference, self._checked = plan, rules, False, True
 
@@ -227,12 +195,15 @@ class Session:
         if self._built_for is not None:
             raise PlanError(f"the net was compiled for one plan alone, and is to run in full precision too: {_LIVE}")
         self._reference = True
+        self._put_in_force(self.plan)
+
+    def _put_in_force(self, plan: PrecisionPlan) -> None:
         for graph in self.graphs:
-            graph.use(self.plan)
+            graph.use(plan)
 
     def _note_fitting(self, plan: PrecisionPlan) -> None:
         """Save the next use of a plan the checks, which read all of its slots; equal plans may name others."""
-        if len(self._fitting) >= _KEPT_PLANS:
+        if len(self._fitting) >= KEPT_PLANS:
             self._fitting.clear()
         self._fitting[id(plan)] = plan
 
@@ -335,8 +306,7 @@ class Session:
         self._fitting.clear()
         if graph.double:
             self.full_precision = Uniform("float64").assign()
-        for known in self.graphs:
-            known.use(self.plan)
+        self._put_in_force(self.plan)
 
     def call(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, region: str = "") -> Any:
         """Run the forward of the net, or of the region at a path, through its compiled graphs.
@@ -372,14 +342,12 @@ class Session:
                 "for one plan alone: set another after the backward"
             )
         self._repeated = plan
-        for graph in self.graphs:
-            graph.use(plan)
+        self._put_in_force(plan)
         try:
             yield
         finally:
             self._repeated = None
-            for graph in self.graphs:
-                graph.use(self.plan)
+            self._put_in_force(self.plan)
 
     def _call(self, region: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         net = self.root() if self.root is not None else None

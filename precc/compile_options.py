@@ -1,0 +1,32 @@
+"""How a net is compiled."""
+
+from dataclasses import dataclass
+
+from precc.pipeline import Pipeline
+from precc.protocols import Backend
+
+__all__ = ["CompileOptions"]
+
+
+@dataclass(frozen=True, slots=True)
+class CompileOptions:
+    """How a net is compiled; everything that a copy of the net needs to be compiled alike.
+
+    `regions` are the paths of the modules that are compiled one by one; empty if the net is compiled as a whole.
+    `fused_attention` is whether attention is one op with slots of its own, or its products.
+    `live` is whether graphs have slots for any plan, or only those that the net's one plan rounds in.
+    `lacking` says what a faster backend would need on this machine; empty if there is none. `recurrent`: the model has
+    recurrent layers, which are opened step by step, so that each length of the input needs a graph of its own.
+    """
+
+    pipeline: Pipeline
+    accumulating: Pipeline
+    naming: Pipeline
+    backend: Backend
+    fullgraph: bool = False
+    dynamic: bool | None = None
+    live: bool = True
+    fused_attention: bool = False
+    lacking: str = ""
+    recurrent: bool = False
+    regions: tuple[str, ...] = ()
