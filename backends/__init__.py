@@ -1,12 +1,11 @@
 """Backends: one a file, file name = the name that `precc.compile` takes."""
 
-import warnings
-
 from precc.backends.cpp.backend import Cpp
 from precc.backends.inductor import Inductor
 from precc.backends.reference import Reference
-from precc.errors import BackendError, PrecisionWarning, expected_one_of
+from precc.errors import BackendError, expected_one_of
 from precc.protocols import Backend
+from precc.warn_caller import warn_caller
 
 __all__ = ["BACKENDS", "find_backend"]
 
@@ -40,6 +39,6 @@ def _first_that_runs() -> tuple[Backend, str]:
             lacking = lacking or str(error)
             continue
         if lacking:
-            warnings.warn(f"precc runs on the backend {backend.name!r}: {lacking}", PrecisionWarning, stacklevel=4)
+            warn_caller(f"precc runs on the backend {backend.name!r}: {lacking}")
         return backend, lacking
     raise BackendError(lacking)

@@ -30,7 +30,7 @@ class PlaceAccumulators:
 
     def run(self, graph: GraphModule, context: GraphContext) -> None:
         for node, product in products_of(graph.graph):
-            unused = context.fixed is not None and product.sums(context.fixed) is None
+            unused = context.only_plan is not None and product.sums(context.only_plan) is None
             if unused or not product.accumulators:
                 continue
             _replace(graph.graph, node, product)

@@ -47,7 +47,7 @@ class PlaceRounding:
             for operand in product.operands:
                 value = node.args[operand.position]
                 assert isinstance(value, Node)
-                if context.fixed is not None and not _is_rounded(product, operand, value, context.fixed):
+                if context.only_plan is not None and not _is_rounded(product, operand, value, context.only_plan):
                     row += 1
                     continue
                 with graph.graph.inserting_before(node):

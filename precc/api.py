@@ -1,6 +1,5 @@
 """The front door: it joins core, passes, backends and models; `precc.by_hand` beside it calls kernels alone."""
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from torch import nn
 from precc.backends import find_backend
 from precc.backends.onnx.export import export_onnx
 from precc.compile_options import CompileOptions
-from precc.errors import CaptureError, PlanError, PrecisionWarning, expected_one_of
+from precc.errors import CaptureError, PlanError, expected_one_of
 from precc.formats import Format
 from precc.module import PrecisionModule, read_plan, wrap
 from precc.passes import accumulating_pipeline, naming_pipeline, rounding_pipeline
@@ -20,6 +19,7 @@ from precc.regions import PrecisionRegion, find_regions, matrices_outside
 from precc.rule import Rule, parse_rules
 from precc.rule_checks import check_paths
 from precc.session import Session
+from precc.warn_caller import warn_caller
 
 __all__ = ["compile", "export_onnx"]
 
@@ -113,10 +113,8 @@ def compile(
 def _tell_outside(model: nn.Module, regions: tuple[str, ...]) -> None:
     outside = matrices_outside(model, regions) if regions else []
     if outside:
-        warnings.warn(
-            f"{type(model).__name__} has matrices in no region, so no product of them is rounded: {', '.join(outside)}",
-            PrecisionWarning,
-            stacklevel=3,
+        warn_caller(
+            f"{type(model).__name__} has matrices in no region, so no product of them is rounded: {', '.join(outside)}"
         )
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import ReferenceType
 
 import torch
 from torch import nn
@@ -25,7 +24,7 @@ from precc.amax_history import AmaxHistory
 from precc.captured_graph import CapturedGraph, plan_position
 from precc.decompositions import decomposition_table, replacement
 from precc.double_backward import guard_double_backward
-from precc.errors import BackendError, CaptureError, DeviceError, PreccError
+from precc.errors import BackendError, DeviceError, PreccError
 from precc.pipeline import Pipeline
 from precc.plan import PrecisionPlan
 from precc.protocols import Backend, BoxedCallable, GraphContext
@@ -46,10 +45,10 @@ class GraphCompiler:
         backend: makes graphs run.
         on_capture: called with each new graph before it runs; may raise.
         amax: records of the net's slots.
+        net: the net, whose module paths name the slots.
         region: path of the module that is compiled; the root's is empty.
-        fixed: the one plan that graphs are built for; None: for any.
+        only_plan: the one plan that graphs are built for; None: they are live.
         fused_attention: whether attention is one op with slots of its own.
-        root: the net whose module paths name the slots.
         runs: how often a compiled graph was entered.
         tally: multiply-adds executed so far, by format.
         numbers: of the calls of each module.
@@ -60,10 +59,10 @@ class GraphCompiler:
     backend: Backend
     on_capture: Callable[[CapturedGraph], None]
     amax: AmaxHistory
+    net: Callable[[], nn.Module]
     region: str = ""
-    fixed: PrecisionPlan | None = None
+    only_plan: PrecisionPlan | None = None
     fused_attention: bool = False
-    root: ReferenceType[nn.Module] | None = None
     runs: int = 0
     tally: Counter[str] = field(default_factory=Counter)
     numbers: CallNumbers = field(default_factory=CallNumbers)
@@ -79,9 +78,9 @@ class GraphCompiler:
             self.amax,
             region=self.region,
             accumulates=bool(self.lowering.passes),
-            fixed=self.fixed is not None,
+            live=self.only_plan is None,
         )
-        opens = self.fixed is None or any(map(self.fixed.rounds, _floating(example_inputs)))
+        opens = self.only_plan is None or any(map(self.only_plan.rounds, _floating(example_inputs)))
         constants = _constants(dynamo_graph, example_inputs)
         mkldnn = torch._C._get_mkldnn_enabled()
         build = _Build(self, captured, constants, len(example_inputs), layers, mkldnn)
@@ -101,30 +100,22 @@ class GraphCompiler:
 
         def run(*args: Any) -> Any:
             self.runs += 1
-            outputs = compiled(*args, captured.next_rows(training=self.net.training))
+            outputs = compiled(*args, captured.next_rows(training=self.net().training))
             if captured.training:
                 guard_double_backward(outputs)
             return outputs
 
         return run
 
-    @property
-    def net(self) -> nn.Module:
-        """The net that is being captured."""
-        net = self.root() if self.root is not None else None
-        if net is None:
-            raise CaptureError("a graph was captured outside a call of its net")
-        return net
-
     def _names(self, values: Sequence[Any]) -> frozenset[str]:
         """All names of the parameters among these; sharded ones are other objects between the calls of their module."""
         taken = {id(value) for value in values if isinstance(value, nn.Parameter)}
-        every = self.net.named_parameters(remove_duplicate=False)
+        every = self.net().named_parameters(remove_duplicate=False)
         return frozenset(name for name, value in every if id(value) in taken)
 
     def _layers(self) -> dict[str, str]:
         """Module paths of the local variables by which the captured code knows its modules."""
-        paths = {id(module): path for path, module in self.net.named_modules()}
+        paths = {id(module): path for path, module in self.net().named_modules()}
         scope = InstructionTranslator.current_tx().output.local_scope
         return {name: paths[id(value)] for name, value in scope.items() if id(value) in paths}
 
@@ -176,10 +167,10 @@ class _Build:
             constants=frozenset(names[index] for index in self.constants if index in names),
             plan=names.get(self.plan_index),
             layers=self.layers,
-            aliases=aliases_of(self.compiler.net),
+            aliases=aliases_of(self.compiler.net()),
             frame=(self.compiler.region, frame),
             numbers=self.compiler.numbers,
-            fixed=self.compiler.fixed,
+            only_plan=self.compiler.only_plan,
         )
         self.context = context
         self.compiler.pipeline.run(graph, context)

@@ -43,7 +43,7 @@ class CapturedGraph:
         double: whether it has products of float64 values.
         visible_outputs: outputs that the caller sees.
         accumulates: whether its products can round their sums.
-        fixed: whether it has one plan alone, and no slots but those that it rounds in.
+        live: whether it has slots for any plan, or only those that its one plan rounds in.
     """
 
     start: str
@@ -55,7 +55,7 @@ class CapturedGraph:
     double: bool = False
     visible_outputs: int = 0
     accumulates: bool = False
-    fixed: bool = False
+    live: bool = True
     slots: tuple[Slot, ...] = ()
     dtypes: tuple[torch.dtype, ...] = ()  # of what is rounded in the slots
     products: tuple[Product, ...] = ()
@@ -96,6 +96,10 @@ class CapturedGraph:
                 self._plans.pop(dropped.number, None)
         self._prepared.move_to_end(plan)
         self._current = self._prepared[plan]
+
+    def retire(self) -> None:
+        """Give back what switching plans needs; a backward of an earlier forward still finds its plan."""
+        self._prepared.clear()
 
     def _rows_of(self, plan: PrecisionPlan, number: int) -> "_Rows":
         rows = [row for product in self.products for row in _rows_of_product(product, plan)]
@@ -154,7 +158,7 @@ class CapturedGraph:
         def count(args: list[Any]) -> None:
             if position is not None:
                 self.tally.update(work(self.plan_of(args[position]), sizes.read(args)))
-            elif self.fixed:
+            elif not self.live:
                 self.tally.update(work(self._plans.get(self._current.number), sizes.read(args)))
 
         return count

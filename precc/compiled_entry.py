@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
-from weakref import ref
 
 import torch
 from torch import nn
@@ -47,13 +46,10 @@ class CompiledEntry:
         options: dict[str, Any] = {"fullgraph": fullgraph, "dynamic": dynamic, **isolation}
         return cls(compiler, torch.compile(entry, backend=compiler, **options), recurrent)
 
-    def call(
-        self, net: nn.Module, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> tuple[Any, list[str]]:
+    def call(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, list[str]]:
         """The result, and why and where each capture was interrupted that the call began.
 
         Args:
-            net: whose module paths name the slots.
             module: the net or its region.
             args: of the call.
             kwargs: of the call.
@@ -62,7 +58,7 @@ class CompiledEntry:
             CaptureError, RecompileLimitError, DeviceError, BackendError: as `Session.call` says.
         """
         title = base_name(module) + (f" (region {self.compiler.region!r})" if self.compiler.region else "")
-        runs, self.compiler.root = self.compiler.runs, ref(net)
+        runs = self.compiler.runs
         watch = GraphBreakWatch()
         with strict_dynamo(title, module, args, kwargs, recurrent=self.recurrent):
             result = self.compiled(module, args, kwargs)

@@ -13,8 +13,8 @@ from precc.plan import PrecisionPlan
 from precc.precision_state import load_state, state_of
 from precc.regions import with_regions
 from precc.report.precision_report import PrecisionReport
-from precc.session import Session, training_first
-from precc.shallow_clone import base_name, clone_as, plain, reduced
+from precc.session import Session
+from precc.shallow_clone import base_name, clone_as, plain, reduced, restore
 
 __all__ = ["PUBLIC_NAMES", "PrecisionModule", "original", "read_plan", "session_of", "wrap"]
 
@@ -38,7 +38,7 @@ class PrecisionModule(nn.Module):
     def plan(self) -> PrecisionPlan:
         """The plan of the next forward, each slot known so far by name."""
         session = session_of(self)
-        return session.plan.resolve(session.multiply_adds)
+        return session.plan.resolve(session.graphs.multiply_adds)
 
     def set_plan(self, plan: PrecisionPlan | str | Path, *, recompile: bool = False) -> None:
         """Compute under another plan, or a plan file, from the next forward on. A live net compiles nothing again.
@@ -65,8 +65,7 @@ class PrecisionModule(nn.Module):
     @property
     def compilations(self) -> int:
         """Graphs captured for calls of this net; a forward and its backward count once."""
-        session = session_of(self)
-        return len(session.former) + len(session.graphs)
+        return session_of(self).graphs.count
 
     def report(self) -> PrecisionReport:
         """The per-layer precision report: formats, multiply-adds, what was compiled and what was not rounded."""
@@ -76,9 +75,9 @@ class PrecisionModule(nn.Module):
             backend=session.options.backend.name,
             lacking=session.options.lacking,
             plan=session.plan,
-            graphs=training_first(session.known),
+            graphs=session.graphs.training_first,
             graph_breaks=session.graph_breaks,
-            outside=session.outside(self) if session.known else [],
+            outside=session.graphs.outside(self) if session.graphs.known else [],
             executed=session.tally,
             events=session.events,
         )
@@ -113,7 +112,7 @@ class PrecisionModule(nn.Module):
         return reduced(PrecisionModule, self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]  # the model's own class may have more to do
+        restore(self, state)
         session_of(self).root = ref(self)
 
 
@@ -124,7 +123,7 @@ def _run(net: PrecisionModule, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 
 #: Under a compiler of the user's the net runs as it is, by its own graphs, and is not traced a second time.
-_run_untraced = torch.compiler.disable(_run, recursive=False)
+_run_untraced = torch.compiler.disable(_run)
 
 
 def session_of(net: PrecisionModule) -> Session:

@@ -21,7 +21,7 @@ __all__ = ["load_state", "state_of"]
 def state_of(session: Session) -> dict[str, Any]:
     """The plan (None: no plan was set), the rules, multiply-adds by format, events, and amax histories of a net."""
     return {
-        "plan": None if session.chosen is None else session.chosen.resolve(session.multiply_adds).to_json(),
+        "plan": None if session.chosen is None else session.chosen.resolve(session.graphs.multiply_adds).to_json(),
         "rules": rules_to_json(session.rules),
         "multiply_adds": dict(session.tally),
         "events": dict(session.events),
@@ -37,7 +37,7 @@ def load_state(session: Session, net: nn.Module, state: Any) -> None:
     """
     read = _State.of(state)
     brought = () if read.plan is None else read.plan.multiply_adds
-    session.check_names(list(read.amax), brought, net, namer="the precision_state")
+    session.graphs.check_names(list(read.amax), brought, net, namer="the precision_state")
     session.use(read.plan, net, rules=(*session.rules, *(rule for rule in read.rules if rule not in session.rules)))
     for counter, counts in ((session.tally, read.multiply_adds), (session.events, read.events)):
         counter.clear()

@@ -26,7 +26,7 @@ class GraphContext:
         aliases: the first path of each module that has several, by its other paths.
         frame: which code of the model the graph was captured from.
         numbers: call numbers, shared by all graphs of a net.
-        fixed: the plan, where the graph is built for one plan alone.
+        only_plan: the plan, where the graph is built for one plan alone.
     """
 
     constants: frozenset[str]
@@ -35,7 +35,7 @@ class GraphContext:
     aliases: Mapping[str, str]
     frame: Hashable
     numbers: CallNumbers
-    fixed: PrecisionPlan | None = None
+    only_plan: PrecisionPlan | None = None
 
 
 class Pass(Protocol):

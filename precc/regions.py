@@ -10,7 +10,7 @@ from torch import nn
 
 from precc.errors import CaptureError
 from precc.session import Session
-from precc.shallow_clone import base_of, clone, clone_as, reduced
+from precc.shallow_clone import base_of, clone, clone_as, reduced, restore
 
 __all__ = ["PrecisionRegion", "find_regions", "matrices_outside", "with_regions"]
 
@@ -34,6 +34,9 @@ class PrecisionRegion(nn.Module):
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         return reduced(PrecisionRegion, self)
 
+    def __setstate__(self, state: Any) -> None:
+        restore(self, state)
+
 
 def _run(region: PrecisionRegion, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     session, path = region._precc_region
@@ -41,7 +44,7 @@ def _run(region: PrecisionRegion, args: tuple[Any, ...], kwargs: dict[str, Any])
 
 
 #: As with a whole net, a compiler of the user's does not trace it a second time.
-_run_untraced = torch.compiler.disable(_run, recursive=False)
+_run_untraced = torch.compiler.disable(_run)
 
 
 def find_regions(model: nn.Module, regions: str | Sequence[str] | None) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-__all__ = ["base_name", "base_of", "clone", "clone_as", "plain", "reduced"]
+__all__ = ["base_name", "base_of", "clone", "clone_as", "plain", "reduced", "restore"]
 
 _Kind = TypeVar("_Kind", bound=nn.Module)
 
@@ -39,11 +39,27 @@ def base_name(module: nn.Module) -> str:
 
 
 def reduced(kind: type[nn.Module], module: nn.Module) -> tuple[Any, ...]:
-    """How a clone of `clone_as` is copied and pickled; its class has no name to be found by."""
-    own: Any = base_of(module).__getstate__(module)  # a recurrent layer leaves weak references out
-    state = dict(own)
-    state.pop("_compiled_call_impl", None)
-    return _bare, (kind, base_of(module)), state
+    """How a clone of `clone_as` is copied and pickled; its class has no name to be found by.
+
+    What is ours travels beside the state, of which a class may leave out what it does not know.
+    """
+    ours = _ours(module)
+    state: Any = base_of(module).__getstate__(module)  # a recurrent layer leaves weak references out
+    if isinstance(state, dict):
+        state = {name: value for name, value in state.items() if name not in ours and name != "_compiled_call_impl"}
+    return _bare, (kind, base_of(module), ours), state
+
+
+def restore(module: nn.Module, state: Any) -> None:
+    """Take in the state of a copy, or of a pickle, as the module's own class does, and keep what is ours."""
+    ours = _ours(module)
+    base: Any = base_of(module)
+    base.__setstate__(module, state)
+    module.__dict__.update(ours)
+
+
+def _ours(module: nn.Module) -> dict[str, Any]:
+    return {name: value for name, value in module.__dict__.items() if name.startswith("_precc_")}
 
 
 def _with_state(new: _Kind, module: nn.Module) -> _Kind:
@@ -58,10 +74,12 @@ def _new(base: type[_Kind]) -> _Kind:
     return new
 
 
-def _bare(kind: type[_Kind], base: type[nn.Module]) -> _Kind:
+def _bare(kind: type[_Kind], base: type[nn.Module], ours: dict[str, Any] | None = None) -> _Kind:
     classes: Any = (kind, base)
     combined: type[_Kind] = _combined(*classes)
-    return _new(combined)
+    new = _new(combined)
+    new.__dict__.update(ours or {})
+    return new
 
 
 @cache

@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from inspect import signature
 from typing import Any
 
@@ -25,7 +25,6 @@ _CONFIG = {
 
 #: Graphs that a net with recurrent layers may have: one for each length of the input.
 _LENGTHS = 64
-
 
 #: Whether torch.compile keeps a cache apart for each entry, also for the code that follows a graph break.
 HAS_ISOLATION = "isolate_recompiles" in signature(torch.compile).parameters
@@ -85,10 +84,7 @@ def strict_dynamo(
     """
     limit = max(torch._dynamo.config.recompile_limit, _LENGTHS if recurrent else 0)
     try:
-        with ExitStack() as stack:
-            changes = {**_CONFIG, "recompile_limit": limit, "ignore_logging_functions": _messages()}
-            stack.enter_context(torch._dynamo.config.patch(changes))
-            stack.enter_context(_no_fast_path())
+        with _patched({**_CONFIG, "recompile_limit": limit}), _no_fast_path():
             yield
     except FailOnRecompileLimitHit as error:
         sizes = (
@@ -113,11 +109,25 @@ def strict_dynamo(
         raise
 
 
-def _messages() -> set[Any]:
-    """The logging methods that are left out of captured code: each would break a graph in two."""
-    kept = torch._dynamo.config.ignore_logging_functions
-    named = (getattr(logging.Logger, name) for name in dir(logging.Logger) if name.startswith(_MESSAGES))
-    return {*kept, *named} if HAS_ISOLATION else kept  # torch 2.11 fails to log a configuration with functions
+def _patched(changes: dict[str, Any]) -> AbstractContextManager[Any]:
+    """Dynamo's configuration with these changes, and with messages left out of captured code.
+
+    A patch takes as long as a small product: within a call of the net, its regions find it done.
+    """
+    config = torch._dynamo.config
+    kept: set[Any] = config.ignore_logging_functions
+    quiet = logging.Logger.debug in kept or not HAS_ISOLATION
+    if quiet and all(getattr(config, name) == value for name, value in changes.items()):
+        return nullcontext()
+    patch: AbstractContextManager[Any] = config.patch({**changes, "ignore_logging_functions": {*kept, *_messages()}})
+    return patch
+
+
+def _messages() -> list[Any]:
+    """The logging methods that only tell: each would break a graph in two."""
+    if not HAS_ISOLATION:
+        return []  # torch 2.11 fails to log a configuration with functions
+    return [getattr(logging.Logger, name) for name in dir(logging.Logger) if name.startswith(_MESSAGES)]
 
 
 def _explain_devices(name: str, net: nn.Module, args: Any, kwargs: Any, error: Exception) -> None:

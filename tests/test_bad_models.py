@@ -17,8 +17,8 @@ from tests.nets import Broken, LeNet5, equal, inputs_of, loss_and_gradients, uni
 X = torch.linspace(-1, 1, 8).reshape(2, 4)
 
 
-def compiled(model: nn.Module, policy: Any = "e4m3") -> precc.PrecisionModule:
-    return precc.compile(model, policy=policy, backend="reference")
+def compiled(model: nn.Module, policy: Any = "e4m3", **options: Any) -> precc.PrecisionModule:
+    return precc.compile(model, policy=policy, backend="reference", **options)
 
 
 def line_of(text: str, file: str = __file__) -> str:
@@ -53,12 +53,14 @@ class Outer(nn.Module):
         return result
 
 
-def test_a_graph_break_is_told_with_the_line_of_the_users_code() -> None:
-    net = compiled(Outer())
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_graph_break_is_told_with_the_line_of_the_users_code(*, whole: bool) -> None:
+    net = compiled(Outer(), regions=None if whole else ["stem", "sign"])
     where = line_of("if hidden.sum() > 0:")
     with pytest.warns(PrecisionWarning, match="is captured in pieces") as told:
         net(X)
-    assert {warning.filename for warning in told} == {__file__}  # and the warning is of the line that called the net
+    calls = line_of("net(X)" if whole else "result: Tensor = self.sign(self.stem(x))")
+    assert {f"{warning.filename}:{warning.lineno}" for warning in told} == {calls}
     assert any(f"(Data-dependent branching at {where})" in str(warning.message) for warning in told)
     assert f"graph break: Data-dependent branching at {where}; what lies" in str(net.report()).replace("\n", " ")
 

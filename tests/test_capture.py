@@ -249,6 +249,9 @@ def test_a_net_inside_torch_compile_still_rounds() -> None:
     expected = net(LINEAR_INPUT)
     step = torch.compile(lambda x: net(x) + 1, backend="eager")
     assert torch.equal(step(LINEAR_INPUT), expected + 1)
+    fresh = precc.compile(precc.module.original(net), policy="e2m1", backend="reference")
+    assert torch.equal(torch.compile(fresh, backend="eager")(LINEAR_INPUT), expected)
+    assert fresh.compilations == 1
 
 
 class VectorProducts(nn.Module):

@@ -11,6 +11,7 @@ from torch.fx import GraphModule
 
 import precc
 from precc.errors import PlanError
+from precc.module import session_of
 from precc.pipeline import Pipeline
 from precc.protocols import GraphContext
 from precc.round_op import ROUND
@@ -118,6 +119,19 @@ def test_another_plan_is_refused_or_built() -> None:
     assert net.compilations == 2
     for kept in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
         assert equal(loss_and_gradients(kept, x), loss_and_gradients(net, x))
+
+
+def test_graphs_that_were_built_again_leave_no_more_than_their_records() -> None:
+    net = precc.compile(Attention(), policy="e4m3", backend="reference", live=False)
+    x = inputs_of(Attention())
+    names = {"bfloat16", "float16", "float8_e5m2", "float8_e3m4"}
+    for name in names:
+        net.set_plan(precc.Uniform(name).assign(), recompile=True)
+        loss_and_gradients(net, x)
+    graphs = session_of(net).graphs
+    assert (net.compilations, len(graphs.current), len(graphs.former)) == (4, 1, 1)
+    assert not graphs.former[0]._prepared
+    assert set(net.precision_state()["multiply_adds"]) == names
 
 
 def test_a_controller_refuses_the_net() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import precc
 from precc.backends import BACKENDS
@@ -184,6 +184,30 @@ def test_a_copy_still_rounds(copier: Any) -> None:
         next(twin.parameters()).zero_()
     twin.set_plan(uniform("float32"))
     assert equal(loss_and_gradients(net, x), expected)
+
+
+class Sparing(nn.Module):
+    """Keeps in copies and pickles what it knows of itself, and nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(6, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x)  # type: ignore[no-any-return]
+
+    def __getstate__(self) -> Any:
+        return self.fc.weight, self.fc.bias
+
+    def __setstate__(self, state: Any) -> None:
+        Sparing.__init__(self)
+        self.fc.weight, self.fc.bias = state
+
+
+@pytest.mark.parametrize("copier", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
+def test_a_copy_rounds_though_its_class_leaves_out_what_it_does_not_know(copier: Any) -> None:
+    net, x = precc.compile(Sparing(), policy="e4m3", backend="reference"), torch.randn(3, 6)
+    assert equal(loss_and_gradients(copier(net), x), loss_and_gradients(net, x))
 
 
 def test_a_copy_made_before_the_first_call_rounds() -> None:

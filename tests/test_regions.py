@@ -335,7 +335,9 @@ def test_the_trust_region_controls_all_regions() -> None:
 def test_a_user_s_compiler_and_hooks_around_regions() -> None:
     net, x = compiled(Chain(), policy="e4m3"), chain_input()
     expected = net(x)
-    assert equal([torch.compile(net, backend="eager")(x)], [expected])
+    for other in (net, copy.deepcopy(net)):
+        assert equal([torch.compile(other, backend="eager")(x)], [expected])
+        assert other.compilations == 2
     net.blocks[0].register_forward_hook(lambda module, args, output: output * 0)  # type: ignore[index, operator]
     assert not net(x).any()
 

@@ -191,7 +191,7 @@ def test_a_switch_to_a_plan_that_fits_checks_nothing_again(monkeypatch: pytest.M
         raise AssertionError("a check reads thousands of slots")
 
     for name in ("check_slots", "check_decisions", "check_paths"):
-        monkeypatch.setattr(f"precc.session.{name}", unexpected)
+        monkeypatch.setattr(f"precc.net_graphs.{name}", unexpected)
     for plan in (*plans, *plans):
         net.set_plan(plan)
         assert session_of(net).plan is plan.under(tuple(RULES))

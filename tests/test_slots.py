@@ -18,7 +18,7 @@ from tests.nets import MODELS, Attention, Broken, Convolutional, Stack, equal, i
 
 
 def training_slots(net: precc.PrecisionModule) -> set[str]:
-    return {slot.name for graph in net._precc_session.graphs for slot in graph.slots if graph.training}
+    return {slot.name for graph in net._precc_session.graphs.current for slot in graph.slots if graph.training}
 
 
 def fprop(names: set[str]) -> set[str]:
@@ -80,9 +80,10 @@ def test_names_are_the_same_everywhere(model_class: type[nn.Module]) -> None:
             loss_of(net, inputs_of(model, batch=7)).backward()  # dynamic batch
             with torch.no_grad():
                 net(x)
-        assert any(not graph.training for graph in net._precc_session.graphs)
-        assert any(isinstance(p.multiply_adds, torch.SymInt) for g in net._precc_session.graphs for p in g.products)
-        for graph in net._precc_session.graphs:
+        graphs = net._precc_session.graphs.current
+        assert any(not graph.training for graph in graphs)
+        assert any(isinstance(p.multiply_adds, torch.SymInt) for graph in graphs for p in graph.products)
+        for graph in graphs:
             ours = {slot.name for slot in graph.slots}
             assert ours == (names[backend] if graph.training else fprop(names[backend]))
     assert all(other == names["reference"] for other in names.values())
@@ -304,7 +305,7 @@ def test_recurrent_layers_have_slots_in_every_mode(kind: type[nn.RNNBase], first
         assert torch.allclose(net(x)[0], low, atol=1e-5)
     assert set(net.plan.slots) == names
     assert not torch.allclose(low, plain, atol=1e-3)
-    assert not net._precc_session.outside(net)
+    assert not net._precc_session.graphs.outside(net)
     assert torch._C._get_mkldnn_enabled()
 
 

@@ -14,14 +14,14 @@ import stat
 import subprocess
 import sys
 import tempfile
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
 import torch
 
-from precc.errors import BackendError, PrecisionWarning
+from precc.errors import BackendError
+from precc.warn_caller import warn_caller
 
 __all__ = ["SOURCES", "cache_folder", "load_library"]
 
@@ -140,10 +140,8 @@ def _build(compiler: tuple[str, ...], folder: Path, name: str) -> Path:
         raise BackendError(f"the kernels cannot be made in {str(folder)!r}: {error}; set PRECC_CACHE") from error
     if variant != _VARIANTS[0]:
         used = " ".join(variant) or "none"
-        warnings.warn(
-            f"{compiler[0]} took {used} of {' '.join(_VARIANTS[0])}: precc's kernels are right but slow; {_WAY_OUT}",
-            PrecisionWarning,
-            stacklevel=2,
+        warn_caller(
+            f"{compiler[0]} took {used} of {' '.join(_VARIANTS[0])}: precc's kernels are right but slow; {_WAY_OUT}"
         )
     return path
 

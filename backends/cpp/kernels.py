@@ -1,7 +1,6 @@
 """Rounding by the compiled kernels: what they are given, and which tensors they take."""
 
 import ctypes
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -13,11 +12,12 @@ from torch import Tensor
 from precc.backends.cpp.build import load_library
 from precc.backends.cpp.memory import is_plain, overlaps, written
 from precc.backends.cpp.structures import GridStructure, grid_structure, random_mask
-from precc.errors import BackendError, PrecisionWarning
+from precc.errors import BackendError
 from precc.formats import Granularity
 from precc.rounding import MAX_RANDOM_BITS, Row, quantize
 from precc.rounding.scales import block_shape, scale_grid
 from precc.rounding.tensor_ops import Carrier, carrier_of
+from precc.warn_caller import warn_caller
 
 __all__ = ["compiled_or_tensor_ops", "random_numbers", "round_compiled", "warn_without_kernels"]
 
@@ -73,20 +73,18 @@ def round_compiled(x: Tensor, row: Row, key: int = 0, out: Tensor | None = None)
 
 def compiled_or_tensor_ops(x: Tensor, row: Row, key: int = 0, out: Tensor | None = None) -> Tensor:
     """`round_compiled`, or where there are no kernels the same by tensor operations, with one warning."""
-    if not warn_without_kernels(stacklevel=4):
+    if not warn_without_kernels():
         return round_compiled(x, row, key, out)
     rounded = quantize(x, row, key)
     return rounded if out is None else out.copy_(rounded)
 
 
-def warn_without_kernels(stacklevel: int = 3) -> bool:
-    """Whether there are no kernels on this machine; a warning, at that level of the stack, if so."""
+def warn_without_kernels() -> bool:
+    """Whether there are no kernels on this machine; a warning if so."""
     problem = why_no_kernels()
     if problem is not None:
-        warnings.warn(
-            f"precc computes by tensor operations, with the same results but ten to a hundred times slower: {problem}",
-            PrecisionWarning,
-            stacklevel=stacklevel,
+        warn_caller(
+            f"precc computes by tensor operations, with the same results but ten to a hundred times slower: {problem}"
         )
     return problem is not None
 

@@ -75,8 +75,8 @@ def annotated_model(net: PrecisionModule, args: tuple[Any, ...]) -> Any:
     products = _products(net, translated)
     slots = {operand.slot.name: product for product in products.values() for operand in product.operands}
     session = session_of(net)
-    known = session.multiply_adds
-    if any(graph.training for graph in session.graphs) and (strange := sorted(set(slots) - set(known))):
+    known = session.graphs.multiply_adds
+    if any(graph.training for graph in session.graphs.known) and (strange := sorted(set(slots) - set(known))):
         raise PlanError(
             f"torch.export sees {len(strange)} slot(s) that the trained graph has not, such as {strange[0]!r}: "
             "does the forward depend on training mode, or break the graph inside a module?"
@@ -129,7 +129,7 @@ def _products(net: PrecisionModule, program: ExportedProgram) -> dict[str, Produ
         numbers=CallNumbers(),
     )
     session_of(net).options.naming.run(graph, context)
-    captured = session_of(net).layers(net)
+    captured = session_of(net).graphs.modules(net)
     found = [(node.name, product) for node, product in products_of(graph.graph)]
     return {name: product for name, product in found if product.operands[0].slot.layer in captured}
 

@@ -136,7 +136,7 @@ def accumulated(
 
     A machine without kernels gives a `PrecisionWarning`; tensors of other devices, fake and traced ones have none.
     """
-    if not (is_plain(a) and is_plain(b)) or warn_without_kernels(stacklevel=4):
+    if not (is_plain(a) and is_plain(b)) or warn_without_kernels():
         result = accumulate_tensor_ops(a, b, accumulator, key, slot=slot, first=first)
         return result if out is None else out.copy_(result)
     return accumulate(a, b, accumulator, key, out, slot=slot, first=first)

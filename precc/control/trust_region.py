@@ -242,13 +242,13 @@ class TrustRegion(Optimizer):
     def _finite_in_full_precision(self, closure: Closure, before: Snapshot) -> bool:
         """Whether loss and gradient at x are finite in full precision: what is not, is then the level's fault."""
         before.restore(self.net)
-        self._session.use_reference()
+        self._session.use_full_precision()
         loss, gradients = self._gradients(closure)
         self.net.set_plan(self.plan)
         return all(bool(value.isfinite().all()) for value in (loss, *gradients.values()))
 
     def _full_precision_loss(self, closure: Closure, before: Snapshot) -> float:
-        self._session.use_reference()
+        self._session.use_full_precision()
         loss = self._loss(closure, before)
         self.net.set_plan(self.plan)
         return loss
