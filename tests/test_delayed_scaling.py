@@ -271,7 +271,7 @@ def test_evaluations_use_the_history_and_leave_it(backend: str) -> None:
 def test_a_plan_without_delayed_slots_pays_nothing() -> None:
     net = linear(Uniform("e4m3", scaling="tensor"))
     net(torch.ones(2, 6))
-    (graph,) = session_of(net).graphs
+    (graph,) = session_of(net).graphs.current
     assert graph.next_rows(training=True) is graph.next_rows(training=True)
     assert amax_of(net) == {}
 

@@ -3,7 +3,9 @@
 import subprocess
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
@@ -45,20 +47,29 @@ def test_pointwise_operators_are_elementwise_or_exact() -> None:
     assert len(kinds) > 100
 
 
-def test_exact_operators_round_nothing() -> None:
-    """Of values with three significand bits, an exact elementwise operator gives such values or 0, 1, True."""
-    coarse = precc.round_to(torch.randn(64), "e5m2")
+def on_coarse_values() -> dict[str, Tensor]:
+    """Results of the pointwise operators of one tensor, on values with three significand bits."""
+    coarse, results = precc.round_to(torch.randn(256), "e5m2"), {}
     for name in tagged(torch.Tag.pointwise):
         packet = getattr(torch.ops.aten, name)
         unary = "default" in packet.overloads() and str(packet.default._schema).count("Tensor") == 2
-        if _KINDS.get(name) is OpClass.EXACT and unary and "Scalar" not in str(packet.default._schema):
-            try:
-                result = packet.default(coarse)
-            except (TypeError, RuntimeError, NotImplementedError):
-                continue  # takes integers, or more arguments
-            if isinstance(result, Tensor) and result.dtype is torch.float32:
-                whole = result == result.round()  # floor, ceil, sign
-                assert torch.equal(torch.where(whole, result, precc.round_to(result, "e5m2")), result), name
+        if unary and "Scalar" not in str(packet.default._schema):
+            with suppress(TypeError, RuntimeError, NotImplementedError):  # takes integers, or more arguments
+                results[name] = packet.default(coarse)
+    return {name: value for name, value in results.items() if getattr(value, "dtype", None) is torch.float32}
+
+
+def test_exact_operators_round_nothing_and_elementwise_ones_do() -> None:
+    """An exact one gives values with three significand bits again, or whole numbers; an elementwise one others too."""
+    seen = Counter[OpClass]()
+    for name, result in on_coarse_values().items():
+        whole = (result == result.round()) | ~result.isfinite()  # floor, ceil, sign
+        exact = bool((whole | (result == precc.round_to(result, "e5m2"))).all())
+        if name in _KINDS and name != "round":  # to decimals, it multiplies
+            assert exact == (_KINDS[name] is OpClass.EXACT), name
+            seen[_KINDS[name]] += 1
+    assert seen[OpClass.EXACT] > 10
+    assert seen[OpClass.ELEMENTWISE] > 30
 
 
 def test_what_is_kept_has_a_reason() -> None:
