@@ -30,7 +30,7 @@ from precc.pipeline import Pipeline
 from precc.plan import PrecisionPlan
 from precc.protocols import Backend, BoxedCallable, GraphContext
 from precc.rounding import ROW_WIDTH
-from precc.slots import CallNumbers, aliases_of
+from precc.slots import CallNumbers, aliases_of, bound_aliases_of
 from precc.strict_dynamo import opened_products
 
 __all__ = ["GraphCompiler"]
@@ -176,7 +176,7 @@ class _Build:
             constants=frozenset(names[index] for index in self.constants if index in names),
             plan=names.get(self.plan_index),
             layers=self.layers,
-            aliases=aliases_of(self.compiler.net),
+            aliases={**bound_aliases_of(self.compiler.net), **aliases_of(self.compiler.net)},
             frame=(self.compiler.region, frame),
             numbers=self.compiler.numbers,
             fixed=self.compiler.fixed,

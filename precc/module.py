@@ -76,6 +76,7 @@ class PrecisionModule(nn.Module):
             backend=session.options.backend.name,
             lacking=session.options.lacking,
             plan=session.plan,
+            live=session.options.live,
             graphs=training_first(session.known),
             graph_breaks=session.graph_breaks,
             outside=session.outside(self) if session.known else [],
@@ -124,7 +125,7 @@ def _run(net: PrecisionModule, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 
 #: Under a compiler of the user's the net runs as it is, by its own graphs, and is not traced a second time.
-_run_untraced = torch.compiler.disable(_run, recursive=False)
+_run_untraced = torch.compiler.disable(_run)
 
 
 def session_of(net: PrecisionModule) -> Session:
