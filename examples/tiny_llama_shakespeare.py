@@ -3,8 +3,6 @@
 The net is compiled once. Each run is another plan, from the same start and on the same batches as the other runs of
 its seed. Prints the loss on the validation text at the end of the runs, computed in each run's own precision, and
 writes all curves to OUT/tiny_llama_shakespeare.json. Needs `pip install transformers`. About 3 minutes on 2 cores.
-
-usage: python examples/tiny_llama_shakespeare.py [--quick] [--data FILE] [--seeds N] [--steps N] [--out FOLDER]
 """
 
 import argparse
@@ -18,10 +16,14 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from transformers import LlamaConfig, LlamaForCausalLM
 
 import precc
 from precc.models.shakespeare import Shakespeare, draw_windows, load_shakespeare
+
+try:
+    from transformers import LlamaConfig, LlamaForCausalLM
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error}: pip install 'transformers>=5'") from None
 
 LENGTH, BATCH, LEARNING_RATE = 64, 16, 3e-3
 VALIDATION_BATCHES = 16

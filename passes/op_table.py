@@ -6,8 +6,8 @@ __all__ = ["op_table"]
 
 _MEANINGS = {
     OpClass.PRODUCT: "operands and sums have slots",
-    OpClass.ELEMENTWISE: "rounded element by element, by the arithmetic of its tensors",
-    OpClass.REDUCTION: "sums, means and norms, in the arithmetic of its tensors",
+    OpClass.ELEMENTWISE: "computed element by element, in the arithmetic of its tensors: no slots",
+    OpClass.REDUCTION: "sums, means and norms, in the arithmetic of its tensors: no slots",
     OpClass.EXACT: "views, copies, selections, comparisons, constants: nothing is rounded",
 }
 

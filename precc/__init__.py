@@ -1,4 +1,17 @@
-"""precc decides in which number format every operation of a training step is computed, and runs it that way."""
+"""precc decides in which number format every operation of a training step is computed, and runs it that way.
+
+>>> import precc, torch
+>>> model = torch.nn.Linear(4, 2)
+>>> net = precc.compile(model, policy="e4m3", rules=[precc.Rule("", keep="fp32", role="wgrad")], backend="reference")
+>>> net(torch.randn(3, 4)).sum().backward()  # any torch optimizer trains net.parameters(), which are the model's
+>>> net.set_plan(precc.PrecisionPlan("bf16"))  # from the next forward on
+>>> print(net.report().rows[0].formats)
+('bfloat16', '-', 'float32')
+
+Begin with `precc.compile`; its net is a `PrecisionModule`. `PrecisionPlan`, `Rule` and `Uniform` choose formats,
+`TrustRegion` chooses them while it trains, `round_to` and `matmul` compute by hand. Errors are `PreccError`, in
+`precc.errors`.
+"""
 
 from precc import _checkout
 

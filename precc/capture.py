@@ -29,7 +29,7 @@ from precc.pipeline import Pipeline
 from precc.plan import PrecisionPlan
 from precc.protocols import Backend, BoxedCallable, GraphContext
 from precc.rounding import ROW_WIDTH
-from precc.slots import CallNumbers, aliases_of
+from precc.slots import CallNumbers, aliases_of, bound_aliases_of
 from precc.strict_dynamo import opened_products
 
 __all__ = ["GraphCompiler"]
@@ -163,11 +163,12 @@ class _Build:
         names = _input_names(graph.graph)
         compile_id = CompileContext.current_compile_id()
         frame = compile_id.frame_id if compile_id is not None else None
+        net = self.compiler.net()
         context = GraphContext(
             constants=frozenset(names[index] for index in self.constants if index in names),
             plan=names.get(self.plan_index),
             layers=self.layers,
-            aliases=aliases_of(self.compiler.net()),
+            aliases={**bound_aliases_of(net), **aliases_of(net)},
             frame=(self.compiler.region, frame),
             numbers=self.compiler.numbers,
             only_plan=self.compiler.only_plan,

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from precc import __version__
 from precc.errors import PreccError
 from precc.passes.op_table import op_table
 from precc.report.format_table import format_table
@@ -41,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="precc", description="Number formats for every operation of a PyTorch training step."
     )
+    parser.add_argument("--version", action="version", version=f"precc {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     demo = commands.add_parser(
         "demo",

@@ -15,6 +15,8 @@ def write_whole(path: Path, content: bytes) -> None:
     """
     if path.is_dir():
         raise IsADirectoryError(f"{str(path)!r} is a folder, not a file to write")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {str(path)!r}: there is no folder {str(path.parent)!r}")
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with draft.open("xb") as file:

@@ -75,6 +75,7 @@ class PrecisionModule(nn.Module):
             backend=session.options.backend.name,
             lacking=session.options.lacking,
             plan=session.plan,
+            live=session.options.live,
             graphs=session.graphs.training_first,
             graph_breaks=session.graph_breaks,
             outside=session.graphs.outside(self) if session.graphs.known else [],

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import torch
+
 from precc.accumulation.accumulator import Accumulator
 from precc.accumulation.named import parse_accumulator
 from precc.errors import FormatError, PlanError, UnsupportedError
@@ -109,7 +111,8 @@ def parse_policy(policy: Policy | Format | str) -> Policy:
     if isinstance(policy, PrecisionPlan):
         raise PlanError("a plan is no policy: pass it as plan=, or to net.set_plan")
     if isinstance(policy, type) or not isinstance(policy, Policy):
-        raise PlanError(f"{policy!r} is no policy: it has no assign(analysis) -> plan")
+        hint = f"; a format goes by its name: {str(policy)[6:]!r}" if isinstance(policy, torch.dtype) else ""
+        raise PlanError(f"{policy!r} is no policy: it has no assign(analysis) -> plan{hint}")
     return policy
 
 

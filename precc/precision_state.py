@@ -57,8 +57,12 @@ class _State:
     def of(cls, state: Any) -> "_State":
         entries = tuple(cls.__slots__)
         if not isinstance(state, Mapping) or {*state, "rules"} != set(entries):
-            has = list(state) if isinstance(state, Mapping) else type(state).__name__
-            raise PlanError(f"not a precision_state, whose entries are {', '.join(entries)}: {has}")
+            names = [repr(name) for name in state] if isinstance(state, Mapping) else []
+            has = ", ".join(names[:3] + ["..."] * (len(names) > 3)) or f"{state!r:.80}"
+            raise PlanError(
+                f"not a precision_state, whose entries are {', '.join(entries)}, but {has}; "
+                "net.precision_state() makes one"
+            )
         plan = state["plan"]
         if plan is not None and not isinstance(plan, str):
             raise PlanError(f"the precision_state has a plan that is no JSON text but {plan!r}")

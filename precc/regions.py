@@ -73,7 +73,8 @@ def _fitting(glob: str, every: Mapping[str, nn.Module]) -> list[nn.Module]:
     fitting = [module for path, module in every.items() if _fits(glob, path)]
     if not fitting:
         paths = [path for path in every if path]
-        near = get_close_matches(glob, paths, n=1) or get_close_matches(glob.replace("*", "0"), paths, n=1, cutoff=0.4)
+        near = _ending(glob, paths) or get_close_matches(glob, paths, n=1)
+        near = near or get_close_matches(glob.replace("*", "0"), paths, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}?" if near else "its modules are " + (", ".join(paths[:6]) or "none")
         raise CaptureError(
             f"regions {glob!r} fits no module of {type(every['']).__name__} ({hint}); a glob is matched segment by "
@@ -85,6 +86,16 @@ def _fitting(glob: str, every: Mapping[str, nn.Module]) -> list[nn.Module]:
 def _fits(glob: str, path: str) -> bool:
     segments, globs = path.split("."), glob.split(".")
     return glob == path or (path != "" and len(globs) == len(segments) and all(map(fnmatchcase, segments, globs)))
+
+
+def _ending(glob: str, paths: Sequence[str]) -> list[str]:
+    """The glob that means modules whose paths only end as this one says; none if there are none."""
+    globs = glob.split(".")
+    for segments in (path.split(".") for path in paths):
+        start, end = segments[: -len(globs)], segments[-len(globs) :]
+        if start and all(map(fnmatchcase, end, globs)):
+            return [".".join([*start, *globs])]
+    return []
 
 
 def _check_region(path: str, module: nn.Module, found: Mapping[str, nn.Module]) -> None:
@@ -140,4 +151,10 @@ def _found(module: nn.Module, made: dict[int, nn.Module]) -> nn.Module:
 def matrices_outside(model: nn.Module, regions: Iterable[str]) -> list[str]:
     """Names of the matrices among the parameters that are in no region."""
     inside = {id(value) for path in regions for value in model.get_submodule(path).parameters()}
-    return [name for name, value in model.named_parameters() if value.dim() >= 2 and id(value) not in inside]
+    every = [*model.named_parameters(remove_duplicate=False)]
+    every.sort(key=lambda named: isinstance(model.get_submodule(named[0].rpartition(".")[0]), nn.Embedding))
+    names: dict[int, str] = {}  # of a tied head that of its product, not that of the table
+    for name, value in every:
+        if value.dim() >= 2 and id(value) not in inside:
+            names.setdefault(id(value), name)
+    return list(names.values())

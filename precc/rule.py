@@ -34,6 +34,7 @@ class Rule:
         operand: pattern of operands, ``"weight"``, ``"input"``, ``"grad_output"``, ``"a"``, ``"b"``; default: all.
         keep: a format to compute in as plain PyTorch does: operands rounded to it to nearest even, neither scaled nor
             transformed, and, unless there is an operand, sums as the tensors' own arithmetic does them.
+            Where tensors have a narrower dtype, as under autocast, it changes nothing, and the report says so.
         format: the format of operands.
         rounding, scaling, transform: with a format, as in `Precision`.
         accumulator: how products sum, as `parse_accumulator` takes it; for whole products, so without an operand.

@@ -65,7 +65,8 @@ def _why_no_slot(position: int, rules: Sequence[Rule], names: Collection[str]) -
         return f"rules before it decide all that it fits, {before} the slot {fitting[0].name!r}"
     operands = [slot for slot in slots if slot.operand != ACCUMULATOR]
     covered = [slot for slot in operands if rule.covers(slot.layer)]
-    where = "under its path are" if covered else "there are none under its path, but"
+    none = "there are none under its path (is it outside of all regions, or never called?), but"
+    where = "under its path are" if covered else none
     return f"{where} {_some([slot.name for slot in covered or operands])}{_attention_hint(rule, operands)}"
 
 

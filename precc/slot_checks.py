@@ -1,6 +1,7 @@
 """Whether the names that a plan or a state brings are of slots of a net."""
 
 from collections.abc import Collection, Iterable, Sequence
+from difflib import get_close_matches
 
 from torch import nn
 
@@ -29,12 +30,21 @@ def check_slots(
     if unknown:
         known = {slot.name for graph in graphs for slot in graph.slots}
         some = ", ".join(repr(name) for name in unknown[:3])
-        has = ", ".join(sorted(known)[:6]) or "none"
         raise PlanError(
-            f"{namer} names {len(unknown)} slot(s) that the net does not have: {some}; its slots are {has}"
-            + (", ..." if len(known) > 6 else "")
+            f"{namer} names {len(unknown)} slot(s) that the net does not have: {some}; {_nearest(unknown[0], known)}"
             + _attention_hint(unknown, known)
         )
+
+
+def _nearest(wanted: str, known: Collection[str]) -> str:
+    """The slots that are meant, perhaps, or else some."""
+    near = get_close_matches(wanted, known, n=1, cutoff=0.8)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    own = sorted(name for name in known if name.startswith((f"{wanted}/", f"{wanted}.")))
+    has = own or sorted(known)
+    way = f"; for all of them: precc.Rule({wanted!r}, ...)" if own else ""
+    return f"its slots {'there ' * bool(own)}are " + (", ".join(has[:6]) or "none") + ", ..." * (len(has) > 6) + way
 
 
 def _attention_hint(wanted: Iterable[str], known: Iterable[str]) -> str:

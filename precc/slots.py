@@ -13,13 +13,16 @@ from torch import nn
 
 from precc.errors import PlanError, expected_one_of
 
-__all__ = ["ACCUMULATOR", "ATTENTION", "CallNumbers", "Role", "Slot", "aliases_of"]
+__all__ = ["ACCUMULATOR", "ATTENTION", "CallNumbers", "Role", "Slot", "aliases_of", "bound_aliases_of"]
 
 #: What stands in a slot's name for the operand where the slot is the product's running sum.
 ACCUMULATOR = "accumulator"
 
 #: The op family of fused attention; that of matrix products and convolutions is ``product``.
 ATTENTION = "attention"
+
+#: From a module to the one that its forward is bound to, where the forward is an attribute of its own.
+_BOUND = "forward.__self__"
 
 
 class Role(Enum):
@@ -92,6 +95,23 @@ def aliases_of(net: nn.Module) -> dict[str, str]:
     first = {id(module): path for path, module in net.named_modules()}
     every = net.named_modules(remove_duplicate=False)
     return {path: first[id(module)] for path, module in every if path != first[id(module)]}
+
+
+def bound_aliases_of(net: nn.Module) -> dict[str, str]:
+    """The first path of each module that captured code reaches through a forward bound to a module, by that path.
+
+    A tool that puts a method in the place of a module's forward leaves it so, as the mixed precision of accelerate.
+    """
+    first = {id(module): path for path, module in net.named_modules()}
+    found: dict[str, str] = {}
+    for path, module in net.named_modules():
+        owner = getattr(module.__dict__.get("forward"), "__self__", None)
+        if isinstance(owner, nn.Module):
+            known = {**first, id(owner): first.get(id(owner), path)}
+            start = f"{path}.{_BOUND}" if path else _BOUND
+            every = owner.named_modules(remove_duplicate=False)
+            found |= {f"{start}.{own}" if own else start: known[id(sub)] for own, sub in every if id(sub) in known}
+    return found
 
 
 @dataclass(slots=True)

@@ -58,6 +58,13 @@ def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
     assert caught.value.code == 2
 
 
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"precc {precc.__version__}\n"
+
+
 def test_python_m_precc_is_the_command() -> None:
     run = [sys.executable, "-m", "precc", "--help"]
     assert "demo" in subprocess.run(run, cwd=ROOT, check=True, capture_output=True, text=True).stdout

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -46,3 +47,9 @@ def test_what_makes_no_sense_is_an_error(tmp_path: Path) -> None:
     assert absent.returncode == 1
     assert "absent.txt' does not exist" in absent.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(SystemExit, match="pip install 'transformers>=5'"):
+        runpy.run_path(str(ROOT / "examples" / "tiny_llama_shakespeare.py"))

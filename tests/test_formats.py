@@ -99,8 +99,24 @@ def test_the_bare_ocp_name_is_the_ocp_format() -> None:
 def test_unknown_names_are_errors_that_say_what_is_valid(name: str) -> None:
     with pytest.raises(FormatError) as caught:
         parse_format(name)
-    valid = ("float8_e4m3fn", "exponent bits", "no finite number", "bits", "power is from", "size of at least 1")
+    valid = (
+        "expected one of 'fp64'",
+        "exponent bits",
+        "no finite number",
+        "bits",
+        "power is from",
+        "size of at least 1",
+    )
     assert any(part in str(caught.value) for part in valid)
+
+
+def test_a_name_that_is_nearly_right_is_told() -> None:
+    with pytest.raises(FormatError, match="did you mean 'e4m3fnuz', 'e4m3'"):
+        parse_format("e4m3fn")
+    with pytest.raises(FormatError, match="'fp8': expected one of"):
+        parse_format("fp8")
+    with pytest.raises(FormatError, match=r"dtype \(torch.bfloat16\): write 'bfloat16'"):
+        parse_format(torch.bfloat16)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("thing", [None, 8, torch.float16, ["e4m3"]])

@@ -349,7 +349,7 @@ def test_accumulators_of_a_plan_end_at_its_kernel_and_the_report_says_so() -> No
     model = Mixer()
     sums = precc.PrecisionPlan("fp32", default_accumulator="e5m10")
     net, found = trained(model, example(), backend="reference", plan=sums)
-    note = "sums as its kernel does, whatever the plan's accumulators: attention, attention#1"
+    note = "scores and sums as the kernel computes them, whatever the plan: attention, attention#1"
     assert note in str(net.report())
     assert not [name for name in net.plan.accumulators if name.startswith("attention")]
     assert not torch.equal(found[0], model(example()))

@@ -218,3 +218,14 @@ def test_what_uniform_cannot_do_yet_says_so(option: str) -> None:
         Uniform("e4m3", rounding="hysteresis")
     with pytest.raises(FormatError, match="'mxfp8_e4m3' has a scaling of its own"):
         Uniform("mxfp8", scaling="tensor")
+
+
+def test_slots_that_are_nearly_right_are_told(tmp_path: Path) -> None:
+    net = precc.compile(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), backend="reference")
+    net(torch.ones(1, 2)).sum().backward()
+    with pytest.raises(PlanError, match="did you mean '1/product/fprop.weight'"):
+        net.set_plan(PrecisionPlan("fp32", {"1/product/fprop.wieght": "e4m3"}))
+    with pytest.raises(PlanError, match=r"its slots there are 1/product.*; for all of them: precc.Rule\('1', ...\)"):
+        net.set_plan(PrecisionPlan("fp32", {"1": "e4m3"}))
+    with pytest.raises(FileNotFoundError, match=r"cannot write '.*absent/plan.json': there is no folder"):
+        net.plan.save(tmp_path / "absent" / "plan.json")

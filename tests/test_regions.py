@@ -170,6 +170,7 @@ def test_a_region_under_two_paths_is_one() -> None:
     [
         ("block.*", "'block.\\*' fits no module of Stack \\(did you mean 'blocks.[01]'"),
         (["blocks.*", "nothing"], "'nothing' fits no module"),
+        ("main", "did you mean 'heads.main'"),
         ("*.0.*.x", "does not cross dots"),
         (["blocks.*", "blocks.0.query"], "'blocks.0.query' is inside of the region 'blocks.0'"),
         ("blocks", "'blocks' is a ModuleList, which has no forward: its children are 'blocks.\\*'"),
@@ -202,6 +203,18 @@ def test_what_is_outside_is_named() -> None:
     assert "in no graph so far (unused, in a like module's graph, or unrounded outside): shared.weight" in str(
         net.report()
     )
+
+
+def test_a_tied_head_outside_is_named_by_its_product() -> None:
+    class Tied(Chain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(10, 16)
+            self.head = nn.Linear(16, 10, bias=False)
+            self.head.weight = self.table.weight
+
+    with pytest.warns(PrecisionWarning, match="in no region.*: head.weight$"):
+        compiled(Tied())
 
 
 def test_a_net_whose_regions_are_not_called() -> None:

@@ -41,3 +41,26 @@ def test_multiply_adds_of_lenet5() -> None:
     first = 28 * 28 * 6 * 25
     assert forward == 416_520
     assert sum(row.multiply_adds for row in net.report().rows) == 3 * forward - first
+
+
+def test_tensors_that_are_narrower_than_the_plan_are_named() -> None:
+    rules = [precc.Rule("0", keep="fp32")]
+    net = precc.compile(torch.nn.Sequential(*two_layers()), policy="e4m3", rules=rules, backend="reference")
+    note = "computed in bfloat16, the dtype of the tensors, where the plan has float32: 0/product"
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        net(torch.ones(2, 4)).sum().backward()
+    assert note in net.report().notes
+    plain = precc.compile(torch.nn.Sequential(*two_layers()), policy="e4m3", rules=rules, backend="reference")
+    plain(torch.ones(2, 4)).sum().backward()
+    assert "the dtype of the tensors" not in str(plain.report())
+
+
+def two_layers() -> list[torch.nn.Module]:
+    return [torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)]
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_a_net_for_one_plan_alone_says_so(live: bool) -> None:
+    net = precc.compile(torch.nn.Linear(4, 4), policy="e4m3", live=live, backend="reference")
+    net(torch.ones(2, 4))
+    assert ("for this plan alone (live=False)" in str(net.report())) is not live

@@ -6,6 +6,7 @@ interim report (2025) and, for its semantics, QPyTorch.
 
 import re
 from collections.abc import Callable
+from difflib import get_close_matches
 from functools import lru_cache
 
 from precc.errors import FormatError, expected_one_of
@@ -185,8 +186,11 @@ def _parse_name(name: str) -> Format:
         if parts is not None:
             fmt = make(key, *parts.groups())
             return next((named for named in FORMATS.values() if named == fmt), fmt)
-    known = expected_one_of([*FORMATS, *ALIASES])
-    raise FormatError(f"unknown format {name!r}: {known}; or one of the families {', '.join(FAMILIES)}")
+    near = get_close_matches(key, [*ALIASES, *FORMATS], n=3, cutoff=0.8)
+    hint = f"did you mean {', '.join(map(repr, near))}? " if near else ""
+    short = {fmt: alias for alias, fmt in ALIASES.items()}
+    known = expected_one_of(short.get(fmt, fmt) for fmt in FORMATS)
+    raise FormatError(f"unknown format {name!r}: {hint}{known}; or one of the families {', '.join(FAMILIES)}")
 
 
 def parse_format(fmt: Format | str) -> Format:
@@ -203,7 +207,8 @@ def parse_format(fmt: Format | str) -> Format:
     if isinstance(fmt, Format):
         return fmt
     if not isinstance(fmt, str):
-        raise FormatError(f"a format is a Format or its name, not {type(fmt).__name__} ({fmt!r})")
+        hint = f": write {str(fmt)[6:]!r}" if str(fmt).startswith("torch.") else ""
+        raise FormatError(f"a format is a Format or its name, not {type(fmt).__name__} ({fmt!r}){hint}")
     return _parse_name(fmt)
 
 

@@ -54,6 +54,7 @@ class PrecisionReport:
         backend: str,
         lacking: str,
         plan: PrecisionPlan,
+        live: bool,
         graphs: Sequence[CapturedGraph],
         graph_breaks: Sequence[str],
         outside: Sequence[str],
@@ -61,10 +62,11 @@ class PrecisionReport:
         events: Mapping[str, int],
     ) -> "PrecisionReport":
         rows = _rows(plan, graphs)
-        notes = [_compiled(backend, graphs, plan, [row.multiply_adds for row in rows])]
+        notes = [_compiled(backend, graphs, [row.multiply_adds for row in rows], live=live)]
         notes += _rules(plan, graphs)
         notes += [f"a faster backend cannot run here: {lacking}"] * bool(lacking)
-        notes += _kernel_sums(plan, graphs)
+        notes += _narrower(plan, graphs)
+        notes += _inside_kernels(graphs)
         notes += _uncounted(graphs)
         notes += _executed(executed)
         if events:
@@ -137,7 +139,7 @@ def _operand_formats(product: Product, plan: PrecisionPlan) -> str:
     return " x ".join(f"{operand} {precision}" for operand, precision in own.items()) + sums
 
 
-def _compiled(backend: str, graphs: Sequence[CapturedGraph], plan: PrecisionPlan, work: Sequence[int]) -> str:
+def _compiled(backend: str, graphs: Sequence[CapturedGraph], work: Sequence[int], *, live: bool) -> str:
     if not graphs:
         return "no graph captured yet: call the net once"
     training = sum(graph.training for graph in graphs)
@@ -147,7 +149,7 @@ def _compiled(backend: str, graphs: Sequence[CapturedGraph], plan: PrecisionPlan
     summing = f" and {len(accumulators)} accumulators" if any(graph.accumulates for graph in graphs) else ""
     return (
         f"compiled: {len(graphs)} graph(s) by {backend} ({kinds}), {len(slots)} slots{summing}, "
-        f"{sum(work):,} multiply-adds a step"
+        f"{sum(work):,} multiply-adds a step{'' if live else ', for this plan alone (live=False)'}"
     )
 
 
@@ -168,12 +170,27 @@ def _accumulators(graphs: Sequence[CapturedGraph]) -> set[str]:
     return {slot.name for graph in graphs for product in graph.products for slot in product.accumulators}
 
 
-def _kernel_sums(plan: PrecisionPlan, graphs: Sequence[CapturedGraph]) -> list[str]:
-    """What accumulators of a plan do not reach."""
+def _narrower(plan: PrecisionPlan, graphs: Sequence[CapturedGraph]) -> list[str]:
+    """Where a slot's tensors have fewer values than the plan's format, so that they and not the plan decide."""
+    found: dict[tuple[str, str], dict[str, None]] = {}
+    for graph in graphs:
+        for product in graph.products:
+            for operand in product.operands:
+                wanted, dtype = plan.precision(operand.slot.name), str(operand.dtype).removeprefix("torch.")
+                if wanted.format.name != dtype and not wanted.changes(operand.dtype):
+                    found.setdefault((wanted.format.name, dtype), {})[product.op] = None
+    return [
+        f"computed in {dtype}, the dtype of the tensors, where the plan has {wanted}: {', '.join(ops)}"
+        for (wanted, dtype), ops in found.items()
+    ]
+
+
+def _inside_kernels(graphs: Sequence[CapturedGraph]) -> list[str]:
+    """What plans do not reach."""
     fused = {product.op for graph in graphs for product in graph.products if not product.accumulators}
-    if not (plan.rounds_sums and fused):
+    if not fused:
         return []
-    return [f"sums as its kernel does, whatever the plan's accumulators: {', '.join(sorted(fused))}"]
+    return [f"scores and sums as the kernel computes them, whatever the plan: {', '.join(sorted(fused))}"]
 
 
 def _uncounted(graphs: Sequence[CapturedGraph]) -> list[str]:
