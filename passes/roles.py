@@ -160,7 +160,7 @@ def _annotate(node: Node, product: _Forward, role: Role, positions: tuple[int, i
 def _why_no_slots(node: Node, graph: GraphModule) -> str:
     """Why a product is left as it is; empty for a node that is no product, or that has slots."""
     if op_name(node) in OPAQUE_PRODUCTS:
-        return f"{op_name(node)} has no slots in this version"
+        return f"{op_name(node)} has no slots: what it computes is not rounded"
     if node.target in PRODUCTS and not has_slots(node):
         return f"{op_name(node)} of vectors, integers or complex numbers has no slots in this version"
     if isinstance(node.target, torch._ops.OpOverload) and node.target.namespace not in _OWN_NAMESPACES:

@@ -83,7 +83,8 @@ class Slot:
         family, _, call = numbered.partition("#")
         role, _, operand = leaf.partition(".")
         if not (family and operand and (not call or call.isdecimal())):
-            raise PlanError(f"slot name {name!r} is not '<module>/<op family>[#k]/<role>.<operand>'")
+            way = "" if "/" in name else f"; for all slots of a module: precc.Rule({name!r}, ...)"
+            raise PlanError(f"slot name {name!r} is not '<module>/<op family>[#k]/<role>.<operand>'{way}")
         if role not in {choice.value for choice in Role}:
             valid = expected_one_of(choice.value for choice in Role)
             raise PlanError(f"slot name {name!r} has the role {role!r}: {valid}")
