@@ -70,8 +70,8 @@ def compile(
         dynamic: as in torch.compile: whether sizes are symbols.
 
     Raises:
-        CaptureError: not a module, already compiled, or with an attribute by one of the net's names; or the regions
-            name no module, the model itself, one inside another, or a module that has no forward.
+        CaptureError: not a module, without a forward, already compiled, or with an attribute by one of the net's
+            names; or the regions name no module, the model itself, one inside another, or a module that has no forward.
         FormatError, PlanError: the policy or the plan is not one, or there are both, or a rule fits no module, or live
             is not True or False, or `attention` is neither.
         BackendError: unknown backend, or one that cannot run on this machine.
@@ -92,6 +92,8 @@ def compile(
     check_paths(own, model)
     check_paths(first.rules if first is not None else (), model)
     paths = find_regions(model, regions)
+    if not paths and type(model).forward is nn.Module.forward and "forward" not in model.__dict__:
+        raise CaptureError(f"a {type(model).__name__} has no forward to capture: compile its modules, or name regions")
     chosen, lacking = find_backend(backend)
     options = CompileOptions(
         pipeline=rounding_pipeline(),

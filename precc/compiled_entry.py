@@ -1,50 +1,64 @@
 """The compiled code of a net, or of one region of it: an entry point with a Dynamo cache of its own."""
 
 import itertools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import FunctionType
-from typing import Any
+from typing import Any, NoReturn
+from weakref import ReferenceType, finalize, ref
 
 import torch
 from torch import nn
+from torch._C._dynamo.eval_frame import reset_code
+from torch._C._functorch import peek_interpreter_stack
+from torch._dynamo.utils import counters
+from torch.fx import GraphModule
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from precc.capture import GraphCompiler
-from precc.errors import CaptureError
+from precc.errors import CaptureError, PreccError
 from precc.graph_breaks import GraphBreakWatch
 from precc.shallow_clone import base_name, base_of
-from precc.strict_dynamo import HAS_ISOLATION, strict_dynamo
+from precc.strict_dynamo import HAS_ISOLATION, forget_skips, strict_dynamo
 
 __all__ = ["CompiledEntry"]
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(eq=False, repr=False)
 class CompiledEntry:
     """Runs a module through its compiled graphs.
 
     Args:
         compiler: makes the graphs.
-        compiled: takes the module, its arguments and its keyword arguments.
+        options: of `torch.compile`.
         recurrent: whether each length of the input needs a graph of its own.
     """
 
     compiler: GraphCompiler
-    compiled: Callable[..., Any]
+    options: Mapping[str, Any]
     recurrent: bool
+    _compiled: Callable[..., Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._begin()
 
     @classmethod
     def of(cls, compiler: GraphCompiler, *, fullgraph: bool, dynamic: bool | None, recurrent: bool) -> "CompiledEntry":
-        """An entry point that shares no cache with any other.
+        """An entry point that shares no cache with any other."""
+        isolation: dict[str, Any] = {"isolate_recompiles": True} if HAS_ISOLATION else {}
+        return cls(compiler, {"fullgraph": fullgraph, "dynamic": dynamic, **isolation}, recurrent)
+
+    def _begin(self) -> None:
+        """Begin without graphs.
 
         Dynamo caches by code object: nets of one class would replace one another's graphs, and past the limit run in
         plain fp32. So each gets a code object of its own, and, where torch has it, a cache of its own beneath it.
         """
-        call = _forward if compiler.region else _call
+        call = _forward if self.compiler.region else _call
         code = call.__code__.replace(co_name=f"precc_call_{next(_entry_numbers)}")
-        isolation: dict[str, Any] = {"isolate_recompiles": True} if HAS_ISOLATION else {}
         entry = FunctionType(code, globals())
-        options: dict[str, Any] = {"fullgraph": fullgraph, "dynamic": dynamic, **isolation}
-        return cls(compiler, torch.compile(entry, backend=compiler, **options), recurrent)
+        self._compiled = torch.compile(entry, backend=_Backend(ref(self.compiler)), **self.options)
+        finalize(self._compiled, reset_code, code)  # Dynamo keeps the graphs of code that is gone
 
     def call(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, list[str]]:
         """The result, and why and where each capture was interrupted that the call began.
@@ -59,18 +73,65 @@ class CompiledEntry:
         """
         title = base_name(module) + (f" (region {self.compiler.region!r})" if self.compiler.region else "")
         runs = self.compiler.runs
-        watch = GraphBreakWatch()
-        with strict_dynamo(title, module, args, kwargs, recurrent=self.recurrent):
-            result = self.compiled(module, args, kwargs)
-        breaks = watch.found()
+        watch, tried = GraphBreakWatch(), _tried()
+        try:
+            with strict_dynamo(title, module, args, kwargs, recurrent=self.recurrent):
+                result = self._compiled(module, args, kwargs)
+            breaks = watch.found()
+        except PreccError:
+            raise
+        except BaseException:  # also Ctrl-C
+            if self.compiler.runs == runs or _tried() != tried:
+                self._begin_again()
+            raise
         if self.compiler.runs == runs:
-            why = f" (stopped by: {breaks[-1]})" if breaks else ""
-            raise CaptureError(
-                f"calling {title} ran no captured graph, so nothing was rounded{why}: its forward has no "
-                "tensor operation that torch.compile can capture, or breaks off in a loop, or compilation is switched "
-                "off (TORCHDYNAMO_DISABLE, torch.compiler.set_stance); fullgraph=True shows what stops the capture"
-            )
+            self._begin_again()
+            _refuse(title, breaks)
         return result, breaks
+
+    def _begin_again(self) -> None:
+        """After a call that was not captured, or that failed: Dynamo would leave its code out of all later calls."""
+        if HAS_ISOLATION:
+            self.compiler.numbers.forget(self.compiler.region)
+            self._begin()
+        else:
+            forget_skips()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Backend:
+    """A graph compiler as torch.compile takes it, which keeps its backends for the life of the process."""
+
+    compiler: ReferenceType[GraphCompiler]
+
+    def __call__(self, graph: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        compiler = self.compiler()
+        assert compiler is not None, "an entry keeps its compiler"
+        return compiler(graph, inputs)
+
+
+def _refuse(title: str, breaks: list[str]) -> NoReturn:
+    """Say why a call ran no graph."""
+    modes = [type(mode).__name__ for mode in _get_current_dispatch_mode_stack()]
+    if peek_interpreter_stack() is not None:
+        modes.append("a transform of torch.func (grad, vmap, jvp)")
+    if modes:
+        raise CaptureError(
+            f"{title} is called inside of {' and '.join(modes)}, where torch.compile captures nothing, so nothing was "
+            "rounded: do that with the model that was given to precc.compile, which shares the parameters"
+        )
+    why = f" (stopped by: {breaks[-1]})" if breaks else ""
+    raise CaptureError(
+        f"calling {title} ran no captured graph, so nothing was rounded{why}: its forward has no tensor operation that "
+        "torch.compile can capture, or breaks off in a loop, or compilation is switched off (TORCHDYNAMO_DISABLE, "
+        "torch.compiler.set_stance); fullgraph=True shows what stops the capture"
+    )
+
+
+def _tried() -> int:
+    """How many frames Dynamo has tried to capture."""
+    tried: int = counters["frames"]["total"]
+    return tried
 
 
 _entry_numbers = itertools.count()

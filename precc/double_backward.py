@@ -1,12 +1,15 @@
-"""A clear error where a compiled net is differentiated twice, which AOTAutograd cannot."""
+"""Clear errors where a compiled net is differentiated twice, or many times at once, which AOTAutograd cannot."""
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
-from weakref import ref
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_batchedtensor, is_legacy_batchedtensor
 from torch.autograd.graph import Node
+from torch.utils.hooks import RemovableHandle
 
 from precc.errors import UnsupportedError
 
@@ -16,21 +19,31 @@ __all__ = ["guard_double_backward"]
 def guard_double_backward(outputs: Iterable[Any]) -> None:
     """Have gradients of a compiled graph's outputs, where they record gradients themselves, refuse a backward."""
     node = next((found for found in map(_compiled_node, outputs) if found is not None), None)
-    if node is None:
-        return
-    known = ref(node)  # a hook that holds its node would keep the saved tensors alive
+    if node is not None:
+        # a hook that holds its node would keep the saved tensors alive
+        node.register_prehook(partial(_before_untraced, ref(node)))
 
-    def before(gradients: Any) -> None:
-        running = known()
-        # a hook after the node, which would keep its gradients alive, only where it is needed
-        if torch.is_grad_enabled() and running is not None:
-            handle = running.register_hook(lambda results, _: after(results))
 
-            def after(results: Any) -> Any:
-                handle.remove()
-                return _refusing(results)
+def _before(known: ReferenceType[Node], gradients: Any) -> None:
+    if any(isinstance(own, Tensor) and (is_batchedtensor(own) or is_legacy_batchedtensor(own)) for own in gradients):
+        raise UnsupportedError(
+            "several gradients of a compiled net are computed at once (is_grads_batched=True, vectorize=True, "
+            "torch.vmap), which its graphs cannot: compute them one by one"
+        )
+    running = known()
+    # a hook after the node, which would keep its gradients alive, only where it is needed
+    if torch.is_grad_enabled() and running is not None:
+        handles: list[RemovableHandle] = []
+        handles.append(running.register_hook(partial(_after_untraced, handles, _leaves(running))))
 
-    node.register_prehook(before)
+
+def _after(handles: list[RemovableHandle], leaves: Iterable[Tensor], results: Any, _: Any) -> Any:
+    handles.pop().remove()
+    return _refusing(results, leaves)
+
+
+#: A net's forward that calls `torch.autograd.grad` would have Dynamo trace the hooks.
+_before_untraced, _after_untraced = torch.compiler.disable(_before), torch.compiler.disable(_after)
 
 
 def _compiled_node(output: Any) -> Node | None:
@@ -46,16 +59,32 @@ def _is_of_aot(node: Node) -> bool:
     return str(type(node)._forward_cls.__module__).startswith("torch._functorch.")  # type: ignore[attr-defined]
 
 
-def _refusing(gradients: tuple[Any, ...]) -> tuple[Any, ...]:
+def _leaves(node: Node) -> list[Tensor]:
+    """The tensors that a node's result depends on, and that have no history of their own."""
+    seen, waiting, leaves = {node}, [node], []
+    while waiting:
+        for own, _ in waiting.pop().next_functions:
+            if own is not None and own not in seen:
+                seen.add(own)
+                waiting.append(own)
+                leaves += [own.variable] if hasattr(own, "variable") else []
+    return leaves
+
+
+def _refusing(gradients: tuple[Any, ...], leaves: Iterable[Tensor]) -> tuple[Any, ...]:
+    """The gradients, as results of all that the forward depends on: AOTAutograd knows some of these alone.
+
+    Else a second derivative by the others would be None, or 0.
+    """
     once: Any = _OnlyOnce
-    return tuple(once.apply(own) if isinstance(own, Tensor) and own.requires_grad else own for own in gradients)
+    return tuple(once.apply(own, *leaves) if isinstance(own, Tensor) else own for own in gradients)
 
 
 class _OnlyOnce(torch.autograd.Function):
     """The identity, without a backward."""
 
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor) -> Tensor:
+    def forward(ctx: Any, gradient: Tensor, *leaves: Tensor) -> Tensor:
         return gradient.view_as(gradient)
 
     @staticmethod

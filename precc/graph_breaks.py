@@ -10,7 +10,7 @@ from torch._dynamo.utils import counters, graph_break_reasons
 
 __all__ = ["GraphBreakWatch"]
 
-_TORCH = str(Path(torch.__file__).parent) + os.sep
+_NOT_THE_USERS = tuple(str(folder) + os.sep for folder in (Path(torch.__file__).parent, Path(__file__).parent))
 
 
 class GraphBreakWatch:
@@ -32,8 +32,8 @@ class GraphBreakWatch:
 
 
 def _place(stack: list[FrameSummary]) -> str:
-    """The innermost line that is not torch's."""
-    own = [frame for frame in stack if not frame.filename.startswith(_TORCH)] or stack
+    """The innermost line that is neither torch's nor precc's, if there is one."""
+    own = [frame for frame in stack if not frame.filename.startswith(_NOT_THE_USERS)] or stack
     return f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
 
 

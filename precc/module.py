@@ -11,10 +11,10 @@ from precc.errors import CaptureError, PlanError
 from precc.formats import ALIASES, FORMATS
 from precc.plan import PrecisionPlan
 from precc.precision_state import load_state, state_of
-from precc.regions import with_regions
+from precc.regions import check_regions, with_regions
 from precc.report.precision_report import PrecisionReport
 from precc.session import Session
-from precc.shallow_clone import base_name, clone_as, plain, reduced, restore
+from precc.shallow_clone import base_name, clone_as, copied, plain, reduced, restore
 
 __all__ = ["PUBLIC_NAMES", "PrecisionModule", "original", "read_plan", "session_of", "wrap"]
 
@@ -112,6 +112,12 @@ class PrecisionModule(nn.Module):
         """Copies and pickles carry the plan and compile graphs of their own."""
         return reduced(PrecisionModule, self)
 
+    def __copy__(self) -> nn.Module:
+        return copied(PrecisionModule, self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
+        return copied(PrecisionModule, self, memo)
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         restore(self, state)
         session_of(self).root = ref(self)
@@ -120,7 +126,10 @@ class PrecisionModule(nn.Module):
 def _run(net: PrecisionModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     session = session_of(net)
     session.root = ref(net)  # a copy.copy shares the session
-    return session.call_around(net, args, kwargs) if session.options.regions else session.call(net, args, kwargs)
+    if not session.options.regions:
+        return session.call(net, args, kwargs)
+    check_regions(net, session)
+    return session.call_around(net, args, kwargs)
 
 
 #: Under a compiler of the user's the net runs as it is, by its own graphs, and is not traced a second time.
@@ -128,8 +137,18 @@ _run_untraced = torch.compiler.disable(_run)
 
 
 def session_of(net: PrecisionModule) -> Session:
-    """What precc keeps of a net."""
-    return net._precc_session
+    """What precc keeps of a net.
+
+    Raises:
+        CaptureError: the net was made from another by a method of the model's class.
+    """
+    session: Session | None = net.__dict__.get(_SESSION)
+    if session is None:
+        raise CaptureError(
+            f"this {type(net).__name__} was not made by precc.compile, but from a compiled net, as a slice of an "
+            "nn.Sequential is: take the slice of the model, and compile that"
+        )
+    return session
 
 
 def read_plan(plan: PrecisionPlan | str | Path) -> PrecisionPlan:

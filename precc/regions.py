@@ -10,9 +10,9 @@ from torch import nn
 
 from precc.errors import CaptureError
 from precc.session import Session
-from precc.shallow_clone import base_of, clone, clone_as, reduced, restore
+from precc.shallow_clone import base_of, clone, clone_as, copied, reduced, restore
 
-__all__ = ["PrecisionRegion", "find_regions", "matrices_outside", "with_regions"]
+__all__ = ["PrecisionRegion", "check_regions", "find_regions", "matrices_outside", "with_regions"]
 
 _REGION = "_precc_region"
 
@@ -33,6 +33,12 @@ class PrecisionRegion(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         return reduced(PrecisionRegion, self)
+
+    def __copy__(self) -> nn.Module:
+        return copied(PrecisionRegion, self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
+        return copied(PrecisionRegion, self, memo)
 
     def __setstate__(self, state: Any) -> None:
         restore(self, state)
@@ -130,6 +136,31 @@ def with_regions(net: nn.Module, session: Session) -> None:
         region.__dict__[_REGION] = (session, path)
         made[id(modules[path])] = region
     net.__dict__["_modules"] = _replaced(net, made)
+
+
+def check_regions(net: nn.Module, session: Session) -> None:
+    """Refuse a net in which another module stands where a region was: it would run unrounded.
+
+    A module around the region, such as one that checkpoints it, is none of these.
+
+    Raises:
+        CaptureError: there is one.
+    """
+    for path in session.options.regions:
+        if not _is_at(net, path, (session, path)):
+            raise CaptureError(
+                f"the region {path!r} was taken away or replaced after the net was compiled: change the model, and "
+                "compile that"
+            )
+
+
+def _is_at(net: nn.Module, path: str, region: tuple[Session, str]) -> bool:
+    try:
+        found = net.get_submodule(path)
+    except AttributeError:
+        return False
+    own = found.__dict__.get(_REGION)
+    return own == region or (own is None and any(inner.__dict__.get(_REGION) == region for inner in found.modules()))
 
 
 def _replaced(module: nn.Module, made: dict[int, nn.Module]) -> dict[str, nn.Module | None]:

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-__all__ = ["base_name", "base_of", "clone", "clone_as", "plain", "reduced", "restore"]
+__all__ = ["base_name", "base_of", "clone", "clone_as", "copied", "plain", "reduced", "restore"]
 
 _Kind = TypeVar("_Kind", bound=nn.Module)
 
@@ -62,6 +62,17 @@ def _ours(module: nn.Module) -> dict[str, Any]:
     return {name: value for name, value in module.__dict__.items() if name.startswith("_precc_")}
 
 
+def copied(kind: type[nn.Module], module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+    """A copy of a clone of `clone_as`, deep where there is a memo; that of the module's own class may be no clone."""
+    make, arguments, state = reduced(kind, module)
+    new: nn.Module = make(*(arguments if memo is None else copy.deepcopy(arguments, memo)))
+    if memo is not None:
+        memo[id(module)] = new
+        state = copy.deepcopy(state, memo)
+    new.__setstate__(state)
+    return new
+
+
 def _with_state(new: _Kind, module: nn.Module) -> _Kind:
     state = {name: copy.copy(value) if name.endswith("_hooks") else value for name, value in module.__dict__.items()}
     state.pop("_compiled_call_impl", None)
@@ -70,7 +81,7 @@ def _with_state(new: _Kind, module: nn.Module) -> _Kind:
 
 
 def _new(base: type[_Kind]) -> _Kind:
-    new: _Kind = base.__new__(base)
+    new: _Kind = object.__new__(base)  # its own __new__ may want arguments
     return new
 
 

@@ -9,18 +9,21 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._dynamo.exc import BackendCompilerFailed, FailOnRecompileLimitHit, Unsupported
+from torch._C._dynamo.eval_frame import _FrameAction, _FrameExecStrategy, set_code_exec_strategy
+from torch._dynamo.convert_frame import input_codes
+from torch._dynamo.exc import BackendCompilerFailed, FailOnRecompileLimitHit, TorchRuntimeError, Unsupported
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree
 
 from precc.errors import CaptureError, DeviceError, PreccError, RecompileLimitError
 
-__all__ = ["opened_products", "strict_dynamo"]
+__all__ = ["HAS_ISOLATION", "forget_skips", "opened_products", "strict_dynamo"]
 
 _CONFIG = {
     "fail_on_recompile_limit_hit": True,  # or the net goes on in plain fp32
     "suppress_errors": False,  # likewise
     "allow_rnn": True,  # or a net with an LSTM is not captured at all
+    "allow_empty_graphs": True,  # or code that once does no tensor operation is not captured any more
 }
 
 #: Graphs that a net with recurrent layers may have: one for each length of the input.
@@ -106,7 +109,18 @@ def strict_dynamo(
     except RuntimeError as error:
         if not isinstance(error, PreccError) and "device" in str(error):
             _explain_devices(name, net, args, kwargs, error)
+        if isinstance(error, TorchRuntimeError):
+            raise CaptureError(f"{name} fails on these inputs: {error}") from error
         raise
+
+
+def forget_skips() -> None:
+    """Have code tried again that Dynamo left out for good, with a torch that does so for all nets together."""
+    default = _FrameExecStrategy(_FrameAction.DEFAULT, _FrameAction.DEFAULT)
+    for known in input_codes.seen:
+        code = known()
+        if code is not None:
+            set_code_exec_strategy(code, default)
 
 
 def _patched(changes: dict[str, Any]) -> AbstractContextManager[Any]:

@@ -1,5 +1,6 @@
 """Models that cannot run as they are: each works, or is one clear error that says what to do."""
 
+import copy
 import warnings
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 import precc
 from precc.errors import CaptureError, PrecisionWarning, UnsupportedError
 from tests.nets import Broken, LeNet5, equal, inputs_of, loss_and_gradients, uniform
 
+ROLES = (
+    "fprop.input", "fprop.weight", "dgrad.grad_output", "dgrad.weight", "wgrad.grad_output", "wgrad.input"
+)  # fmt: skip
 X = torch.linspace(-1, 1, 8).reshape(2, 4)
 
 
@@ -249,3 +254,152 @@ def test_a_break_is_listed_once() -> None:
     lines = [note for note in net.report().notes if note.startswith("graph break")]
     assert len(lines) == len(set(lines))
     assert len([one for one in told if issubclass(one.category, precc.errors.PrecisionWarning)]) == 1
+
+
+def test_second_derivatives_by_inputs_are_the_same_error_and_not_zero() -> None:
+    net = compiled(nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)))
+    with pytest.raises(UnsupportedError, match="differentiated once more"):
+        torch.autograd.functional.hessian(lambda x: net(x).sum(), X[0])
+    x = X.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(net(x).sum(), x, create_graph=True)
+    with pytest.raises(UnsupportedError, match="differentiated once more"):
+        torch.autograd.grad(slope.sum(), x, allow_unused=True)
+
+
+def test_many_gradients_at_once_are_one_clear_error() -> None:
+    net = compiled(nn.Linear(4, 4))
+    x = X[0].clone().requires_grad_()
+    with pytest.raises(UnsupportedError, match="compute them one by one"):
+        torch.autograd.grad(net(x), x, torch.eye(4), is_grads_batched=True)
+    with pytest.raises(UnsupportedError, match="compute them one by one"):
+        torch.autograd.functional.jacobian(net, X[0], vectorize=True)
+
+
+class Slope(nn.Module):
+    """A forward that takes a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        (slope,) = torch.autograd.grad(self.fc(x).square().sum(), x, create_graph=True)
+        return slope
+
+
+def test_a_gradient_inside_of_a_forward_is_told_with_its_line() -> None:
+    where = line_of("(slope,) = torch.autograd.grad(self.fc(x).square().sum(), x, create_graph=True)")
+    with pytest.warns(PrecisionWarning, match=where) as told:
+        result = compiled(Slope())(X.clone().requires_grad_())
+    assert len(told) == 1
+    with pytest.raises(UnsupportedError, match="differentiated once more"):
+        result.sum().backward()
+
+
+def test_what_stops_the_capture_of_all_is_not_a_line_of_ours() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[0].register_full_backward_hook(lambda module, inputs, outputs: None)
+    with pytest.raises(CaptureError, match="backwards hooks require compiled autograd") as told:
+        compiled(model)(X)
+    assert "precc/" not in str(told.value)
+
+
+def test_transforms_and_modes_around_a_net_are_named() -> None:
+    net = compiled(nn.Linear(4, 4))
+    with pytest.raises(CaptureError, match=r"Linear is called inside of a transform of torch.func \(grad, vmap, jvp\)"):
+        torch.vmap(net)(X)
+    with FlopCounterMode(display=False), pytest.raises(CaptureError, match="is called inside of .*FlopCounterMode"):
+        net(X)
+    assert net(X).shape == (2, 4)
+
+
+class TwoWays(nn.Module):
+    """After a graph break it returns at once, goes on, or raises."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, way: str) -> Tensor:
+        if way == "identity":
+            return x
+        hidden: Tensor = self.first(x)
+        torch._dynamo.graph_break()  # its warning is tested above
+        if way == "raise":
+            raise ValueError("not this way")
+        return self.second(hidden) if way == "on" else hidden
+
+
+@pytest.mark.filterwarnings("ignore::precc.errors.PrecisionWarning")
+@pytest.mark.parametrize("early", ["identity", "return", "raise"])
+@pytest.mark.parametrize("late", [False, True])
+def test_a_call_without_products_or_with_an_error_leaves_later_calls_rounded(early: str, late: bool) -> None:
+    model = TwoWays()
+    expected = compiled(model, "e2m1")(X, "on")
+    net = compiled(model, "e2m1")
+    for way in ["on", early, "on"] if late else [early, "on"]:
+        if way == "raise":
+            with pytest.raises(ValueError, match="not this way"):
+                net(X, way)
+        else:
+            result = net(X, way)
+    assert torch.equal(result, expected)
+    first = {f"first/product/{role}" for role in ROLES if not role.startswith("dgrad")}
+    assert set(net.plan.slots) == first | {f"second/product/{role}" for role in ROLES}
+
+
+def test_a_call_with_wrong_arguments_leaves_later_calls_rounded() -> None:
+    net = compiled(nn.Linear(4, 4))
+    expected = net(X)
+    with pytest.raises(TypeError, match="must be Tensor, not str"):
+        net("text")
+    assert torch.equal(net(X), expected)
+    assert all("#" not in slot for slot in net.plan.slots)
+
+
+def test_inputs_of_a_wrong_size_are_an_error_that_names_the_net() -> None:
+    with pytest.raises(CaptureError, match="(?s)Linear fails on these inputs: .*(reduction dim|shapes)"):
+        compiled(nn.Linear(3, 4))(X)
+
+
+def test_a_module_without_a_forward_is_refused_at_once() -> None:
+    with pytest.raises(CaptureError, match="a ModuleList has no forward"):
+        compiled(nn.ModuleList([nn.Linear(4, 4)]))
+
+
+def test_a_slice_of_a_net_is_no_net() -> None:
+    part = compiled(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))[:1]  # type: ignore[index]
+    with pytest.raises(CaptureError, match="take the slice of the model, and compile that"):
+        part(X)
+
+
+class OwnWays(nn.Module):
+    """It makes instances, and copies, in ways of its own."""
+
+    def __new__(cls, width: int) -> "OwnWays":
+        return super().__new__(cls)
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(width, width)
+
+    def __copy__(self) -> "OwnWays":
+        return OwnWays(4)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "OwnWays":
+        return OwnWays(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.fc(x)
+        return result
+
+
+@pytest.mark.parametrize("model", [OwnWays(4), torch.fx.symbolic_trace(Slope().fc)], ids=["own", "traced"])
+@pytest.mark.parametrize("regions", [None, "*"])
+def test_copies_of_models_with_a_copy_of_their_own_stay_nets(model: nn.Module, regions: str | None) -> None:
+    inner = nn.Sequential(model) if regions else model
+    net = precc.compile(inner, policy="e2m1", backend="reference", regions=regions)
+    expected = net(X)
+    for own in (copy.copy(net), copy.deepcopy(net)):
+        assert torch.equal(own(X), expected)
+        assert own.plan == net.plan

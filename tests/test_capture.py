@@ -130,9 +130,11 @@ class Unchanged(nn.Module):
         return x
 
 
-def test_a_call_that_captured_nothing_is_an_error() -> None:
-    with pytest.raises(CaptureError, match="ran no captured graph"):
-        compiled(Unchanged())(LINEAR_INPUT)
+def test_a_call_without_an_operation_works_and_one_that_cannot_be_captured_is_an_error() -> None:
+    net = compiled(Unchanged())
+    assert torch.equal(net(LINEAR_INPUT), LINEAR_INPUT)
+    with torch.compiler.set_stance("force_eager"), pytest.raises(CaptureError, match="ran no captured graph"):
+        net(LINEAR_INPUT)
 
 
 def test_the_reason_of_a_failed_capture_is_given() -> None:

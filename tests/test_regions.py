@@ -3,7 +3,7 @@
 import copy
 import io
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -226,14 +226,18 @@ def test_a_net_whose_regions_are_not_called() -> None:
         compiled(Idle())(chain_input())
 
 
-def test_a_region_that_has_no_graph_is_named() -> None:
+def test_a_region_without_an_operation_works_and_one_that_cannot_be_captured_is_named() -> None:
     class Nothing(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x
 
-    model = nn.Sequential(nn.Linear(16, 16), Nothing())
-    with pytest.raises(CaptureError, match=r"calling Nothing \(region '1'\) ran no captured graph"):
-        compiled(model, "*")(chain_input())
+    net = compiled(nn.Sequential(Nothing(), nn.Linear(16, 16)), "*", policy="e4m3")
+    net(chain_input())
+    assert slots(net) == {
+        f"1/product/{role}" for role in ("fprop.input", "fprop.weight", "wgrad.grad_output", "wgrad.input")
+    }
+    with torch.compiler.set_stance("force_eager"), pytest.raises(CaptureError, match=r"Nothing \(region '0'\) ran no"):
+        net(chain_input())
 
 
 def test_wrong_slots_are_named_once_their_region_is_known() -> None:
@@ -288,6 +292,26 @@ def test_copies_and_pickles_have_regions_of_their_own() -> None:
     alone = copy.deepcopy(net.blocks[0])  # type: ignore[index]
     with pytest.raises(CaptureError, match="region 'blocks.0' is called without its net"):
         alone(x)
+
+
+def test_a_region_that_another_module_replaces_is_an_error() -> None:
+    def changed(change: Callable[[nn.ModuleList], Any]) -> precc.PrecisionModule:
+        net = compiled(Chain(), policy="e4m3")
+        net(chain_input())
+        blocks = net.blocks
+        assert isinstance(blocks, nn.ModuleList)
+        change(blocks)
+        return net
+
+    changes: list[Callable[[nn.ModuleList], Any]] = [
+        lambda blocks: blocks.__setitem__(0, Block()),
+        lambda blocks: blocks.__delitem__(0),
+        lambda blocks: blocks.insert(0, blocks.pop(1)),
+    ]
+    for change in changes:
+        with pytest.raises(CaptureError, match="the region 'blocks.0' was taken away or replaced"):
+            changed(change)(chain_input())
+    changed(lambda blocks: blocks.__setitem__(0, nn.Sequential(blocks[0])))(chain_input())
 
 
 def test_a_state_goes_on_in_another_net() -> None:
