@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
+from weakref import ReferenceType
 
 import torch
 from torch import nn
@@ -35,6 +36,22 @@ from precc.strict_dynamo import opened_products
 __all__ = ["GraphCompiler"]
 
 
+class GraphOwner(Protocol):
+    """What a net's graphs are for. They do not keep it alive: Dynamo keeps them longer than their net."""
+
+    def net(self) -> nn.Module:
+        """The net, whose module paths name the slots."""
+        ...
+
+    def take(self, graph: CapturedGraph) -> None:
+        """Take in a new graph, before it runs; may raise."""
+        ...
+
+    def lose(self, region: str) -> None:
+        """Take note that the graphs of a region run no more; others will be captured."""
+        ...
+
+
 @dataclass(eq=False, repr=False)
 class GraphCompiler:
     """The ``torch.compile`` backend of one net, or of one region of it.
@@ -43,9 +60,8 @@ class GraphCompiler:
         pipeline: the passes that place the rounding nodes.
         lowering: the passes that each half goes through after the partition.
         backend: makes graphs run.
-        on_capture: called with each new graph before it runs; may raise.
+        owner: what the graphs are for.
         amax: records of the net's slots.
-        net: the net, whose module paths name the slots.
         region: path of the module that is compiled; the root's is empty.
         only_plan: the one plan that graphs are built for; None: they are live.
         fused_attention: whether attention is one op with slots of its own.
@@ -57,9 +73,8 @@ class GraphCompiler:
     pipeline: Pipeline
     lowering: Pipeline
     backend: Backend
-    on_capture: Callable[[CapturedGraph], None]
+    owner: "ReferenceType[GraphOwner]"
     amax: AmaxHistory
-    net: Callable[[], nn.Module]
     region: str = ""
     only_plan: PrecisionPlan | None = None
     fused_attention: bool = False
@@ -96,26 +111,41 @@ class GraphCompiler:
         with opened_products(fused_attention=fused) if opens else nullcontext():
             graph = _with_plan_input(dynamo_graph, plan_input, opens=opens, fused=fused)
             compiled = aot_compile(graph, [*example_inputs, plan_input])
-        self.on_capture(captured)
+        self._owned().take(captured)
 
         def run(*args: Any) -> Any:
             self.runs += 1
-            outputs = compiled(*args, captured.next_rows(training=self.net().training))
+            outputs = compiled(*args, captured.next_rows(training=self.net.training))
             if captured.training:
                 guard_double_backward(outputs)
             return outputs
 
         return run
 
+    def _owned(self) -> GraphOwner:
+        owner = self.owner()
+        assert owner is not None, "graphs are called by their owner"
+        return owner
+
+    @property
+    def net(self) -> nn.Module:
+        """The net that is being captured."""
+        return self._owned().net()
+
+    def begin_again(self) -> None:
+        """Forget the graphs so far."""
+        self.numbers.forget(self.region)
+        self._owned().lose(self.region)
+
     def _names(self, values: Sequence[Any]) -> frozenset[str]:
         """All names of the parameters among these; sharded ones are other objects between the calls of their module."""
         taken = {id(value) for value in values if isinstance(value, nn.Parameter)}
-        every = self.net().named_parameters(remove_duplicate=False)
+        every = self.net.named_parameters(remove_duplicate=False)
         return frozenset(name for name, value in every if id(value) in taken)
 
     def _layers(self) -> dict[str, str]:
         """Module paths of the local variables by which the captured code knows its modules."""
-        paths = {id(module): path for path, module in self.net().named_modules()}
+        paths = {id(module): path for path, module in self.net.named_modules()}
         scope = InstructionTranslator.current_tx().output.local_scope
         return {name: paths[id(value)] for name, value in scope.items() if id(value) in paths}
 
@@ -163,7 +193,7 @@ class _Build:
         names = _input_names(graph.graph)
         compile_id = CompileContext.current_compile_id()
         frame = compile_id.frame_id if compile_id is not None else None
-        net = self.compiler.net()
+        net = self.compiler.net
         context = GraphContext(
             constants=frozenset(names[index] for index in self.constants if index in names),
             plan=names.get(self.plan_index),

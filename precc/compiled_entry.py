@@ -92,7 +92,7 @@ class CompiledEntry:
     def _begin_again(self) -> None:
         """After a call that was not captured, or that failed: Dynamo would leave its code out of all later calls."""
         if HAS_ISOLATION:
-            self.compiler.numbers.forget(self.compiler.region)
+            self.compiler.begin_again()
             self._begin()
         else:
             forget_skips()

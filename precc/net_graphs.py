@@ -37,11 +37,14 @@ class NetGraphs:
         self.count += 1
         self._fitting.clear()
 
-    def renew(self) -> None:
-        """Begin again without graphs in use."""
-        for graph in self.current:
+    def renew(self, region: str | None = None) -> None:
+        """Begin again without graphs in use, of one region or of all."""
+        lost = [graph for graph in self.current if region is None or graph.region == region]
+        for graph in lost:
             graph.retire()
-        self.former, self.current = self.known, []
+        trained = _trained(lost)
+        self.former = [*(graph for graph in self.former if graph.region not in trained), *lost]
+        self.current = [graph for graph in self.current if graph not in lost]
         self._fitting.clear()
 
     @property

@@ -127,7 +127,7 @@ def _check_region(path: str, module: nn.Module, found: Mapping[str, nn.Module]) 
 def with_regions(net: nn.Module, session: Session) -> None:
     """Put regions in the place of a net's modules, and clones in the place of the modules on the way to them.
 
-    The net has its own dictionary of submodules afterwards; those of the modules it was made from are unchanged.
+    With regions the net has its own dictionary of submodules afterwards; the model's is unchanged.
     """
     modules = dict(net.named_modules())
     made: dict[int, nn.Module] = {}
@@ -135,7 +135,8 @@ def with_regions(net: nn.Module, session: Session) -> None:
         region = clone_as(PrecisionRegion, modules[path])
         region.__dict__[_REGION] = (session, path)
         made[id(modules[path])] = region
-    net.__dict__["_modules"] = _replaced(net, made)
+    if made:
+        net.__dict__["_modules"] = _replaced(net, made)
 
 
 def check_regions(net: nn.Module, session: Session) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import ReferenceType
+from weakref import ReferenceType, ref
 
 from torch import nn
 
@@ -89,9 +89,8 @@ class Session:
                 options.pipeline,
                 lowering,
                 options.backend,
-                self._on_capture,
+                ref(self),
                 self.amax,
-                self.net,
                 region=path,
                 only_plan=only_plan,
                 fused_attention=options.fused_attention,
@@ -235,7 +234,16 @@ class Session:
                 "precision_state brought are dropped"
             )
 
-    def _on_capture(self, graph: CapturedGraph) -> None:
+    def lose(self, region: str) -> None:
+        """Take note that the graphs of a region run no more."""
+        self.graphs.renew(region)
+
+    def take(self, graph: CapturedGraph) -> None:
+        """Take in a new graph.
+
+        Raises:
+            PlanError: the plan in force does not fit it.
+        """
         graph.check(self.plan)
         if self._repeated is not None:
             graph.check(self._unruled(self.chosen).under(self.rules))

@@ -63,8 +63,8 @@ def test_a_graph_break_is_told_with_the_line_of_the_users_code(*, whole: bool) -
     net = compiled(Outer(), regions=None if whole else ["stem", "sign"])
     where = line_of("if hidden.sum() > 0:")
     with pytest.warns(PrecisionWarning, match="is captured in pieces") as told:
-        net(X)
-    calls = line_of("net(X)" if whole else "result: Tensor = self.sign(self.stem(x))")
+        net(X)  # whose line the warning has
+    calls = line_of("net(X)  # whose line the warning has" if whole else "result: Tensor = self.sign(self.stem(x))")
     assert {f"{warning.filename}:{warning.lineno}" for warning in told} == {calls}
     assert any(f"(Data-dependent branching at {where})" in str(warning.message) for warning in told)
     assert f"graph break: Data-dependent branching at {where}; what lies" in str(net.report()).replace("\n", " ")
