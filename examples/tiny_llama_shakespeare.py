@@ -33,7 +33,7 @@ BASELINE = "fp32"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one seed, 20 steps: to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="one seed, 20 steps, a minute: to see that it runs")
     parser.add_argument("--data", help="a text file in the place of the eight plays that ship")
     parser.add_argument("--seeds", type=int, help="default 3")
     parser.add_argument("--steps", type=int, help="of each run; default 400")
@@ -45,7 +45,10 @@ def main() -> None:
     if min(seeds, steps) < 1:
         parser.error(f"--seeds and --steps are at least 1, not {seeds} and {steps}")
 
-    text = load_shakespeare(chosen.data)
+    try:
+        text = load_shakespeare(chosen.data)
+    except precc.PreccError as error:
+        raise SystemExit(str(error)) from None
     runs = all_runs(text, seeds, steps, chosen.backend)
     Console().print(table(runs))
     setting = {"text": text.source.name, "seeds": seeds, "steps": steps, "batch": BATCH, "length": LENGTH}

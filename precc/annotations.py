@@ -7,6 +7,7 @@ from torch.fx import Graph, Node
 
 from precc.accumulation.accumulator import Accumulator
 from precc.plan import PrecisionPlan
+from precc.precision import Precision
 from precc.slots import Role, Slot
 
 __all__ = [
@@ -46,6 +47,11 @@ class Operand:
     channel: int
     dims: int
     dtype: torch.dtype
+
+    def computed_in(self, plan: PrecisionPlan) -> Precision:
+        """The precision of its values under a plan: that of the tensors, where the plan's keeps them as they are."""
+        precision = plan.precision(self.slot.name)
+        return precision if precision.changes(self.dtype) else Precision(str(self.dtype).removeprefix("torch."))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from precc.module import PrecisionModule, read_plan, wrap
 from precc.passes import accumulating_pipeline, naming_pipeline, rounding_pipeline
 from precc.plan import PrecisionPlan
 from precc.policy import Policy, assigned, parse_policy
-from precc.regions import PrecisionRegion, find_regions, matrices_outside
+from precc.regions import PrecisionRegion, find_regions, is_uninitialized, matrices_outside
 from precc.rule import Rule, parse_rules
 from precc.rule_checks import check_paths
 from precc.session import Session
@@ -127,6 +127,8 @@ def _check_model(model: nn.Module) -> None:
         raise CaptureError("a ScriptModule has no Python forward to capture: pass the module that it was made from")
     if hasattr(model, "_orig_mod"):
         raise CaptureError("the model went through torch.compile already: pass the module that was given to it")
+    if is_uninitialized(model):
+        raise CaptureError(f"{type(model).__name__} has no parameters before its first call: call the model once")
     for path, module in model.named_modules():
         if isinstance(module, (PrecisionModule, PrecisionRegion)):
             where = f"its submodule {path!r}" if path else "it"

@@ -6,11 +6,13 @@ still has that forward's plan, and nothing is compiled again.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
 from typing import Any, Protocol
-from weakref import ReferenceType
+from weakref import ReferenceType, ref
 
 import torch
 from torch import nn
@@ -39,16 +41,16 @@ __all__ = ["GraphCompiler"]
 class GraphOwner(Protocol):
     """What a net's graphs are for. They do not keep it alive: Dynamo keeps them longer than their net."""
 
-    def net(self) -> nn.Module:
-        """The net, whose module paths name the slots."""
+    def net(self, region: str) -> nn.Module:
+        """The net, whose module paths name the slots, for one of its regions."""
         ...
 
     def take(self, graph: CapturedGraph) -> None:
         """Take in a new graph, before it runs; may raise."""
         ...
 
-    def lose(self, region: str) -> None:
-        """Take note that the graphs of a region run no more; others will be captured."""
+    def lose(self, graphs: Sequence[CapturedGraph]) -> None:
+        """Take note that graphs will not run again."""
         ...
 
 
@@ -81,6 +83,8 @@ class GraphCompiler:
     runs: int = 0
     tally: Counter[str] = field(default_factory=Counter)
     numbers: CallNumbers = field(default_factory=CallNumbers)
+    _compiled: dict[int, "_Compiled"] = field(default_factory=dict)  # by number; Dynamo keeps what it is given for good
+    _numbers: "count[int]" = field(default_factory=count)
 
     def __call__(self, dynamo_graph: GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         _refuse_several_devices(example_inputs)
@@ -112,15 +116,27 @@ class GraphCompiler:
             graph = _with_plan_input(dynamo_graph, plan_input, opens=opens, fused=fused)
             compiled = aot_compile(graph, [*example_inputs, plan_input])
         self._owned().take(captured)
+        number = next(self._numbers)
+        self._compiled[number] = _Compiled(compiled, captured)
+        return partial(_run, ref(self), number)
 
-        def run(*args: Any) -> Any:
-            self.runs += 1
-            outputs = compiled(*args, captured.next_rows(training=self.net.training))
-            if captured.training:
-                guard_double_backward(outputs)
-            return outputs
+    def run(self, number: int, args: Sequence[Any]) -> Any:
+        """The results of one of its graphs."""
+        graph = self._compiled[number]
+        self.runs += 1
+        outputs = graph.call(*args, graph.captured.next_rows(training=self.net.training))
+        if graph.captured.training:
+            guard_double_backward(outputs, args)
+        return outputs
 
-        return run
+    @property
+    def numbers_of_graphs(self) -> frozenset[int]:
+        """By which its graphs are known."""
+        return frozenset(self._compiled)
+
+    def drop(self, numbers: Iterable[int]) -> None:
+        """Forget graphs that will not be called again."""
+        self._owned().lose([self._compiled.pop(number).captured for number in numbers])
 
     def _owned(self) -> GraphOwner:
         owner = self.owner()
@@ -130,12 +146,7 @@ class GraphCompiler:
     @property
     def net(self) -> nn.Module:
         """The net that is being captured."""
-        return self._owned().net()
-
-    def begin_again(self) -> None:
-        """Forget the graphs so far."""
-        self.numbers.forget(self.region)
-        self._owned().lose(self.region)
+        return self._owned().net(self.region)
 
     def _names(self, values: Sequence[Any]) -> frozenset[str]:
         """All names of the parameters among these; sharded ones are other objects between the calls of their module."""
@@ -148,6 +159,20 @@ class GraphCompiler:
         paths = {id(module): path for path, module in self.net.named_modules()}
         scope = InstructionTranslator.current_tx().output.local_scope
         return {name: paths[id(value)] for name, value in scope.items() if id(value) in paths}
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    """A graph that can be called with the inputs that Dynamo has for it, and the plan's rows."""
+
+    call: Callable[..., Any]
+    captured: CapturedGraph
+
+
+def _run(known: "ReferenceType[GraphCompiler]", number: int, *args: Any) -> Any:
+    compiler = known()
+    assert compiler is not None, "graphs are called by their net"
+    return compiler.run(number, args)
 
 
 @dataclass(slots=True)
@@ -215,7 +240,7 @@ class _Build:
         if position is not None:
             plan = list(graph.graph.find_nodes(op="placeholder"))[position]
             inputs = [*inputs[:position], plan.meta["val"], *inputs[position + 1 :]]
-        count = self.captured.work_counter(graph.graph)
+        note = self.captured.work_counter(graph.graph)
         assert self.context is not None, "a graph has its slots before it is compiled"
         self.compiler.lowering.run(graph, self.context)
         backend = self.compiler.backend
@@ -235,7 +260,7 @@ class _Build:
             torch._C._set_mkldnn_enabled(tracing)
 
         def run(args: list[Any]) -> Sequence[Any]:
-            count(args)
+            note(args)
             return compiled(args)
 
         run._boxed_call = True  # type: ignore[attr-defined]  # AOTAutograd's mark of the calling convention

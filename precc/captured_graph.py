@@ -201,16 +201,10 @@ def _draws(product: Product, plan: PrecisionPlan) -> bool:
 
 def _format_label(product: Product, plan: PrecisionPlan) -> str:
     """The formats of a product's operands, one name if they agree, else all in operand order; and that of the sum."""
-    names = [_format_name(operand, plan) for operand in product.operands]
+    names = [operand.computed_in(plan).format.name for operand in product.operands]
     accumulator = product.sums(plan)
     sums = "" if accumulator is None else f" in {accumulator} sums"
     return (names[0] if len(set(names)) == 1 else " x ".join(names)) + sums
-
-
-def _format_name(operand: Operand, plan: PrecisionPlan) -> str:
-    """Of the plan's format, or of the tensor's where that is narrower, as under autocast."""
-    precision = plan.precision(operand.slot.name)
-    return precision.format.name if precision.changes(operand.dtype) else str(operand.dtype).removeprefix("torch.")
 
 
 def size_value(size: Size, bindings: Mapping[sympy.Symbol, int]) -> int:

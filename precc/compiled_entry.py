@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import FunctionType
 from typing import Any, NoReturn
 from weakref import ReferenceType, finalize, ref
@@ -11,15 +11,15 @@ import torch
 from torch import nn
 from torch._C._dynamo.eval_frame import reset_code
 from torch._C._functorch import peek_interpreter_stack
-from torch._dynamo.utils import counters
 from torch.fx import GraphModule
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from precc.capture import GraphCompiler
-from precc.errors import CaptureError, PreccError
+from precc.errors import CaptureError
+from precc.frame_capture import FrameCapture
 from precc.graph_breaks import GraphBreakWatch
 from precc.shallow_clone import base_name, base_of
-from precc.strict_dynamo import HAS_ISOLATION, forget_skips, strict_dynamo
+from precc.strict_dynamo import HAS_ISOLATION, strict_dynamo
 
 __all__ = ["CompiledEntry"]
 
@@ -30,35 +30,31 @@ class CompiledEntry:
 
     Args:
         compiler: makes the graphs.
-        options: of `torch.compile`.
         recurrent: whether each length of the input needs a graph of its own.
     """
 
     compiler: GraphCompiler
-    options: Mapping[str, Any]
     recurrent: bool
-    _compiled: Callable[..., Any] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._begin()
+    _compiled: Callable[..., Any]
+    _frames: FrameCapture
 
     @classmethod
     def of(cls, compiler: GraphCompiler, *, fullgraph: bool, dynamic: bool | None, recurrent: bool) -> "CompiledEntry":
-        """An entry point that shares no cache with any other."""
-        isolation: dict[str, Any] = {"isolate_recompiles": True} if HAS_ISOLATION else {}
-        return cls(compiler, {"fullgraph": fullgraph, "dynamic": dynamic, **isolation}, recurrent)
-
-    def _begin(self) -> None:
-        """Begin without graphs.
+        """An entry point that shares no cache with any other.
 
         Dynamo caches by code object: nets of one class would replace one another's graphs, and past the limit run in
         plain fp32. So each gets a code object of its own, and, where torch has it, a cache of its own beneath it.
         """
-        call = _forward if self.compiler.region else _call
+        call = _forward if compiler.region else _call
         code = call.__code__.replace(co_name=f"precc_call_{next(_entry_numbers)}")
-        entry = FunctionType(code, globals())
-        self._compiled = torch.compile(entry, backend=_Backend(ref(self.compiler)), **self.options)
-        finalize(self._compiled, reset_code, code)  # Dynamo keeps the graphs of code that is gone
+        isolation: dict[str, Any] = {"isolate_recompiles": True} if HAS_ISOLATION else {}
+        # torch.compile is this, but for the callback, which it does not give away
+        context: Any = torch._dynamo.optimize(_Backend(ref(compiler)), nopython=fullgraph, dynamic=dynamic, **isolation)
+        frames = FrameCapture(getattr(context, "callback", None), compiler)
+        context.callback = frames
+        compiled = context(FunctionType(code, globals()))
+        finalize(compiled, reset_code, code)  # Dynamo keeps the graphs of code that is gone
+        return cls(compiler, recurrent, compiled, frames)
 
     def call(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, list[str]]:
         """The result, and why and where each capture was interrupted that the call began.
@@ -73,29 +69,18 @@ class CompiledEntry:
         """
         title = base_name(module) + (f" (region {self.compiler.region!r})" if self.compiler.region else "")
         runs = self.compiler.runs
-        watch, tried = GraphBreakWatch(), _tried()
+        watch = GraphBreakWatch()
         try:
-            with strict_dynamo(title, module, args, kwargs, recurrent=self.recurrent):
+            with strict_dynamo(title, module, args, kwargs, recurrent=self.recurrent, undone=self._frames.undone):
                 result = self._compiled(module, args, kwargs)
-            breaks = watch.found()
-        except PreccError:
-            raise
+            breaks = watch.found(self._frames.why)
+            if self.compiler.runs == runs:
+                _refuse(title, breaks)
         except BaseException:  # also Ctrl-C
-            if self.compiler.runs == runs or _tried() != tried:
-                self._begin_again()
+            self._frames.undo()
             raise
-        if self.compiler.runs == runs:
-            self._begin_again()
-            _refuse(title, breaks)
+        self._frames.keep()
         return result, breaks
-
-    def _begin_again(self) -> None:
-        """After a call that was not captured, or that failed: Dynamo would leave its code out of all later calls."""
-        if HAS_ISOLATION:
-            self.compiler.begin_again()
-            self._begin()
-        else:
-            forget_skips()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,12 +111,6 @@ def _refuse(title: str, breaks: list[str]) -> NoReturn:
         "torch.compile can capture, or breaks off in a loop, or compilation is switched off (TORCHDYNAMO_DISABLE, "
         "torch.compiler.set_stance); fullgraph=True shows what stops the capture"
     )
-
-
-def _tried() -> int:
-    """How many frames Dynamo has tried to capture."""
-    tried: int = counters["frames"]["total"]
-    return tried
 
 
 _entry_numbers = itertools.count()

@@ -1,16 +1,14 @@
 """Where the capture of a net was interrupted: the reason, and the line of the user's code."""
 
-import os
 from collections import Counter
-from pathlib import Path
+from collections.abc import Mapping
 from traceback import FrameSummary
 
-import torch
 from torch._dynamo.utils import counters, graph_break_reasons
 
-__all__ = ["GraphBreakWatch"]
+from precc.users_code import is_of_torch_or_ours
 
-_NOT_THE_USERS = tuple(str(folder) + os.sep for folder in (Path(torch.__file__).parent, Path(__file__).parent))
+__all__ = ["GraphBreakWatch", "first_line"]
 
 
 class GraphBreakWatch:
@@ -20,22 +18,28 @@ class GraphBreakWatch:
         self._known = Counter(counters["graph_break"])
         self._traced = len(graph_break_reasons)
 
-    def found(self) -> list[str]:
-        """One line for each break: what stopped the capture, and ``at file:line``, where Dynamo tells it."""
+    def found(self, skipped: Mapping[str, str]) -> list[str]:
+        """One line for each break: what stopped the capture, and ``at file:line``, where Dynamo tells it.
+
+        Args:
+            skipped: why code was not captured at all, and ``file:line`` where it begins.
+        """
         new = list((Counter(counters["graph_break"]) - self._known).elements())
         places = [(traced.reason, _place(traced.user_stack)) for traced in graph_break_reasons[self._traced :]]
-        found = []
+        told = {first_line(reason) for reason in new}
+        found = [f"{why} in the code at {where}" for why, where in skipped.items() if why not in told]
         for reason in new:
             index = next((i for i, (own, _) in enumerate(places) if own == reason), None)
-            found.append(_first_line(reason) + (places.pop(index)[1] if index is not None else ""))
+            found.append(first_line(reason) + (places.pop(index)[1] if index is not None else ""))
         return found
 
 
 def _place(stack: list[FrameSummary]) -> str:
     """The innermost line that is neither torch's nor precc's, if there is one."""
-    own = [frame for frame in stack if not frame.filename.startswith(_NOT_THE_USERS)] or stack
+    own = [frame for frame in stack if not is_of_torch_or_ours(frame.filename)] or stack
     return f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
 
 
-def _first_line(text: str) -> str:
+def first_line(text: str) -> str:
+    """The first line of a reason that Dynamo gives."""
     return text.strip().splitlines()[0] if text.strip() else "no reason given"

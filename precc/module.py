@@ -2,7 +2,6 @@
 
 from pathlib import Path
 from typing import Any
-from weakref import ref
 
 import torch
 from torch import nn
@@ -14,7 +13,7 @@ from precc.precision_state import load_state, state_of
 from precc.regions import check_regions, with_regions
 from precc.report.precision_report import PrecisionReport
 from precc.session import Session
-from precc.shallow_clone import base_name, clone_as, copied, plain, reduced, restore
+from precc.shallow_clone import SharedClone, base_name, clone_as, plain
 
 __all__ = ["PUBLIC_NAMES", "PrecisionModule", "original", "read_plan", "session_of", "wrap"]
 
@@ -24,7 +23,7 @@ PUBLIC_NAMES = ("plan", "set_plan", "report", "compilations", "precision_state",
 _SESSION = "_precc_session"
 
 
-class PrecisionModule(nn.Module):
+class PrecisionModule(SharedClone):
     """A model whose products are computed in the formats of a plan. Made by `precc.compile`.
 
     It is also an instance of the model's class, and shares the model's parameters, buffers and submodules, under
@@ -108,24 +107,15 @@ class PrecisionModule(nn.Module):
             raise CaptureError("a compiled net cannot be traced by torch.export: use precc.export_onnx(net, ...)")
         return _run_untraced(self, args, kwargs)
 
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        """Copies and pickles carry the plan and compile graphs of their own."""
-        return reduced(PrecisionModule, self)
-
-    def __copy__(self) -> nn.Module:
-        return copied(PrecisionModule, self)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
-        return copied(PrecisionModule, self, memo)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        restore(self, state)
-        session_of(self).root = ref(self)
+    def __setstate__(self, state: Any) -> None:
+        """Deep copies and pickles carry the plan and compile graphs of their own; a shallow copy shares all of it."""
+        super().__setstate__(state)
+        session_of(self).belongs_to(self)
 
 
 def _run(net: PrecisionModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     session = session_of(net)
-    session.root = ref(net)  # a copy.copy shares the session
+    session.belongs_to(net)  # a copy.copy shares the session
     if not session.options.regions:
         return session.call(net, args, kwargs)
     check_regions(net, session)
@@ -167,6 +157,8 @@ def read_plan(plan: PrecisionPlan | str | Path) -> PrecisionPlan:
                 raise PlanError(f"{error}; for one format in all slots: precc.PrecisionPlan({str(plan)!r})") from error
             raise
     hint = "; for a policy, pass policy.assign()" if hasattr(plan, "assign") else ""
+    if isinstance(plan, dict):
+        hint = "; slots by name go with a format for all others: precc.PrecisionPlan('fp32', {...})"
     raise PlanError(f"a plan is a PrecisionPlan or the path of one, not {plan!r}{hint}")
 
 
@@ -184,7 +176,7 @@ def wrap(model: nn.Module, session: Session) -> PrecisionModule:
         )
     net = clone_as(PrecisionModule, model)
     net.__dict__[_SESSION] = session
-    session.root = ref(net)
+    session.belongs_to(net)
     with_regions(net, session)
     return net
 

@@ -21,7 +21,7 @@ class NetGraphs:
     Args:
         paths: of the modules that are compiled; the root's is empty.
         current: graphs in use, in the order of their captures.
-        former: graphs before those, which tell what slots a module has until it is captured again.
+        former: graphs before those, which tell what slots the net has until all are captured again.
         count: captures so far.
     """
 
@@ -37,21 +37,18 @@ class NetGraphs:
         self.count += 1
         self._fitting.clear()
 
-    def renew(self, region: str | None = None) -> None:
-        """Begin again without graphs in use, of one region or of all."""
-        lost = [graph for graph in self.current if region is None or graph.region == region]
-        for graph in lost:
+    def drop(self, graphs: Sequence[CapturedGraph]) -> None:
+        """Take note that some of those in use are not: what they computed is captured again when it is needed."""
+        for graph in graphs:
             graph.retire()
-        trained = _trained(lost)
-        self.former = [*(graph for graph in self.former if graph.region not in trained), *lost]
-        self.current = [graph for graph in self.current if graph not in lost]
+        self.former = [*_beside(self.former, graphs), *graphs]
+        self.current = [graph for graph in self.current if graph not in graphs]
         self._fitting.clear()
 
     @property
     def known(self) -> list[CapturedGraph]:
-        """The graphs that say what slots there are: those in use, and the former of what has none with a backward."""
-        trained = _trained(self.current)
-        return [*self.current, *(graph for graph in self.former if graph.region not in trained)]
+        """The graphs that say what slots there are: those in use, and former ones with slots that no other has."""
+        return [*self.current, *_beside(self.former, self.current)]
 
     @property
     def training_first(self) -> list[CapturedGraph]:
@@ -88,17 +85,14 @@ class NetGraphs:
         laid = plan.under(rules)
         if self._fitting.get(id(laid)) is laid:
             return
-        self.check_fit(plan, rules, net)
+        self.check_names_and_rules(plan, rules, net)
         for graph in self.known:
             graph.check(laid)
-
-    def note_fitting(self, laid: PrecisionPlan) -> None:
-        """Save the next `check` of a plan, which reads all of its slots; equal plans may name others."""
         if len(self._fitting) >= KEPT_PLANS:
             self._fitting.clear()
-        self._fitting[id(laid)] = laid
+        self._fitting[id(laid)] = laid  # equal plans may name other slots
 
-    def check_fit(self, plan: PrecisionPlan, rules: tuple[Rule, ...], net: nn.Module) -> None:
+    def check_names_and_rules(self, plan: PrecisionPlan, rules: tuple[Rule, ...], net: nn.Module) -> None:
         """Refuse a plan that names unknown slots, and rules that decide none.
 
         The net's rules and the plan's are checked apart: all that the plan's would decide may be the net's to decide.
@@ -108,11 +102,10 @@ class NetGraphs:
             PlanError: there is one.
         """
         self.check_names([*plan.slots, *plan.accumulators], plan.multiply_adds, net)
-        every = [*self.current, *self.former]
         for own in filter(None, (rules, plan.rules)):
             check_paths(own, net)
-            if _trained(every):
-                names = slot_names(every) | brought_slots(plan.multiply_adds, net)
+            if _trained(self.known):
+                names = slot_names(self.known) | brought_slots(plan.multiply_adds, net)
                 check_decisions(own, names, awaited=self._awaited(net))
 
     def check_names(
@@ -144,6 +137,14 @@ def _inside(net: nn.Module, roots: Iterable[str]) -> set[str]:
     """First paths of the modules under some others, and of those."""
     first = {id(module): path for path, module in net.named_modules()}
     return {first[id(module)] for path in roots for module in net.get_submodule(path).modules()}
+
+
+def _beside(former: Sequence[CapturedGraph], graphs: Sequence[CapturedGraph]) -> list[CapturedGraph]:
+    """Those that have a slot that none of some other graphs has."""
+    if not former:
+        return []
+    seen = {slot for graph in graphs for slot in graph.slots}
+    return [graph for graph in former if not seen.issuperset(graph.slots)]
 
 
 def _trained(graphs: Sequence[CapturedGraph]) -> set[str]:

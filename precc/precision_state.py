@@ -1,7 +1,7 @@
 """What a net knows beside its parameters, as plain data: written, checked, read back."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,10 +57,8 @@ class _State:
     def of(cls, state: Any) -> "_State":
         entries = tuple(cls.__slots__)
         if not isinstance(state, Mapping) or {*state, "rules"} != set(entries):
-            names = [repr(name) for name in state] if isinstance(state, Mapping) else []
-            has = ", ".join(names[:3] + ["..."] * (len(names) > 3)) or f"{state!r:.80}"
             raise PlanError(
-                f"not a precision_state, whose entries are {', '.join(entries)}, but {has}; "
+                f"not a precision_state, whose entries are {', '.join(entries)}: {_unlike(state, entries)}; "
                 "net.precision_state() makes one"
             )
         plan = state["plan"]
@@ -77,6 +75,16 @@ class _State:
             amax={slot: [float(value) for value in own] for slot, own in amax.items()},
             **counts,
         )
+
+
+def _unlike(state: Any, entries: Sequence[str]) -> str:
+    """What is wrong with the entries of a state."""
+    if not isinstance(state, Mapping):
+        return f"it is {state!r:.80}"
+    missing = [name for name in entries if name not in {*state, "rules"}]
+    strange = [repr(name) for name in state if name not in entries]
+    wrongs = [f"{what} {', '.join(names)}" for what, names in (("it lacks", missing), ("it has", strange[:3])) if names]
+    return " and ".join(wrongs)
 
 
 def _entries(state: Mapping[str, Any], name: str, fits: Callable[[Any], bool], kind: str) -> dict[str, Any]:

@@ -7,17 +7,26 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import is_lazy
 
 from precc.errors import CaptureError
 from precc.session import Session
-from precc.shallow_clone import base_of, clone, clone_as, copied, reduced, restore
+from precc.shallow_clone import SharedClone, base_of, clone, clone_as
 
-__all__ = ["PrecisionRegion", "check_regions", "find_regions", "matrices_outside", "with_regions"]
+__all__ = [
+    "PrecisionRegion",
+    "check_regions",
+    "find_regions",
+    "is_uninitialized",
+    "matrices_outside",
+    "with_regions",
+]
 
 _REGION = "_precc_region"
 
 
-class PrecisionRegion(nn.Module):
+class PrecisionRegion(SharedClone):
     """A module of a net whose forward runs through graphs of its own. Made by ``precc.compile(model, regions=...)``.
 
     It is also an instance of the module's class, and shares the module's parameters, buffers and submodules. Hooks of
@@ -30,18 +39,6 @@ class PrecisionRegion(nn.Module):
         if torch.compiler.is_exporting():
             return base_of(self).forward(self, *args, **kwargs)
         return _run_untraced(self, args, kwargs)
-
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return reduced(PrecisionRegion, self)
-
-    def __copy__(self) -> nn.Module:
-        return copied(PrecisionRegion, self)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
-        return copied(PrecisionRegion, self, memo)
-
-    def __setstate__(self, state: Any) -> None:
-        restore(self, state)
 
 
 def _run(region: PrecisionRegion, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -111,16 +108,18 @@ def _check_region(path: str, module: nn.Module, found: Mapping[str, nn.Module]) 
     nested = next((other for other, inner in found.items() if id(inner) in inside), None)
     if nested is not None:
         raise CaptureError(f"the region {nested!r} is inside of the region {path!r}: name one of them")
+    if is_uninitialized(module):
+        raise CaptureError(f"the region {path!r} has no parameters before its first call: call the model once")
     if isinstance(module, torch.jit.ScriptModule):
         raise CaptureError(f"the region {path!r} is a ScriptModule, which has no Python forward to capture")
-    if type(module).forward is nn.Module.forward:
-        raise CaptureError(
-            f"the region {path!r} is a {type(module).__name__}, which has no forward: its children are {path + '.*'!r}"
-        )
     if "forward" in module.__dict__:
         raise CaptureError(
             f"the region {path!r} has a forward of its own as an attribute, which a compiled region would not run: "
             "take it away, or name modules inside"
+        )
+    if type(module).forward is nn.Module.forward:
+        raise CaptureError(
+            f"the region {path!r} is a {type(module).__name__}, which has no forward: its children are {path + '.*'!r}"
         )
 
 
@@ -180,6 +179,11 @@ def _found(module: nn.Module, made: dict[int, nn.Module]) -> nn.Module:
     return made[id(module)]
 
 
+def is_uninitialized(module: nn.Module) -> bool:
+    """Whether a module is lazy and was not called yet: then its class, and its parameters, are to become others."""
+    return isinstance(module, LazyModuleMixin) and module.has_uninitialized_params()
+
+
 def matrices_outside(model: nn.Module, regions: Iterable[str]) -> list[str]:
     """Names of the matrices among the parameters that are in no region."""
     inside = {id(value) for path in regions for value in model.get_submodule(path).parameters()}
@@ -187,6 +191,6 @@ def matrices_outside(model: nn.Module, regions: Iterable[str]) -> list[str]:
     every.sort(key=lambda named: isinstance(model.get_submodule(named[0].rpartition(".")[0]), nn.Embedding))
     names: dict[int, str] = {}  # of a tied head that of its product, not that of the table
     for name, value in every:
-        if value.dim() >= 2 and id(value) not in inside:
+        if id(value) not in inside and not is_lazy(value) and value.dim() >= 2:
             names.setdefault(id(value), name)
     return list(names.values())

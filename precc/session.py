@@ -44,7 +44,7 @@ class Session:
         accumulates: whether graphs are built so that products can round their sums; set by the first plan that does.
         amax: largest magnitudes of the slots with delayed scales.
         rules: hold over each plan that is used, but not over `use_full_precision`.
-        root: the net.
+        nets: that share it, by `copy.copy`; the one that was called last is the last.
         graphs: those captured.
         tally: multiply-adds executed so far, by format.
     """
@@ -57,7 +57,7 @@ class Session:
     accumulates: bool = False
     amax: AmaxHistory = field(default_factory=AmaxHistory)
     rules: tuple[Rule, ...] = ()
-    root: ReferenceType[nn.Module] | None = None
+    nets: list[ReferenceType[nn.Module]] = field(default_factory=list)
     _in_full_precision: bool = False  # whether the next forward rounds nothing, whatever plan and rules say
     _repeated: PrecisionPlan | None = None  # of the forward that a checkpoint is computing again
     _checkpoints: CheckpointPlans = field(default_factory=CheckpointPlans)
@@ -117,16 +117,22 @@ class Session:
     def _unruled(self, plan: PrecisionPlan | None) -> PrecisionPlan:
         return self.full_precision if plan is None else plan
 
-    def net(self, region: str = "") -> nn.Module:
-        """The net, for the one of its regions that is called.
+    def net(self, region: str) -> nn.Module:
+        """The net, for the one of its regions that is called; the root's path is empty.
 
         Raises:
             CaptureError: it is gone.
         """
-        net = self.root() if self.root is not None else None
+        net = next((own for own in (known() for known in reversed(self.nets)) if own is not None), None)
         if net is None:
             raise CaptureError(f"the region {region!r} is called without its net: copy and keep the whole net")
         return net
+
+    def belongs_to(self, net: nn.Module) -> None:
+        """Have the graphs be those of a net, from now on."""
+        if not self.nets or self.nets[-1]() is not net:
+            others = [known for known in self.nets if known() not in (None, net)]
+            self.nets = [*others, ref(net)]
 
     @property
     def runs(self) -> int:
@@ -158,7 +164,6 @@ class Session:
         self.graphs.check(self._unruled(plan), rules, net)
         self.prepare([laid], recompile=recompile, only_plan=self._only(plan, rules))
         self.graphs.use(laid)
-        self.graphs.note_fitting(laid)
         self.chosen, self.rules, self._in_full_precision, self._checked = plan, rules, False, True
 
     def use_full_precision(self) -> None:
@@ -221,7 +226,7 @@ class Session:
 
     def _rebuild(self, only_plan: PrecisionPlan | None) -> None:
         """Have new graphs, from the next forward on."""
-        self.graphs.renew()
+        self.graphs.drop(self.graphs.current)
         self._build(self.tally, only_plan)
 
     def _drop_foreign_histories(self, net: nn.Module) -> None:
@@ -234,9 +239,9 @@ class Session:
                 "precision_state brought are dropped"
             )
 
-    def lose(self, region: str) -> None:
-        """Take note that the graphs of a region run no more."""
-        self.graphs.renew(region)
+    def lose(self, graphs: Sequence[CapturedGraph]) -> None:
+        """Take note that graphs will not run again."""
+        self.graphs.drop(graphs)
 
     def take(self, graph: CapturedGraph) -> None:
         """Take in a new graph.
@@ -299,10 +304,10 @@ class Session:
     def _call(self, region: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         net = self.net(region)
         if not self._checked:
-            self.graphs.check_fit(self._unruled(self.chosen), self.rules, net)
+            self.graphs.check_names_and_rules(self._unruled(self.chosen), self.rules, net)
         result, breaks = self._entries[region].call(module, args, kwargs)
         if not self._checked:
-            self.graphs.check_fit(self._unruled(self.chosen), self.rules, net)
+            self.graphs.check_names_and_rules(self._unruled(self.chosen), self.rules, net)
             self._drop_foreign_histories(net)
             self._checked = True
         if breaks:
@@ -313,17 +318,17 @@ class Session:
         """Run the forward of a net with regions as it is; they run their graphs.
 
         Raises:
-            CaptureError: it called no region.
+            CaptureError: no region was called so far.
             PreccError: a region raised it.
         """
-        runs = self.runs
         with strict_dynamo(base_name(net), net, args, kwargs):
             result = net._call_impl(*args, **kwargs)
-        if self.runs == runs:
+        if self.runs == 0:  # later calls may skip layers, as a stochastic depth does
             regions = self.options.regions
             raise CaptureError(
                 f"calling {base_name(net)} called none of its {len(regions)} region(s), such as {regions[0]!r}, so "
-                "nothing was rounded: its forward does not reach them as submodules"
+                "nothing was rounded: its forward does not reach them as submodules, or it skipped all of them by "
+                "chance, as a stochastic depth may (then call it once in evaluation mode, or again)"
             )
         return result
 

@@ -38,12 +38,17 @@ def check_slots(
 
 def _nearest(wanted: str, known: Collection[str]) -> str:
     """The slots that are meant, perhaps, or else some."""
-    near = get_close_matches(wanted, known, n=1, cutoff=0.8)
+    layer = wanted.rpartition("/")[0].partition("/")[0]
+    same = [name for name in known if name.startswith(f"{layer}/")] if layer else []
+    near = get_close_matches(wanted, same, n=1, cutoff=0.6) or get_close_matches(wanted, known, n=1, cutoff=0.8)
     if near:
         return f"did you mean {near[0]!r}?"
     own = sorted(name for name in known if name.startswith((f"{wanted}/", f"{wanted}.")))
     has = own or sorted(known)
     way = f"; for all of them: precc.Rule({wanted!r}, ...)" if own else ""
+    if "*" in wanted:
+        path = wanted.partition("/")[0]
+        way = f"; a plan names slots one by one, and precc.Rule({path!r}, format=...) all those of the modules that fit"
     return f"its slots {'there ' * bool(own)}are " + (", ".join(has[:6]) or "none") + ", ..." * (len(has) > 6) + way
 
 

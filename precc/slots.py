@@ -126,12 +126,6 @@ class CallNumbers:
     _counts: dict[Hashable, dict[tuple[str, str], int]] = field(default_factory=dict)
     _bases: dict[Hashable, dict[tuple[str, str], int]] = field(default_factory=dict)
 
-    def forget(self, region: str) -> None:
-        """Number the frames of a region anew, which are to be captured again; a frame is its path and a number."""
-        for known in (self._counts, self._bases):
-            for frame in [own for own in known if isinstance(own, tuple) and own[0] == region]:
-                del known[frame]
-
     def number(self, frame: Hashable, calls: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], int]:
         """The first number of each (module path, family) in a frame that has so many calls of each."""
         bases = self._bases.setdefault(frame, {})

@@ -9,21 +9,22 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._C._dynamo.eval_frame import _FrameAction, _FrameExecStrategy, set_code_exec_strategy
-from torch._dynamo.convert_frame import input_codes
 from torch._dynamo.exc import BackendCompilerFailed, FailOnRecompileLimitHit, TorchRuntimeError, Unsupported
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree
 
 from precc.errors import CaptureError, DeviceError, PreccError, RecompileLimitError
 
-__all__ = ["HAS_ISOLATION", "forget_skips", "opened_products", "strict_dynamo"]
+__all__ = ["HAS_ISOLATION", "opened_products", "strict_dynamo"]
 
 _CONFIG = {
     "fail_on_recompile_limit_hit": True,  # or the net goes on in plain fp32
     "suppress_errors": False,  # likewise
     "allow_rnn": True,  # or a net with an LSTM is not captured at all
     "allow_empty_graphs": True,  # or code that once does no tensor operation is not captured any more
+    "skip_nnmodule_hook_guards": False,  # or hooks that are added after the first call do not act
+    "optimize_ddp": False,  # or a graph in DistributedDataParallel is cut in parts, whose products share slots
+    "allow_unspec_int_on_nn_module": True,  # or a module that counts its calls needs a graph for each
 }
 
 #: Graphs that a net with recurrent layers may have: one for each length of the input.
@@ -71,7 +72,13 @@ def opened_products(*, fused_attention: bool) -> Iterator[None]:
 
 @contextmanager
 def strict_dynamo(
-    name: str, net: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, recurrent: bool = False
+    name: str,
+    net: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    recurrent: bool = False,
+    undone: int = 0,
 ) -> Iterator[None]:
     """Run a call of a net, or of a region, under Dynamo, with errors of ours that say its name.
 
@@ -81,13 +88,15 @@ def strict_dynamo(
         args: of the call.
         kwargs: of the call.
         recurrent: allow graphs for many lengths of the input.
+        undone: captures that were dropped, which Dynamo still counts.
 
     Raises:
         CaptureError, RecompileLimitError, DeviceError, BackendError: as `Session.call` says.
     """
     limit = max(torch._dynamo.config.recompile_limit, _LENGTHS if recurrent else 0)
+    counted = limit + undone
     try:
-        with _patched({**_CONFIG, "recompile_limit": limit}), _no_fast_path():
+        with _patched({**_CONFIG, "recompile_limit": counted}), _no_fast_path():
             yield
     except FailOnRecompileLimitHit as error:
         sizes = (
@@ -112,15 +121,6 @@ def strict_dynamo(
         if isinstance(error, TorchRuntimeError):
             raise CaptureError(f"{name} fails on these inputs: {error}") from error
         raise
-
-
-def forget_skips() -> None:
-    """Have code tried again that Dynamo left out for good, with a torch that does so for all nets together."""
-    default = _FrameExecStrategy(_FrameAction.DEFAULT, _FrameAction.DEFAULT)
-    for known in input_codes.seen:
-        code = known()
-        if code is not None:
-            set_code_exec_strategy(code, default)
 
 
 def _patched(changes: dict[str, Any]) -> AbstractContextManager[Any]:

@@ -1,19 +1,12 @@
 """Warn at the user's own line."""
 
-import os
 import sys
 import warnings
-from pathlib import Path
-
-import torch
 
 from precc.errors import PrecisionWarning
+from precc.users_code import is_of_torch_or_ours
 
 __all__ = ["warn_caller"]
-
-_ROOT = Path(__file__).parents[1]
-_OWN = [_ROOT / name for name in ("precc", "passes", "backends")]
-_PASSED = tuple(str(path) + os.sep for path in (Path(torch.__file__).parent, *_OWN))
 
 
 def warn_caller(message: str) -> None:
@@ -22,6 +15,6 @@ def warn_caller(message: str) -> None:
     How many frames lie between depends on hooks, compiled code and regions; so no fixed number finds that line.
     """
     frame, level = sys._getframe(), 1
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PASSED):
+    while frame.f_back is not None and is_of_torch_or_ours(frame.f_code.co_filename):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, PrecisionWarning, stacklevel=level)

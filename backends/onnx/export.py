@@ -140,7 +140,8 @@ def _exported(net: PrecisionModule, args: tuple[Any, ...]) -> ExportedProgram:
         try:
             program = torch.export.export(model, args)
         except Exception as error:
-            raise CaptureError(f"torch.export cannot trace {type(model).__name__}: {error}") from error
+            hint = ": set model.config.use_cache = False" if "Cache" in str(error) else ""
+            raise CaptureError(f"torch.export cannot trace {type(model).__name__}: {error}{hint}") from error
     # these hide their products; training sees them opened
     hiding = [torch.ops.aten.einsum.default]
     if not session_of(net).options.fused_attention:

@@ -51,6 +51,17 @@ _INTEGERS = (
     FixedPoint(name="int4", word=4, fraction=0),
 )
 
+#: What people call formats that have more than one, or another, name.
+_COMMON = {
+    "fp8": ["e4m3", "e5m2"],
+    "fp6": ["e2m3", "e3m2"],
+    "fp4": ["e2m1", "nvfp4", "mxfp4"],
+    "half": ["fp16"],
+    "float": ["fp32"],
+    "single": ["fp32"],
+    "double": ["fp64"],
+}
+
 #: Short spellings. The bare OCP names mean the OCP formats: ``e4m3`` is ``float8_e4m3fn``.
 ALIASES: dict[str, str] = {
     "fp64": "float64",
@@ -186,7 +197,7 @@ def _parse_name(name: str) -> Format:
         if parts is not None:
             fmt = make(key, *parts.groups())
             return next((named for named in FORMATS.values() if named == fmt), fmt)
-    near = get_close_matches(key, [*ALIASES, *FORMATS], n=3, cutoff=0.8)
+    near = _COMMON.get(key) or get_close_matches(key, [*ALIASES, *FORMATS], n=3, cutoff=0.8)
     hint = f"did you mean {', '.join(map(repr, near))}? " if near else ""
     short = {fmt: alias for alias, fmt in ALIASES.items()}
     known = expected_one_of(short.get(fmt, fmt) for fmt in FORMATS)
@@ -207,7 +218,8 @@ def parse_format(fmt: Format | str) -> Format:
     if isinstance(fmt, Format):
         return fmt
     if not isinstance(fmt, str):
-        hint = f": write {str(fmt)[6:]!r}" if str(fmt).startswith("torch.") else ""
+        name = str(fmt).removeprefix("torch.")
+        hint = f": write {name!r}" if name != str(fmt) and (name in FORMATS or name in ALIASES) else ""
         raise FormatError(f"a format is a Format or its name, not {type(fmt).__name__} ({fmt!r}){hint}")
     return _parse_name(fmt)
 

@@ -22,6 +22,9 @@ _ROLES = (
 )
 
 
+_WIDEST = 10_000  # a line is as long as its names: a table that is made to fit leaves out columns
+
+
 @dataclass(frozen=True, slots=True)
 class LayerRow:
     """One op of a layer: the formats of its operands and sums in fprop, dgrad and wgrad, and its work.
@@ -71,7 +74,7 @@ class PrecisionReport:
         notes += _executed(executed)
         if events:
             notes += ["events: " + ", ".join(f"{count} {name}" for name, count in sorted(events.items()))]
-        notes += _not_rounded(graphs, captured_whole=not graph_breaks)
+        notes += _not_rounded(graphs, captured_whole=not (graph_breaks or outside))
         notes += [f"graph break: {reason}; what lies between the graphs runs unrounded" for reason in graph_breaks]
         if outside:
             notes += [
@@ -94,7 +97,7 @@ class PrecisionReport:
         for row in self.rows:
             table.add_row(row.layer or "(root)", row.op, *row.formats, f"{row.multiply_adds:,}", f"{row.share:.1%}")
         text = io.StringIO()
-        Console(file=text, width=240, color_system=None, highlight=False, markup=False).print(table)
+        Console(file=text, width=_WIDEST, color_system=None, highlight=False, markup=False).print(table)
         lines = [line.rstrip() for line in text.getvalue().splitlines()]
         return "\n".join([*lines, *self.notes])
 
@@ -131,7 +134,7 @@ def _formats(roles: Mapping[Role, Product], plan: PrecisionPlan) -> tuple[str, s
 
 
 def _operand_formats(product: Product, plan: PrecisionPlan) -> str:
-    own = {operand.slot.operand: str(plan.precision(operand.slot.name)) for operand in product.operands}
+    own = {operand.slot.operand: str(operand.computed_in(plan)) for operand in product.operands}
     accumulator = product.sums(plan)
     sums = "" if accumulator is None else f", sums {accumulator}"
     if len(set(own.values())) == 1:
@@ -176,9 +179,9 @@ def _narrower(plan: PrecisionPlan, graphs: Sequence[CapturedGraph]) -> list[str]
     for graph in graphs:
         for product in graph.products:
             for operand in product.operands:
-                wanted, dtype = plan.precision(operand.slot.name), str(operand.dtype).removeprefix("torch.")
-                if wanted.format.name != dtype and not wanted.changes(operand.dtype):
-                    found.setdefault((wanted.format.name, dtype), {})[product.op] = None
+                wanted, own = plan.precision(operand.slot.name), operand.computed_in(plan)
+                if wanted.format != own.format:
+                    found.setdefault((wanted.format.name, own.format.name), {})[product.op] = None
     return [
         f"computed in {dtype}, the dtype of the tensors, where the plan has {wanted}: {', '.join(ops)}"
         for (wanted, dtype), ops in found.items()
