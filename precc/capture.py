@@ -17,7 +17,6 @@ from weakref import ReferenceType, ref
 import torch
 from torch import nn
 from torch._dynamo.backends.common import aot_autograd
-from torch._dynamo.source import ConstantSource
 from torch._dynamo.symbolic_convert import InstructionTranslator
 from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch._guards import CompileContext, TracingContext
@@ -25,9 +24,10 @@ from torch.fx import Graph, GraphModule, Node
 
 from precc.amax_history import AmaxHistory
 from precc.captured_graph import CapturedGraph, plan_position
-from precc.decompositions import decomposition_table, replacement
+from precc.decompositions import decomposition_table
 from precc.double_backward import guard_double_backward
-from precc.errors import BackendError, DeviceError, PreccError
+from precc.dynamo_graph import constant_positions, floating_dtypes, refuse_several_devices, with_plan_input
+from precc.errors import BackendError, PreccError
 from precc.pipeline import Pipeline
 from precc.plan import PrecisionPlan
 from precc.protocols import Backend, BoxedCallable, GraphContext
@@ -87,7 +87,7 @@ class GraphCompiler:
     _numbers: "count[int]" = field(default_factory=count)
 
     def __call__(self, dynamo_graph: GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
-        _refuse_several_devices(example_inputs)
+        refuse_several_devices(example_inputs)
         plan_input = torch.empty(1, ROW_WIDTH, dtype=torch.float64, device="cpu")
         layers = self._layers()
         captured = CapturedGraph(
@@ -99,8 +99,8 @@ class GraphCompiler:
             accumulates=bool(self.lowering.passes),
             live=self.only_plan is None,
         )
-        opens = self.only_plan is None or any(map(self.only_plan.rounds, _floating(example_inputs)))
-        constants = _constants(dynamo_graph, example_inputs)
+        opens = self.only_plan is None or any(map(self.only_plan.rounds, floating_dtypes(example_inputs)))
+        constants = constant_positions(dynamo_graph, example_inputs)
         mkldnn = torch._C._get_mkldnn_enabled()
         build = _Build(self, captured, constants, len(example_inputs), layers, mkldnn)
         aot_compile = aot_autograd(
@@ -113,7 +113,7 @@ class GraphCompiler:
         )
         fused = self.fused_attention
         with opened_products(fused_attention=fused) if opens else nullcontext():
-            graph = _with_plan_input(dynamo_graph, plan_input, opens=opens, fused=fused)
+            graph = with_plan_input(dynamo_graph, plan_input, opens=opens, fused=fused)
             compiled = aot_compile(graph, [*example_inputs, plan_input])
         self._owned().take(captured)
         number = next(self._numbers)
@@ -265,66 +265,6 @@ class _Build:
 
         run._boxed_call = True  # type: ignore[attr-defined]  # AOTAutograd's mark of the calling convention
         return run
-
-
-def _refuse_several_devices(example_inputs: Sequence[Any]) -> None:
-    tensors = [value for value in example_inputs if isinstance(value, torch.Tensor)]
-    devices = {value.device for value in tensors if value.dim() or value.device.type != "cpu"}
-    if len(devices) > 1:
-        names = " and ".join(sorted(str(device) for device in devices))
-        raise DeviceError(f"one graph has tensors on {names}: move the model and its inputs to one device")
-
-
-def _floating(values: Sequence[Any]) -> set[torch.dtype]:
-    """Their real dtypes, and float32, to which others may be converted."""
-    dtypes = {value.dtype for value in values if isinstance(value, torch.Tensor)}
-    return {torch.float32, *(dtype for dtype in dtypes if dtype.is_floating_point)}
-
-
-def _constants(graph: GraphModule, example_inputs: Sequence[Any]) -> frozenset[int]:
-    """Positions of the parameters and buffers among the inputs."""
-    placeholders = graph.graph.find_nodes(op="placeholder")
-    return frozenset(
-        index
-        for index, (node, value) in enumerate(zip(placeholders, example_inputs, strict=True))
-        if isinstance(value, nn.Parameter) or "_dynamo_static_input_type" in node.meta.get("tensor_dict", {})
-    )
-
-
-def _with_plan_input(graph: GraphModule, plan_input: torch.Tensor, *, opens: bool, fused: bool) -> GraphModule:
-    """A copy with one more placeholder, perhaps with products opened; Dynamo goes on reading its own graph."""
-    copy = Graph()
-    output = copy.graph_copy(graph.graph, {})
-    last = [node for node in copy.nodes if node.op == "placeholder"]
-    with copy.inserting_after(last[-1]) if last else copy.inserting_before():
-        plan = copy.placeholder("precc_plan")
-    plan.meta["example_value"] = plan_input
-    plan._dynamo_source = ConstantSource("precc_plan")
-    copy.output(output)
-    result = GraphModule(graph, copy)
-    result.meta = dict(graph.meta)
-    if opens:
-        _open(result, fused=fused)
-    return result
-
-
-def _open(module: GraphModule, *, fused: bool) -> None:
-    """Replace functions and methods, those in the bodies of checkpoints too, which become part of the graph."""
-    for node in module.graph.nodes:
-        called = node.op in ("call_function", "call_method")
-        if called and (other := replacement(node.target, fused=fused)) is not None:
-            node.op, node.target = "call_function", other
-        elif node.target is torch.ops.higher_order.tag_activation_checkpoint:
-            name = str(node.args[0].target)
-            body = module.get_submodule(name)
-            assert isinstance(body, GraphModule)
-            own = Graph()
-            own.output(own.graph_copy(body.graph, {}))
-            opened = GraphModule(body, own)
-            opened.meta = dict(body.meta)
-            _open(opened, fused=fused)
-            setattr(module, name, opened)
-    module.recompile()
 
 
 def _input_names(graph: Graph) -> dict[int, str]:

@@ -109,7 +109,8 @@ def _refuse(title: str, breaks: list[str]) -> NoReturn:
     raise CaptureError(
         f"calling {title} ran no captured graph, so nothing was rounded{why}: its forward has no tensor operation that "
         "torch.compile can capture, or breaks off in a loop, or compilation is switched off (TORCHDYNAMO_DISABLE, "
-        "torch.compiler.set_stance); fullgraph=True shows what stops the capture"
+        "torch.compiler.set_stance). fullgraph=True shows what stops the capture; what needs no rounding, as update_bn "
+        "of torch.optim.swa_utils, can run with the model that was given to precc.compile, which shares all state"
     )
 
 

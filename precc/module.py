@@ -78,7 +78,7 @@ class PrecisionModule(SharedClone):
             graphs=session.graphs.training_first,
             graph_breaks=session.graph_breaks,
             outside=session.graphs.outside(self) if session.graphs.known else [],
-            executed=session.tally,
+            executed=session.builds.tally,
             events=session.events,
         )
 

@@ -23,7 +23,7 @@ def state_of(session: Session) -> dict[str, Any]:
     return {
         "plan": None if session.chosen is None else session.chosen.resolve(session.graphs.multiply_adds).to_json(),
         "rules": rules_to_json(session.rules),
-        "multiply_adds": dict(session.tally),
+        "multiply_adds": dict(session.builds.tally),
         "events": dict(session.events),
         "amax": session.amax.to_lists(),
     }
@@ -39,7 +39,7 @@ def load_state(session: Session, net: nn.Module, state: Any) -> None:
     brought = () if read.plan is None else read.plan.multiply_adds
     session.graphs.check_names(list(read.amax), brought, net, namer="the precision_state")
     session.use(read.plan, net, rules=(*session.rules, *(rule for rule in read.rules if rule not in session.rules)))
-    for counter, counts in ((session.tally, read.multiply_adds), (session.events, read.events)):
+    for counter, counts in ((session.builds.tally, read.multiply_adds), (session.events, read.events)):
         counter.clear()
         counter.update(counts)
     session.amax.load(read.amax)

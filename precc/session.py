@@ -3,32 +3,27 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Any
 from weakref import ReferenceType, ref
 
 from torch import nn
 
 from precc.amax_history import AmaxHistory
-from precc.capture import GraphCompiler
 from precc.captured_graph import CapturedGraph
 from precc.compile_options import CompileOptions
-from precc.compiled_entry import CompiledEntry
 from precc.errors import CaptureError, PlanError, UnsupportedError
+from precc.graph_builds import LIVE, GraphBuilds
 from precc.net_graphs import NetGraphs
-from precc.pipeline import Pipeline
 from precc.plan import PrecisionPlan
 from precc.policy import Uniform
 from precc.recomputation import CheckpointPlans, enclosing_checkpoints
 from precc.rule import Rule
 from precc.shallow_clone import base_name
-from precc.slots import CallNumbers
 from precc.strict_dynamo import strict_dynamo
 from precc.warn_caller import warn_caller
 
 __all__ = ["Session"]
-
-_LIVE = "compile it with live=True"
 
 
 @dataclass(eq=False, repr=False)
@@ -46,7 +41,7 @@ class Session:
         rules: hold over each plan that is used, but not over `use_full_precision`.
         nets: that share it, by `copy.copy`; the one that was called last is the last.
         graphs: those captured.
-        tally: multiply-adds executed so far, by format.
+        builds: what graphs are built for.
     """
 
     options: CompileOptions
@@ -54,7 +49,7 @@ class Session:
     full_precision: PrecisionPlan = field(default_factory=lambda: Uniform("float32").assign())
     graph_breaks: list[str] = field(default_factory=list)
     events: Counter[str] = field(default_factory=Counter)
-    accumulates: bool = False
+    accumulates: InitVar[bool] = False
     amax: AmaxHistory = field(default_factory=AmaxHistory)
     rules: tuple[Rule, ...] = ()
     nets: list[ReferenceType[nn.Module]] = field(default_factory=list)
@@ -62,15 +57,14 @@ class Session:
     _repeated: PrecisionPlan | None = None  # of the forward that a checkpoint is computing again
     _checkpoints: CheckpointPlans = field(default_factory=CheckpointPlans)
     _checked: bool = False  # whether the plan in force was found to fit the graphs
-    _only_plan: PrecisionPlan | None = field(init=False)  # that graphs are built for; None if they are live
     graphs: NetGraphs = field(init=False)
-    tally: Counter[str] = field(init=False)
-    _entries: dict[str, CompiledEntry] = field(init=False)  # by path: of each region, or of the root
+    builds: GraphBuilds = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.accumulates |= self.plan.rounds_sums
+    def __post_init__(self, accumulates: bool) -> None:
         self.graphs = NetGraphs(self.options.regions or ("",))
-        self._build(Counter(), self._only(self.chosen, self.rules))
+        accumulates |= self.plan.rounds_sums
+        only_plan = self._only(self.chosen, self.rules)
+        self.builds = GraphBuilds(self.options, ref(self), self.graphs, self.amax, accumulates, only_plan)
 
     def _only(self, plan: PrecisionPlan | None, rules: tuple[Rule, ...]) -> PrecisionPlan | None:
         """The one plan to build graphs for; without a plan they round nothing, whatever the dtypes."""
@@ -78,32 +72,9 @@ class Session:
             return None
         return (PrecisionPlan("float64") if plan is None else plan).under(rules)
 
-    def _build(self, tally: Counter[str], only_plan: PrecisionPlan | None) -> None:
-        """Begin without graphs; `tally` is the work executed so far."""
-        self._only_plan = only_plan
-        lowering = self.options.accumulating if self.accumulates else Pipeline(())
-        options, numbers = self.options, CallNumbers()
-        self.tally, self._entries = tally, {}
-        for path in self.graphs.paths:
-            compiler = GraphCompiler(
-                options.pipeline,
-                lowering,
-                options.backend,
-                ref(self),
-                self.amax,
-                region=path,
-                only_plan=only_plan,
-                fused_attention=options.fused_attention,
-                tally=tally,
-                numbers=numbers,
-            )
-            self._entries[path] = CompiledEntry.of(
-                compiler, fullgraph=options.fullgraph, dynamic=options.dynamic, recurrent=options.recurrent
-            )
-
     def __reduce__(self) -> tuple[Any, ...]:
         """A copied or unpickled net has plan, rules and amax history; graphs, counts of work and events are its own."""
-        return _copied, (self.options, self.chosen, self.full_precision, self.accumulates, self.amax, self.rules)
+        return _copied, (self.options, self.chosen, self.full_precision, self.builds.accumulates, self.amax, self.rules)
 
     @property
     def plan(self) -> PrecisionPlan:
@@ -134,11 +105,6 @@ class Session:
             others = [known for known in self.nets if known() not in (None, net)]
             self.nets = [*others, ref(net)]
 
-    @property
-    def runs(self) -> int:
-        """How often a compiled graph was entered."""
-        return sum(entry.compiler.runs for entry in self._entries.values())
-
     def use(
         self,
         plan: PrecisionPlan | None,
@@ -153,7 +119,7 @@ class Session:
             plan: without the net's rules.
             net: whose session this is.
             rules: in the place of the net's.
-            recompile: as in `prepare`.
+            recompile: as in `GraphBuilds.prepare`.
 
         Raises:
             PlanError: the plan names a slot that the net does not have, has a rule that decides none, a scaling that
@@ -162,7 +128,7 @@ class Session:
         rules = self.rules if rules is None else rules
         laid = self._unruled(plan).under(rules)
         self.graphs.check(self._unruled(plan), rules, net)
-        self.prepare([laid], recompile=recompile, only_plan=self._only(plan, rules))
+        self.builds.prepare([laid], recompile=recompile, only_plan=self._only(plan, rules))
         self.graphs.use(laid)
         self.chosen, self.rules, self._in_full_precision, self._checked = plan, rules, False, True
 
@@ -174,60 +140,10 @@ class Session:
         Raises:
             PlanError: the graphs are built for one plan alone.
         """
-        if self._only_plan is not None:
-            raise PlanError(f"the net was compiled for one plan alone, and is to run in full precision too: {_LIVE}")
+        if self.builds.only_plan is not None:
+            raise PlanError(f"the net was compiled for one plan alone, and is to run in full precision too: {LIVE}")
         self._in_full_precision = True
         self.graphs.use(self.plan)
-
-    def prepare(
-        self, plans: Sequence[PrecisionPlan], *, recompile: bool, only_plan: PrecisionPlan | None = None
-    ) -> None:
-        """Have graphs in which these plans can run, from the next forward on.
-
-        Args:
-            plans: that will be used.
-            recompile: allow to build the graphs again.
-            only_plan: the one plan to build graphs for, where graphs are built for one.
-
-        Raises:
-            PlanError: a plan has accumulators, or is another than the one that the graphs were built for, and they
-                must not be built again.
-        """
-        if self._only_plan is not None:
-            self._prepare_only(only_plan, len(plans), recompile=recompile)
-            return
-        needing = next((plan for plan in plans if plan.rounds_sums), None)
-        if needing is None or self.accumulates:
-            return
-        if self.graphs.current and not recompile:
-            some = {name: own for name, own in needing.accumulators.items() if own is not None}
-            some |= {rule.path: rule.accumulator for rule in needing.rules if rule.accumulator is not None}
-            name, own = next(iter(some.items()), ("every product", needing.default_accumulator))
-            raise PlanError(
-                f"the plan sums {name!r} in {own}, but the net's graphs were built without accumulators: "
-                "net.set_plan(plan, recompile=True) builds them again, and precc.compile(..., plan=...) or policy=... "
-                "with an accumulator builds them so at once"
-            )
-        self.accumulates = True
-        self._rebuild(None)
-
-    def _prepare_only(self, plan: PrecisionPlan | None, count: int, *, recompile: bool) -> None:
-        if plan is None:
-            raise PlanError(f"the net was compiled for one plan alone, and is to run in {count}: {_LIVE}")
-        if plan == self._only_plan:
-            return
-        if self.graphs.current and not recompile:
-            raise PlanError(
-                f"the net's graphs were built for one plan alone, and this is another: {_LIVE}, or "
-                "net.set_plan(plan, recompile=True) builds them again"
-            )
-        self.accumulates = plan.rounds_sums
-        self._rebuild(plan)
-
-    def _rebuild(self, only_plan: PrecisionPlan | None) -> None:
-        """Have new graphs, from the next forward on."""
-        self.graphs.drop(self.graphs.current)
-        self._build(self.tally, only_plan)
 
     def _drop_foreign_histories(self, net: nn.Module) -> None:
         """A state that was loaded before the first call may have histories of slots of another net."""
@@ -288,7 +204,7 @@ class Session:
         if plan is None or plan == self.plan:
             yield
             return
-        if self._only_plan is not None:
+        if self.builds.only_plan is not None:
             raise UnsupportedError(
                 "torch.utils.checkpoint computes the forward of a net again whose graphs are gone, for they were built "
                 "for one plan alone: set another after the backward"
@@ -305,7 +221,7 @@ class Session:
         net = self.net(region)
         if not self._checked:
             self.graphs.check_names_and_rules(self._unruled(self.chosen), self.rules, net)
-        result, breaks = self._entries[region].call(module, args, kwargs)
+        result, breaks = self.builds.entries[region].call(module, args, kwargs)
         if not self._checked:
             self.graphs.check_names_and_rules(self._unruled(self.chosen), self.rules, net)
             self._drop_foreign_histories(net)
@@ -323,7 +239,7 @@ class Session:
         """
         with strict_dynamo(base_name(net), net, args, kwargs):
             result = net._call_impl(*args, **kwargs)
-        if self.runs == 0:  # later calls may skip layers, as a stochastic depth does
+        if self.builds.runs == 0:  # later calls may skip layers, as a stochastic depth does
             regions = self.options.regions
             raise CaptureError(
                 f"calling {base_name(net)} called none of its {len(regions)} region(s), such as {regions[0]!r}, so "

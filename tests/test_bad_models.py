@@ -1,9 +1,10 @@
 """Models that cannot run as they are: each works, or is one clear error that says what to do."""
 
 import copy
+import gc
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from weakref import ref
 
 import pytest
@@ -14,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import precc
 from precc.errors import CaptureError, PrecisionWarning, UnsupportedError
+from precc.module import session_of
 from tests.nets import Broken, LeNet5, equal, inputs_of, loss_and_gradients, uniform
 
 ROLES = (
@@ -403,3 +405,210 @@ def test_copies_of_models_with_a_copy_of_their_own_stay_nets(model: nn.Module, r
     for own in (copy.copy(net), copy.deepcopy(net)):
         assert torch.equal(own(X), expected)
         assert own.plan == net.plan
+
+
+class Catches(nn.Module):
+    """It goes on after an error of its own, raised after two graph breaks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, fails: bool) -> Tensor:
+        hidden: Tensor = self.first(x)
+        torch._dynamo.graph_break()  # once here
+        try:
+            return self.rest(hidden, fails)
+        except ValueError:
+            return hidden
+
+    def rest(self, hidden: Tensor, fails: bool) -> Tensor:
+        torch._dynamo.graph_break()  # and once here
+        if fails:
+            raise ValueError("caught by the model")
+        result: Tensor = self.second(hidden)
+        return result
+
+
+def test_an_error_that_the_model_catches_is_told_and_leaves_later_calls_rounded() -> None:
+    model = Catches()
+    with pytest.warns(PrecisionWarning, match="is captured in pieces"):
+        expected = compiled(model, "e2m1")(X, False)
+    net = compiled(model, "e2m1")
+    with pytest.warns(PrecisionWarning, match="is captured in pieces"):
+        net(X, False)
+    with pytest.warns(PrecisionWarning, match="An exception of the model in the code at .*test_bad_models.py"):
+        net(X, True)
+    for _ in range(2):
+        assert torch.equal(net(X, False), expected)
+
+
+class Breaks(nn.Module):
+    """After a graph break it may raise one of precc's own errors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, *, fails: bool = False) -> Tensor:
+        hidden = self.first(x)
+        torch._dynamo.graph_break()  # before the error
+        if fails:
+            raise precc.FormatError("not this one")
+        result: Tensor = self.second(hidden)
+        return result
+
+
+@pytest.mark.filterwarnings("ignore::precc.errors.PrecisionWarning")
+@pytest.mark.parametrize("first", [False, True])
+def test_an_error_of_ours_in_the_models_code_leaves_later_calls_rounded(first: bool) -> None:
+    model = Breaks()
+    expected = compiled(model, "e2m1")(X)
+    net = compiled(model, "e2m1")
+    if first:
+        net(X)
+    for _ in range(20):  # more than the graphs that Dynamo allows
+        with pytest.raises(precc.FormatError, match="not this one"):
+            net(X, fails=True)
+        assert torch.equal(net(X), expected)
+    assert net.compilations <= 4 + 2 * first
+    assert len(session_of(net).graphs.current) <= 2 + first
+
+
+class Branches(nn.Module):
+    """Each task has a layer of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, task: str) -> Tensor:
+        if task == "neither":
+            raise ValueError(task)
+        result: Tensor = (self.a if task == "a" else self.b)(x)
+        return result
+
+
+@pytest.mark.parametrize("rebuilt", [False, True])
+def test_slots_of_other_branches_stay_known_after_a_failed_call_or_new_graphs(rebuilt: bool) -> None:
+    net = compiled(Branches())
+    for task in "ab":
+        net(X, task).sum().backward()
+    slots = set(net.plan.slots)
+    with pytest.raises(ValueError, match="neither"):
+        net(X, "neither")
+    if rebuilt:
+        net.set_plan(precc.Uniform("e4m3", accumulator="e5m10").assign(), recompile=True)
+    net(X, "a").sum().backward()
+    net.set_plan(precc.PrecisionPlan("e4m3", {"b/product/fprop.weight": "fp32"}))
+    assert set(net.plan.slots) == slots
+    net(X, "b").sum().backward()
+    assert set(net.plan.slots) == slots
+
+
+@pytest.mark.filterwarnings("ignore::precc.errors.PrecisionWarning")
+@pytest.mark.parametrize("model", [nn.Linear(4, 4), Breaks()], ids=["whole", "pieces"])
+def test_graphs_go_with_their_net(model: nn.Module) -> None:
+    net = compiled(model)
+    net(X).sum().backward()
+    compiler, compiled_graph = (ref(own) for own in _compiler_and_graph(net))
+    del net
+    gc.collect()
+    assert (compiler(), compiled_graph()) == (None, None)
+
+
+def _compiler_and_graph(net: precc.PrecisionModule) -> tuple[Any, Any]:
+    """What makes the graphs of a net, and the first that it made."""
+    (entry,) = session_of(net).builds.entries.values()
+    return entry.compiler, entry.compiler._compiled[0].call
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_second_derivatives_by_what_another_function_made_are_the_same_error(frozen: bool) -> None:
+    net = compiled(nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)).requires_grad_(not frozen))
+    hidden = 2 * X.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(net(hidden).sum(), hidden, create_graph=True)
+    with pytest.raises(UnsupportedError, match="differentiated once more"):
+        torch.autograd.grad(slope.square().sum(), hidden, allow_unused=True)
+
+
+class Both(nn.Module):
+    """A view of its input before its result."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x.flatten(), (x @ x.T).sin()
+
+
+def test_second_derivatives_through_a_net_that_returns_its_input_too_are_the_same_error() -> None:
+    first, second = compiled(nn.Linear(4, 4)), compiled(Both())
+    x = X.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(second(first(x))[1].sum(), x, create_graph=True)
+    with pytest.raises(UnsupportedError, match="differentiated once more"):
+        torch.autograd.grad(slope.square().sum(), x, allow_unused=True)
+
+
+def test_a_lazy_module_is_refused_with_the_way_out() -> None:
+    with pytest.raises(CaptureError, match="LazyLinear has no parameters before its first call: call the model once"):
+        compiled(nn.LazyLinear(3))
+    model = nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 4))
+    with pytest.raises(CaptureError, match="the region '0' has no parameters before its first call"):
+        compiled(model, regions="*")
+    assert compiled(model)(X).shape == (2, 4)
+
+
+class Registered(nn.Module):
+    """Its subclasses are known by a name, and must have one."""
+
+    known: ClassVar[dict[str, type]] = {}
+
+    def __init_subclass__(cls, *, name: str) -> None:
+        Registered.known[name] = cls
+
+
+class Named(Registered, name="named"):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.fc(x)
+        return result
+
+
+@pytest.mark.parametrize("regions", [None, "*"])
+def test_classes_that_register_their_subclasses_do_not_see_the_nets(regions: str | None) -> None:
+    net = compiled(nn.Sequential(Named()) if regions else Named(), regions=regions)
+    assert net(X).shape == (2, 4)
+    assert Registered.known == {"named": Named}
+
+
+class Counts(nn.Module):
+    """It counts its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.calls = nn.Linear(4, 4), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        result: Tensor = self.fc(x) / self.calls
+        return result
+
+
+def test_a_module_that_counts_its_calls_needs_no_graph_for_each() -> None:
+    model = Counts()
+    net = compiled(model, "fp32")
+    for call in range(1, 13):
+        assert torch.equal(net(X), model.fc(X) / call)
+    assert net.compilations <= 2
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_hooks_added_after_the_first_call_act(inner: bool) -> None:
+    net = compiled(nn.Sequential(nn.Linear(4, 4), nn.Tanh()))
+    before = net(X)
+    hooked = net[0] if inner else net  # type: ignore[index]
+    handle = hooked.register_forward_hook(lambda module, inputs, output: 0 * output)
+    assert torch.equal(net(X), 0 * before)
+    handle.remove()
+    assert torch.equal(net(X), before)

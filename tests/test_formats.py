@@ -113,8 +113,8 @@ def test_unknown_names_are_errors_that_say_what_is_valid(name: str) -> None:
 def test_a_name_that_is_nearly_right_is_told() -> None:
     with pytest.raises(FormatError, match="did you mean 'e4m3fnuz', 'e4m3'"):
         parse_format("e4m3fn")
-    with pytest.raises(FormatError, match="'fp8': expected one of"):
-        parse_format("fp8")
+    with pytest.raises(FormatError, match="'dfloat': expected one of"):
+        parse_format("dfloat")
     with pytest.raises(FormatError, match=r"dtype \(torch.bfloat16\): write 'bfloat16'"):
         parse_format(torch.bfloat16)  # type: ignore[arg-type]
 
@@ -290,3 +290,16 @@ def test_formats_are_values() -> None:
     with pytest.raises(AttributeError):
         own.mantissa_bits = 2  # type: ignore[misc]
     assert all(hash(fmt) == hash(parse_format(name)) for name, fmt in FORMATS.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("fp8", "'e4m3', 'e5m2'"), ("half", "'fp16'"), ("FP4", "'e2m1', 'nvfp4', 'mxfp4'")]
+)
+def test_names_that_people_give_formats_are_told_by_ours(name: str, meant: str) -> None:
+    with pytest.raises(FormatError, match=f"did you mean {meant}\\?"):
+        parse_format(name)
+
+
+def test_dtypes_without_a_format_are_not_told_as_names() -> None:
+    with pytest.raises(FormatError, match=r"\(torch.complex64\)$"):
+        parse_format(torch.complex64)  # type: ignore[arg-type]

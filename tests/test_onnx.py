@@ -16,6 +16,7 @@ from precc.models.lenet5 import LeNet5, example_inputs
 from precc.plan import PrecisionPlan
 from precc.precision import Precision
 from tests.nets import MODELS, Attention, Convolutional, inputs_of, loss_of, uniform
+from tests.zoo import llama
 
 
 def test_each_slot_and_the_plan_are_metadata(tmp_path: Path) -> None:
@@ -121,6 +122,9 @@ def test_bad_arguments(tmp_path: Path) -> None:
         precc.export_onnx(LeNet5(), example_inputs(), tmp_path / "a.onnx")  # type: ignore[arg-type]
     with pytest.raises(CaptureError, match="tuple of the net's inputs"):
         precc.export_onnx(net, example_inputs()[0], tmp_path / "a.onnx")  # type: ignore[arg-type]
+    cached = precc.compile(llama(), backend="reference")
+    with pytest.raises(CaptureError, match="cannot trace LlamaForCausalLM.*: set model.config.use_cache = False"):
+        precc.export_onnx(cached, (torch.ones(1, 4, dtype=torch.long),), tmp_path / "a.onnx")
     with pytest.raises(CaptureError, match="cannot trace LeNet5"):
         precc.export_onnx(net, (torch.zeros(1),), tmp_path / "a.onnx")
     assert not list(tmp_path.iterdir())

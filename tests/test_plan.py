@@ -229,3 +229,24 @@ def test_slots_that_are_nearly_right_are_told(tmp_path: Path) -> None:
         net.set_plan(PrecisionPlan("fp32", {"1": "e4m3"}))
     with pytest.raises(FileNotFoundError, match=r"cannot write '.*absent/plan.json': there is no folder"):
         net.plan.save(tmp_path / "absent" / "plan.json")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("0/product/dgrad.weight", r"did you mean '0/product/"),  # the layer stays; the first has no dgrad
+        ("0/product/forward.weight", r"did you mean '0/product/fprop.weight'"),
+        ("[01]*", r"precc.Rule\('\[01\]\*', format=...\) all those of the modules that fit"),
+    ],
+)
+def test_names_of_no_slot_are_told_with_what_is_meant(wrong: str, message: str) -> None:
+    net = precc.compile(torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)), backend="reference")
+    net(torch.ones(2, 4)).sum().backward()
+    with pytest.raises(PlanError, match=message):
+        net.set_plan(PrecisionPlan("fp32", {wrong: "bf16"}))
+
+
+def test_slots_without_a_default_are_told_how_to_be_a_plan() -> None:
+    net = precc.compile(torch.nn.Linear(4, 4), backend="reference")
+    with pytest.raises(PlanError, match=r"precc.PrecisionPlan\('fp32', \{...\}\)"):
+        net.set_plan({"product/fprop.weight": "bf16"})  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """Regions: blocks compiled one by one compute, are named, and are controlled as in the whole net."""
 
 import copy
+import gc
 import io
 import pickle
 from collections.abc import Callable, Sequence
@@ -159,7 +160,7 @@ def test_a_region_under_two_paths_is_one() -> None:
     assert net.blocks[0] is net.blocks[1]
     assert session_of(net).options.regions == ("blocks.0",)
     loss_and_gradients(net, chain_input().requires_grad_())
-    assert (net.compilations, session_of(net).runs) == (1, 2)
+    assert (net.compilations, session_of(net).builds.runs) == (1, 2)
     assert {name.partition("/")[0] for name in slots(net)} == {"blocks.0", "blocks.0.fc"}
     net.set_plan(uniform("fp32"))
     assert_close(loss_and_gradients(net, chain_input()), loss_and_gradients(plain, chain_input()))
@@ -277,7 +278,7 @@ def test_modes_have_graphs_of_their_own_and_one_set_of_names() -> None:
     assert equal([net(x)], [first])
     assert net.compilations == 4
     assert "4 graph(s) by reference (2 with and 2 without a backward)" in str(net.report())
-    assert sum(session_of(net).tally.values()) > 0
+    assert sum(session_of(net).builds.tally.values()) > 0
 
 
 def test_copies_and_pickles_have_regions_of_their_own() -> None:
@@ -414,3 +415,60 @@ def test_inductor_computes_the_same_and_compiles_like_blocks_once() -> None:
     assert hits >= 2  # forward and backward of the second block
     for a, b in zip(rounded, loss_and_gradients(other, x), strict=True):
         torch.testing.assert_close(a, b, rtol=2e-2, atol=1e-3)
+
+
+class Skips(Chain):
+    """A stochastic depth."""
+
+    def forward(self, x: Tensor, keeps: Sequence[bool] = (True, True)) -> Tensor:
+        for block, keep in zip(self.blocks, keeps, strict=True):
+            x = block(x) if keep else x
+        return x[..., 0, :10]
+
+
+def test_a_call_may_skip_all_regions_once_one_has_run() -> None:
+    net, x = compiled(Skips(), policy="e4m3"), chain_input()
+    with pytest.raises(CaptureError, match="called none of its 2 region.*or it skipped all of them by chance"):
+        net(x, (False, False))
+    net(x, (True, False))
+    assert torch.equal(net(x, (False, False)), x[..., 0, :10])
+    assert torch.equal(net(x), compiled(net_of(net), policy="e4m3")(x))
+
+
+def net_of(net: precc.PrecisionModule) -> nn.Module:
+    """A model of the same parameters."""
+    model = Skips()
+    model.load_state_dict(net.state_dict())
+    return model
+
+
+def test_regions_of_a_net_whose_shallow_copy_is_gone_can_be_called() -> None:
+    net, x = compiled(Chain(), policy="e4m3"), chain_input()
+    net(x)
+    other = copy.copy(net)
+    expected = other(x)
+    del other
+    gc.collect()
+    net.blocks[0](x)  # type: ignore[index, operator]
+    assert torch.equal(net(x), expected)
+
+
+class Assigned(nn.Module):
+    """Its forward is an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+        self.forward = lambda x: self.fc(x)
+
+
+def test_a_region_with_a_forward_of_its_own_is_refused() -> None:
+    with pytest.raises(CaptureError, match="the region '0' has a forward of its own as an attribute"):
+        compiled(nn.Sequential(Assigned()), "*")
+
+
+def test_the_report_does_not_say_that_all_is_rounded_where_matrices_lie_outside() -> None:
+    net = warned(Stack(), "blocks.*", policy="e4m3")
+    loss_and_gradients(net, inputs_of(Stack()))
+    assert "not rounded: no product" not in str(net.report())
+    assert "or unrounded outside): shared" in str(net.report())

@@ -64,3 +64,27 @@ def test_a_net_for_one_plan_alone_says_so(live: bool) -> None:
     net = precc.compile(torch.nn.Linear(4, 4), policy="e4m3", live=live, backend="reference")
     net(torch.ones(2, 4))
     assert ("for this plan alone (live=False)" in str(net.report())) is not live
+
+
+def test_no_column_is_lost_where_precisions_have_long_names() -> None:
+    scaling = precc.Scaling("tensor", scale_format="fp32", history=16)
+    long = precc.Precision("e4m3", "stochastic", scaling)
+    rules = [precc.Rule(operand="grad_output", format="e5m2", rounding="stochastic", scaling=scaling)]
+    net = precc.compile(torch.nn.Sequential(*two_layers()), plan=PrecisionPlan(long), rules=rules, backend="reference")
+    net(torch.ones(2, 4)).sum().backward()
+    lines = str(net.report()).splitlines()
+    assert lines[1].split() == ["layer", "op", "fprop", "dgrad", "wgrad", "multiply-adds", "share"]
+    assert lines[3].startswith("1      product")
+    assert lines[3].endswith("60.0%")
+    assert "…" not in str(net.report())
+
+
+def test_the_table_says_what_is_computed() -> None:
+    rules = [precc.Rule("0", keep="fp32")]
+    net = precc.compile(torch.nn.Sequential(*two_layers()), policy="e4m3", rules=rules, backend="reference")
+    net.double()
+    net(torch.ones(2, 4).double()).sum().backward()
+    assert net.report().rows[0].formats == ("float32", "-", "float32")
+    narrow = precc.compile(torch.nn.Sequential(*two_layers()), policy="fp64", backend="reference")
+    narrow(torch.ones(2, 4)).sum().backward()
+    assert narrow.report().rows[0].formats == ("float32", "-", "float32")

@@ -244,10 +244,10 @@ def test_rules_hold_on_every_level_and_not_in_the_reference() -> None:
 def test_a_level_that_is_full_precision_under_its_rules_is_not_compared() -> None:
     opt, closure = region([Rule("fc", keep="float32")], ("float32",), radius=0.1)
     opt.step(closure)
-    assert session_of(opt.net).runs == 2  # at x, and at x + p
+    assert session_of(opt.net).builds.runs == 2  # at x, and at x + p
     opt, closure = region([Rule("fc", operand="weight", keep="bf16")], ("float32",), radius=0.1)
     opt.step(closure)
-    assert session_of(opt.net).runs == 3
+    assert session_of(opt.net).builds.runs == 3
 
 
 def test_a_rule_that_overflows_is_found_out_and_the_plan_is_under_rules_again() -> None:

@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from torch.utils.checkpoint import checkpoint
 
 import precc
 from precc import PrecisionPlan, Uniform
-from precc.errors import PlanError, UnsupportedError
+from precc.errors import CaptureError, PlanError, UnsupportedError
 from precc.models.gpt import GPT
 from precc.module import PrecisionModule
 from tests.nets import Attention, Convolutional, LeNet5, Stack, equal, inputs_of, loss_and_gradients, loss_of, uniform
@@ -512,3 +513,58 @@ def test_a_net_with_a_recurrent_layer_is_pickled(regions: str | None) -> None:
     if regions is None:
         x = torch.randn(2, 3, 4)
         assert torch.equal(kept(x)[0], net(x)[0])
+
+
+def test_distributed_data_parallel_has_the_slots_and_the_step_of_the_net() -> None:
+    """DDPOptimizer would cut graphs of more than 1 MB."""
+    model = nn.Sequential(*(layer for _ in range(3) for layer in (nn.Linear(300, 300), nn.Linear(300, 300), nn.ReLU())))
+    net, x = compiled(model, "e4m3"), torch.randn(4, 300)
+    other = compiled(copy.deepcopy(model), "e4m3")
+    net(x).square().sum().backward()
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        parallel = nn.parallel.DistributedDataParallel(other)
+        parallel(x).square().sum().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert equal(gradients(other), gradients(net))
+    assert set(other.plan.slots) == set(net.plan.slots)
+    assert other.compilations == 1
+    assert "in no graph" not in str(other.report())
+
+
+def test_the_trainer_of_transformers_trains_a_net_as_it_does_a_model(tmp_path: Path) -> None:
+    tokens = torch.randint(0, 50, (12, 8), generator=torch.Generator().manual_seed(0))
+    data = [{"input_ids": row, "labels": row} for row in tokens]
+    after = []
+    for wraps in (compiled, lambda model: model):
+        torch.manual_seed(0)
+        net = wraps(gpt2())
+        options: dict[str, Any] = {"report_to": [], "disable_tqdm": True, "save_strategy": "no", "use_cpu": True}
+        arguments = transformers.TrainingArguments(
+            str(tmp_path), max_steps=3, per_device_train_batch_size=4, dataloader_pin_memory=False, **options
+        )
+        transformers.Trainer(net, arguments, train_dataset=data).train()
+        after.append(values(net))
+    for ours, theirs in zip(*after, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("regions", [None, "*"])
+def test_a_parametrized_net_is_copied(regions: str | None) -> None:
+    layers = [nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)) for _ in range(2)]
+    net = precc.compile(nn.Sequential(*layers), policy="e4m3", regions=regions, backend="reference")
+    x = torch.randn(3, 4)
+    expected = net(x)
+    other = copy.deepcopy(net)
+    assert torch.equal(other(x), expected)
+    nn.init.zeros_(layers[0].parametrizations.weight.original0)  # type: ignore[union-attr, index, arg-type]
+    assert torch.equal(other(x), expected)
+    assert not torch.equal(net(x), expected)
+
+
+def test_statistics_that_cannot_be_captured_are_an_error_with_the_way_out() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))
+    average = AveragedModel(compiled(model, "e4m3"))
+    with pytest.raises(CaptureError, match="update_bn of torch.optim.swa_utils, can run with the model"):
+        update_bn([torch.randn(5, 4)], average)

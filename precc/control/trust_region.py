@@ -102,7 +102,7 @@ class TrustRegion(Optimizer):
         if not parameters:
             raise ValueError(f"{type(net).__name__} has no parameter that requires a gradient")
         super().__init__(parameters, {"lr": radius, "momentum": momentum, "weight_decay": weight_decay})
-        self._session.prepare(self.levels, recompile=True)
+        self._session.builds.prepare(self.levels, recompile=True)
 
     @property
     def _session(self) -> Session:
@@ -155,9 +155,9 @@ class TrustRegion(Optimizer):
     def _gradients(self, closure: Closure) -> tuple[Tensor, Values]:
         """Loss and gradient at x, the loss scale taken off."""
         self.zero_grad(set_to_none=True)
-        runs = self._session.runs
+        runs = self._session.builds.runs
         loss = loss_of_closure(closure)
-        if self._session.runs == runs:
+        if self._session.builds.runs == runs:
             raise ClosureError("the closure did not call the net of this optimizer: does it say net(x), not model(x)?")
         parameters = self._parameters()
         scale = 1.0

@@ -1,0 +1,128 @@
+"""What the graphs of a net are built for, and the entry points through which they are captured and run."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from weakref import ReferenceType
+
+from precc.amax_history import AmaxHistory
+from precc.capture import GraphCompiler, GraphOwner
+from precc.compile_options import CompileOptions
+from precc.compiled_entry import CompiledEntry
+from precc.errors import PlanError
+from precc.net_graphs import NetGraphs
+from precc.pipeline import Pipeline
+from precc.plan import PrecisionPlan
+from precc.slots import CallNumbers
+
+__all__ = ["LIVE", "GraphBuilds"]
+
+#: The way out, where graphs are built for one plan.
+LIVE = "compile it with live=True"
+
+
+@dataclass(eq=False, repr=False)
+class GraphBuilds:
+    """In which plans the graphs of a net can run; others need other graphs.
+
+    Args:
+        options: how the net is compiled.
+        owner: the net's session.
+        graphs: those captured.
+        amax: largest magnitudes of the slots with delayed scales.
+        accumulates: whether graphs are built so that products can round their sums; set by the first plan that does.
+        only_plan: the one plan that graphs are built for; None if they are live.
+        tally: multiply-adds executed so far, by format.
+        entries: by path, of each region, or of the root.
+    """
+
+    options: CompileOptions
+    owner: ReferenceType[GraphOwner]
+    graphs: NetGraphs
+    amax: AmaxHistory
+    accumulates: bool
+    only_plan: PrecisionPlan | None
+    tally: Counter[str] = field(default_factory=Counter)
+    entries: dict[str, CompiledEntry] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._build()
+
+    def _build(self) -> None:
+        """Begin without graphs."""
+        numbers = CallNumbers()
+        self.entries = {path: self._entry(path, numbers) for path in self.graphs.paths}
+
+    def _entry(self, path: str, numbers: CallNumbers) -> CompiledEntry:
+        options = self.options
+        compiler = GraphCompiler(
+            options.pipeline,
+            options.accumulating if self.accumulates else Pipeline(()),
+            options.backend,
+            self.owner,
+            self.amax,
+            region=path,
+            only_plan=self.only_plan,
+            fused_attention=options.fused_attention,
+            tally=self.tally,
+            numbers=numbers,
+        )
+        return CompiledEntry.of(
+            compiler, fullgraph=options.fullgraph, dynamic=options.dynamic, recurrent=options.recurrent
+        )
+
+    @property
+    def runs(self) -> int:
+        """How often a compiled graph was entered."""
+        return sum(entry.compiler.runs for entry in self.entries.values())
+
+    def prepare(
+        self, plans: Sequence[PrecisionPlan], *, recompile: bool, only_plan: PrecisionPlan | None = None
+    ) -> None:
+        """Have graphs in which these plans can run, from the next forward on.
+
+        Args:
+            plans: that will be used.
+            recompile: allow to build the graphs again.
+            only_plan: the one plan to build graphs for, where graphs are built for one.
+
+        Raises:
+            PlanError: a plan has accumulators, or is another than the one that the graphs were built for, and they
+                must not be built again.
+        """
+        if self.only_plan is not None:
+            self._prepare_only(only_plan, len(plans), recompile=recompile)
+            return
+        needing = next((plan for plan in plans if plan.rounds_sums), None)
+        if needing is None or self.accumulates:
+            return
+        if self.graphs.current and not recompile:
+            some = {name: own for name, own in needing.accumulators.items() if own is not None}
+            some |= {rule.path: rule.accumulator for rule in needing.rules if rule.accumulator is not None}
+            name, own = next(iter(some.items()), ("every product", needing.default_accumulator))
+            raise PlanError(
+                f"the plan sums {name!r} in {own}, but the net's graphs were built without accumulators: "
+                "net.set_plan(plan, recompile=True) builds them again, and precc.compile(..., plan=...) or policy=... "
+                "with an accumulator builds them so at once"
+            )
+        self.accumulates = True
+        self._rebuild(None)
+
+    def _prepare_only(self, plan: PrecisionPlan | None, count: int, *, recompile: bool) -> None:
+        if plan is None:
+            raise PlanError(f"the net was compiled for one plan alone, and is to run in {count}: {LIVE}")
+        if plan == self.only_plan:
+            return
+        if self.graphs.current and not recompile:
+            raise PlanError(
+                f"the net's graphs were built for one plan alone, and this is another: {LIVE}, or "
+                "net.set_plan(plan, recompile=True) builds them again"
+            )
+        self.accumulates = plan.rounds_sums
+        self._rebuild(plan)
+
+    def _rebuild(self, only_plan: PrecisionPlan | None) -> None:
+        """Have new graphs, from the next forward on."""
+        self.graphs.drop(self.graphs.current)
+        self.only_plan = only_plan
+        self._build()
