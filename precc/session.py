@@ -102,7 +102,7 @@ class Session:
     def belongs_to(self, net: nn.Module) -> None:
         """Have the graphs be those of a net, from now on."""
         if not self.nets or self.nets[-1]() is not net:
-            others = [known for known in self.nets if known() not in (None, net)]
+            others = [known for known in self.nets if known() is not None and known() is not net]
             self.nets = [*others, ref(net)]
 
     def use(

@@ -88,3 +88,12 @@ def test_the_table_says_what_is_computed() -> None:
     narrow = precc.compile(torch.nn.Sequential(*two_layers()), policy="fp64", backend="reference")
     narrow(torch.ones(2, 4)).sum().backward()
     assert narrow.report().rows[0].formats == ("float32", "-", "float32")
+
+
+@pytest.mark.parametrize("scaling", [None, "tensor"])
+def test_integers_without_a_scaling_are_named(scaling: str | None) -> None:
+    policy = precc.Uniform("int8", scaling=scaling)
+    net = precc.compile(torch.nn.Sequential(*two_layers()), policy=policy, backend="reference")
+    net(torch.ones(2, 4)).sum().backward()
+    note = "int8 without a scaling, so that values below 0.5 become 0: 0/product, 1/product"
+    assert (note in net.report().notes) is (scaling is None)

@@ -10,6 +10,7 @@ from rich.table import Table
 from precc.annotations import Product
 from precc.captured_graph import CapturedGraph, depends_on_data, size_value
 from precc.first_match import first_match
+from precc.formats import FixedPoint
 from precc.plan import PrecisionPlan
 from precc.slots import Role
 
@@ -69,6 +70,7 @@ class PrecisionReport:
         notes += _rules(plan, graphs)
         notes += [f"a faster backend cannot run here: {lacking}"] * bool(lacking)
         notes += _narrower(plan, graphs)
+        notes += _unscaled_integers(plan, graphs)
         notes += _inside_kernels(graphs)
         notes += _uncounted(graphs)
         notes += _executed(executed)
@@ -185,6 +187,21 @@ def _narrower(plan: PrecisionPlan, graphs: Sequence[CapturedGraph]) -> list[str]
     return [
         f"computed in {dtype}, the dtype of the tensors, where the plan has {wanted}: {', '.join(ops)}"
         for (wanted, dtype), ops in found.items()
+    ]
+
+
+def _unscaled_integers(plan: PrecisionPlan, graphs: Sequence[CapturedGraph]) -> list[str]:
+    """Where most values of a net are too small for the format."""
+    found: dict[FixedPoint, dict[str, None]] = {}
+    for graph in graphs:
+        for product in graph.products:
+            for operand in product.operands:
+                own = plan.precision(operand.slot.name)
+                if isinstance(own.format, FixedPoint) and own.format.quantum >= 1 and own.scaling is None:
+                    found.setdefault(own.format, {})[product.op] = None
+    return [
+        f"{fmt.name} without a scaling, so that values below {fmt.quantum / 2:g} become 0: {', '.join(ops)}"
+        for fmt, ops in found.items()
     ]
 
 
