@@ -31,10 +31,12 @@ class CompiledEntry:
     Args:
         compiler: makes the graphs.
         recurrent: whether each length of the input needs a graph of its own.
+        dynamic: whether sizes are symbols from the first call on.
     """
 
     compiler: GraphCompiler
     recurrent: bool
+    dynamic: bool
     _compiled: Callable[..., Any]
     _frames: FrameCapture
 
@@ -54,7 +56,7 @@ class CompiledEntry:
         context.callback = frames
         compiled = context(FunctionType(code, globals()))
         finalize(compiled, reset_code, code)  # Dynamo keeps the graphs of code that is gone
-        return cls(compiler, recurrent, compiled, frames)
+        return cls(compiler, recurrent, dynamic is True, compiled, frames)
 
     def call(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, list[str]]:
         """The result, and why and where each capture was interrupted that the call began.
@@ -71,7 +73,8 @@ class CompiledEntry:
         runs = self.compiler.runs
         watch = GraphBreakWatch()
         try:
-            with strict_dynamo(title, module, args, kwargs, recurrent=self.recurrent, undone=self._frames.undone):
+            allowed = {"recurrent": self.recurrent, "undone": self._frames.undone, "counts": not self.dynamic}
+            with strict_dynamo(title, module, args, kwargs, **allowed):
                 result = self._compiled(module, args, kwargs)
             breaks = watch.found(self._frames.why)
             if self.compiler.runs == runs:

@@ -237,7 +237,7 @@ class Session:
             CaptureError: no region was called so far.
             PreccError: a region raised it.
         """
-        with strict_dynamo(base_name(net), net, args, kwargs):
+        with strict_dynamo(base_name(net), net, args, kwargs, counts=self.options.dynamic is not True):
             result = net._call_impl(*args, **kwargs)
         if self.builds.runs == 0:  # later calls may skip layers, as a stochastic depth does
             regions = self.options.regions

@@ -24,7 +24,6 @@ _CONFIG = {
     "allow_empty_graphs": True,  # or code that once does no tensor operation is not captured any more
     "skip_nnmodule_hook_guards": False,  # or hooks that are added after the first call do not act
     "optimize_ddp": False,  # or a graph in DistributedDataParallel is cut in parts, whose products share slots
-    "allow_unspec_int_on_nn_module": True,  # or a module that counts its calls needs a graph for each
 }
 
 #: Graphs that a net with recurrent layers may have: one for each length of the input.
@@ -79,6 +78,7 @@ def strict_dynamo(
     *,
     recurrent: bool = False,
     undone: int = 0,
+    counts: bool = True,
 ) -> Iterator[None]:
     """Run a call of a net, or of a region, under Dynamo, with errors of ours that say its name.
 
@@ -89,14 +89,16 @@ def strict_dynamo(
         kwargs: of the call.
         recurrent: allow graphs for many lengths of the input.
         undone: captures that were dropped, which Dynamo still counts.
+        counts: let numbers that modules hold be symbols once they change, or one that counts its calls would need a
+            graph for each; where all sizes are symbols from the first call on, so would be the number of heads.
 
     Raises:
         CaptureError, RecompileLimitError, DeviceError, BackendError: as `Session.call` says.
     """
     limit = max(torch._dynamo.config.recompile_limit, _LENGTHS if recurrent else 0)
-    counted = limit + undone
+    changes = {**_CONFIG, "recompile_limit": limit + undone, "allow_unspec_int_on_nn_module": counts}
     try:
-        with _patched({**_CONFIG, "recompile_limit": counted}), _no_fast_path():
+        with _patched(changes), _no_fast_path():
             yield
     except FailOnRecompileLimitHit as error:
         sizes = (
