@@ -24,11 +24,17 @@ lint: .venv/.complete  ## ruff
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 
+# One thread a process, as threads of several processes wait for each other. What trains a net at length comes after:
+# another number of threads is another order of sums, and another training.
+ONE_EACH = OMP_NUM_THREADS=1 $(RUN) -m pytest -n $$(nproc) --dist worksteal --ignore tests/test_training.py
+
 test: lint  ## ruff, mypy, doctests and all tests
-	$(RUN) -m pytest
+	$(ONE_EACH)
+	$(RUN) -m pytest tests/test_training.py
 
 test-all: lint  ## the same and the slow ones: every real model by Inductor too
-	$(RUN) -m pytest -m "slow or not slow"
+	$(ONE_EACH) -m "slow or not slow"
+	$(RUN) -m pytest tests/test_training.py
 
 bench: .venv/.complete  ## the published numbers: JSON files in benchmarks/results/
 	$(RUN) benchmarks/rounding.py

@@ -73,8 +73,8 @@ class CompiledEntry:
         runs = self.compiler.runs
         watch = GraphBreakWatch()
         try:
-            allowed = {"recurrent": self.recurrent, "undone": self._frames.undone, "counts": not self.dynamic}
-            with strict_dynamo(title, module, args, kwargs, **allowed):
+            allowed: dict[str, Any] = {"undone": self._frames.undone, "counts": not self.dynamic}
+            with strict_dynamo(title, module, args, kwargs, recurrent=self.recurrent, **allowed):
                 result = self._compiled(module, args, kwargs)
             breaks = watch.found(self._frames.why)
             if self.compiler.runs == runs:
