@@ -55,6 +55,26 @@ def assert_close(first: tuple[float, Tensor], second: tuple[float, Tensor], tole
     assert (first[1] - second[1]).norm() <= tolerance * second[1].norm()
 
 
+def difference(first: tuple[float, Tensor], second: tuple[float, Tensor]) -> float:
+    """The larger of that of the losses and that of the gradients, both relative to the second."""
+    of_losses = abs(first[0] - second[0]) / abs(second[0])
+    return max(of_losses, ((first[1] - second[1]).norm() / second[1].norm()).item())
+
+
+def effect_of_noise(noisy: nn.Module, net: nn.Module, entry: Entry, batch: dict[str, Tensor]) -> float:
+    """The largest difference that 8 draws of noise in the parameters make; they are of 2 ulps, as sums of fp32 have."""
+    exact, effects = net.state_dict(), []
+    for seed in range(8):
+        generator = torch.Generator().manual_seed(seed)
+        noise = {name: 1 + 2.0**-22 * (2 * torch.rand(v.shape, generator=generator) - 1) for name, v in exact.items()}
+        moved = {name: v * noise[name] if v.is_floating_point() else v for name, v in exact.items()}
+        noisy.load_state_dict(exact)
+        plain = loss_and_gradient(noisy, entry, batch)
+        noisy.load_state_dict(moved)
+        effects.append(difference(loss_and_gradient(noisy, entry, batch), plain))
+    return max(effects)
+
+
 @pytest.mark.parametrize("name", ZOO)
 def test_training(name: str) -> None:
     entry = ZOO[name]
@@ -81,7 +101,11 @@ def _chosen(name: str) -> object:
 
 @pytest.mark.parametrize("name", [_chosen(name) for name in ZOO])
 def test_backends_agree(name: str) -> None:
-    """In the mixed plan they differ by the order of fp32 sums, and where that moves a value over a boundary."""
+    """In the mixed plan they differ by the order of fp32 sums, and where that moves a value over a boundary.
+
+    One such value can move a gradient by 2%: the difference is no more than what noise in the parameters, of the size
+    of fp32's rounding, does to one backend alone.
+    """
     entry = ZOO[name]
     nets = [
         precc.compile(model_of(entry), plan=SCALED, rules=MIXED, backend=backend)
@@ -91,5 +115,6 @@ def test_backends_agree(name: str) -> None:
     for batch in batches(entry):
         nets[1].load_state_dict(nets[0].state_dict())
         first, second = (loss_and_gradient(net, entry, batch) for net in nets)
-        assert_close(second, first, 1e-2)
+        if difference(second, first) > 1e-4:
+            assert difference(second, first) <= 2 * effect_of_noise(nets[1], nets[0], entry, batch)
         optimizer.step()

@@ -539,7 +539,7 @@ def test_the_trainer_of_transformers_trains_a_net_as_it_does_a_model(tmp_path: P
     after = []
     for wraps in (compiled, lambda model: model):
         torch.manual_seed(0)
-        net = wraps(gpt2())
+        net = wraps(llama())
         options: dict[str, Any] = {"report_to": [], "disable_tqdm": True, "save_strategy": "no", "use_cpu": True}
         arguments = transformers.TrainingArguments(
             str(tmp_path), max_steps=3, per_device_train_batch_size=4, dataloader_pin_memory=False, **options
