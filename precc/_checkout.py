@@ -23,7 +23,12 @@ class _SiblingFinder:
         return PathFinder.find_spec(name, [str(_PACKAGE.parent)])
 
 
+def is_checkout() -> bool:
+    """Whether precc is imported from its source, where the three folders lie beside it."""
+    return not (_PACKAGE / "passes").is_dir()
+
+
 def install() -> None:
     """Put the finder first, so that a second checkout never imports the first one's folders."""
-    if not (_PACKAGE / "passes").is_dir():
+    if is_checkout():
         sys.meta_path.insert(0, _SiblingFinder)

@@ -6,6 +6,7 @@ import torch
 from torch.fx import Graph, Node
 
 from precc.accumulation.accumulator import Accumulator
+from precc.formats import format_of_dtype
 from precc.plan import PrecisionPlan
 from precc.precision import Precision
 from precc.slots import Role, Slot
@@ -50,8 +51,8 @@ class Operand:
 
     def computed_in(self, plan: PrecisionPlan) -> Precision:
         """The precision of its values under a plan: that of the tensors, where the plan's keeps them as they are."""
-        precision = plan.precision(self.slot.name)
-        return precision if precision.changes(self.dtype) else Precision(str(self.dtype).removeprefix("torch."))
+        precision, own = plan.precision(self.slot.name), format_of_dtype(self.dtype)
+        return precision if own is None or precision.changes(self.dtype) else Precision(own)
 
 
 @dataclass(frozen=True, slots=True)

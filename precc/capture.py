@@ -35,7 +35,7 @@ from precc.rounding import ROW_WIDTH
 from precc.slots import CallNumbers, aliases_of, bound_aliases_of
 from precc.strict_dynamo import opened_products
 
-__all__ = ["GraphCompiler"]
+__all__ = ["GraphCompiler", "GraphOwner"]
 
 
 class GraphOwner(Protocol):
@@ -84,7 +84,7 @@ class GraphCompiler:
     tally: Counter[str] = field(default_factory=Counter)
     numbers: CallNumbers = field(default_factory=CallNumbers)
     _compiled: dict[int, "_Compiled"] = field(default_factory=dict)  # by number; Dynamo keeps what it is given for good
-    _numbers: "count[int]" = field(default_factory=count)
+    _next: "count[int]" = field(default_factory=count)
 
     def __call__(self, dynamo_graph: GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         refuse_several_devices(example_inputs)
@@ -116,7 +116,7 @@ class GraphCompiler:
             graph = with_plan_input(dynamo_graph, plan_input, opens=opens, fused=fused)
             compiled = aot_compile(graph, [*example_inputs, plan_input])
         self._owned().take(captured)
-        number = next(self._numbers)
+        number = next(self._next)
         self._compiled[number] = _Compiled(compiled, captured)
         return partial(_run, ref(self), number)
 

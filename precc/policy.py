@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 from precc.accumulation.accumulator import Accumulator
 from precc.accumulation.named import parse_accumulator
 from precc.errors import FormatError, PlanError, UnsupportedError
-from precc.formats import FORMATS, Format, Scaling, Transform
+from precc.formats import Format, Scaling, Transform, format_of_dtype
 from precc.plan import PrecisionPlan
 from precc.precision import Precision, misfit
 from precc.provenance import Provenance
@@ -109,8 +109,8 @@ def parse_policy(policy: Policy | Format | str) -> Policy:
     if isinstance(policy, PrecisionPlan):
         raise PlanError("a plan is no policy: pass it as plan=, or to net.set_plan")
     if isinstance(policy, type) or not isinstance(policy, Policy):
-        name = str(policy).removeprefix("torch.")
-        hint = f"; a format goes by its name: {name!r}" if name in FORMATS and name != str(policy) else ""
+        same = format_of_dtype(policy)
+        hint = f"; a format goes by its name: {same.name!r}" if same is not None else ""
         raise PlanError(f"{policy!r} is no policy: it has no assign(analysis) -> plan{hint}")
     return policy
 

@@ -239,7 +239,7 @@ class Session:
         """
         with strict_dynamo(base_name(net), net, args, kwargs, counts=self.options.dynamic is not True):
             result = net._call_impl(*args, **kwargs)
-        if self.builds.runs == 0:  # later calls may skip layers, as a stochastic depth does
+        if not self.graphs.count:  # later calls may skip layers, as a stochastic depth does
             regions = self.options.regions
             raise CaptureError(
                 f"calling {base_name(net)} called none of its {len(regions)} region(s), such as {regions[0]!r}, so "

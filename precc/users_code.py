@@ -6,11 +6,13 @@ from pathlib import Path
 
 import torch
 
+from precc._checkout import is_checkout
+
 __all__ = ["is_of_torch_or_ours", "is_users"]
 
 _ROOT = Path(__file__).parents[1]
 #: In a checkout some of our packages lie beside this one; when installed, what lies there is other people's.
-_SIBLINGS = [_ROOT / name for name in ("passes", "backends")] if (_ROOT / "pyproject.toml").is_file() else []
+_SIBLINGS = [_ROOT / name for name in ("passes", "backends")] if is_checkout() else []
 _OURS = tuple(str(folder) + os.sep for folder in (Path(torch.__file__).parent, Path(__file__).parent, *_SIBLINGS))
 _PYTHONS = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib"))
 _PACKAGES = tuple(sysconfig.get_path(name) + os.sep for name in ("purelib", "platlib"))

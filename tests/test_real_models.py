@@ -64,12 +64,12 @@ def difference(first: tuple[float, Tensor], second: tuple[float, Tensor]) -> flo
 def effect_of_noise(noisy: nn.Module, net: nn.Module, entry: Entry, batch: dict[str, Tensor]) -> float:
     """The largest difference that 8 draws of noise in the parameters make; they are of 2 ulps, as sums of fp32 have."""
     exact, effects = net.state_dict(), []
+    noisy.load_state_dict(exact)
+    plain = loss_and_gradient(noisy, entry, batch)
     for seed in range(8):
         generator = torch.Generator().manual_seed(seed)
         noise = {name: 1 + 2.0**-22 * (2 * torch.rand(v.shape, generator=generator) - 1) for name, v in exact.items()}
         moved = {name: v * noise[name] if v.is_floating_point() else v for name, v in exact.items()}
-        noisy.load_state_dict(exact)
-        plain = loss_and_gradient(noisy, entry, batch)
         noisy.load_state_dict(moved)
         effects.append(difference(loss_and_gradient(noisy, entry, batch), plain))
     return max(effects)

@@ -433,6 +433,8 @@ def test_a_call_may_skip_all_regions_once_one_has_run() -> None:
     net(x, (True, False))
     assert torch.equal(net(x, (False, False)), x[..., 0, :10])
     assert torch.equal(net(x), compiled(net_of(net), policy="e4m3")(x))
+    net.set_plan(precc.Uniform("e4m3", accumulator="e5m10").assign(), recompile=True)
+    assert torch.equal(net(x, (False, False)), x[..., 0, :10])  # new graphs make it no other net
 
 
 def net_of(net: precc.PrecisionModule) -> nn.Module:

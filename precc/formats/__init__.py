@@ -3,7 +3,7 @@
 from precc.formats.block_format import BlockFormat, ElementFormat, Format
 from precc.formats.fixed_point import FixedPoint, NestedInteger
 from precc.formats.float_format import FloatFormat, Overflow, Specials
-from precc.formats.names import ALIASES, FAMILIES, FORMATS, parse_format
+from precc.formats.names import ALIASES, FAMILIES, FORMATS, format_of_dtype, parse_format
 from precc.formats.power_law import PowerLaw
 from precc.formats.scaling import MAX_HISTORY, Granularity, ScaleRule, Scaling, parse_scaling
 from precc.formats.transform import Transform, parse_transform
@@ -26,6 +26,7 @@ __all__ = [
     "Scaling",
     "Specials",
     "Transform",
+    "format_of_dtype",
     "parse_format",
     "parse_scaling",
     "parse_transform",

@@ -16,7 +16,7 @@ from precc.formats.float_format import FloatFormat, Specials
 from precc.formats.power_law import PowerLaw
 from precc.formats.scaling import Scaling
 
-__all__ = ["ALIASES", "FAMILIES", "FORMATS", "parse_format"]
+__all__ = ["ALIASES", "FAMILIES", "FORMATS", "format_of_dtype", "parse_format"]
 
 _FLOATS = (
     FloatFormat(name="float64", exponent_bits=11, mantissa_bits=52),
@@ -218,10 +218,21 @@ def parse_format(fmt: Format | str) -> Format:
     if isinstance(fmt, Format):
         return fmt
     if not isinstance(fmt, str):
-        name = str(fmt).removeprefix("torch.")
-        hint = f": write {name!r}" if name != str(fmt) and (name in FORMATS or name in ALIASES) else ""
+        same = format_of_dtype(fmt)
+        hint = f": write {same.name!r}" if same is not None else ""
         raise FormatError(f"a format is a Format or its name, not {type(fmt).__name__} ({fmt!r}){hint}")
     return _parse_name(fmt)
+
+
+def format_of_dtype(dtype: object) -> Format | None:
+    """The format that has the name of a torch dtype; None if none has, or it is no dtype.
+
+    >>> import torch
+    >>> format_of_dtype(torch.bfloat16).name, format_of_dtype(torch.complex64), format_of_dtype("bfloat16")
+    ('bfloat16', None, None)
+    """
+    name = str(dtype)
+    return FORMATS.get(name.removeprefix("torch.")) if name.startswith("torch.") else None
 
 
 _ALL: tuple[Format, ...] = (*_FLOATS, *_INTEGERS, *_blocks())

@@ -23,7 +23,7 @@ from precc.formats import (
     ScaleRule,
     Scaling,
     Transform,
-    parse_format,
+    format_of_dtype,
 )
 from precc.rounding.grids import Grid, grid_of_element
 from precc.rounding.modes import NEAREST_EVEN, Rounding, RoundingMode
@@ -176,7 +176,7 @@ _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def _own_grid(dtype: torch.dtype) -> Grid:
-    fmt = parse_format(str(dtype).removeprefix("torch."))
+    fmt = format_of_dtype(dtype)
     assert isinstance(fmt, FloatFormat)
     return grid_of_element(fmt)
 
