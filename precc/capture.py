@@ -17,7 +17,6 @@ from weakref import ReferenceType, ref
 import torch
 from torch import nn
 from torch._dynamo.backends.common import aot_autograd
-from torch._dynamo.symbolic_convert import InstructionTranslator
 from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch._guards import CompileContext, TracingContext
 from torch.fx import Graph, GraphModule, Node
@@ -26,7 +25,14 @@ from precc.amax_history import AmaxHistory
 from precc.captured_graph import CapturedGraph, plan_position
 from precc.decompositions import decomposition_table
 from precc.double_backward import guard_double_backward
-from precc.dynamo_graph import constant_positions, floating_dtypes, refuse_several_devices, with_plan_input
+from precc.dynamo_graph import (
+    constant_positions,
+    floating_dtypes,
+    input_names,
+    layers_in_scope,
+    refuse_several_devices,
+    with_plan_input,
+)
 from precc.errors import BackendError, PreccError
 from precc.pipeline import Pipeline
 from precc.plan import PrecisionPlan
@@ -89,7 +95,7 @@ class GraphCompiler:
     def __call__(self, dynamo_graph: GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         refuse_several_devices(example_inputs)
         plan_input = torch.empty(1, ROW_WIDTH, dtype=torch.float64, device="cpu")
-        layers = self._layers()
+        layers = layers_in_scope(self.net)
         captured = CapturedGraph(
             next(iter(layers.values()), ""),
             self.tally,
@@ -154,12 +160,6 @@ class GraphCompiler:
         every = self.net.named_parameters(remove_duplicate=False)
         return frozenset(name for name, value in every if id(value) in taken)
 
-    def _layers(self) -> dict[str, str]:
-        """Module paths of the local variables by which the captured code knows its modules."""
-        paths = {id(module): path for path, module in self.net.named_modules()}
-        scope = InstructionTranslator.current_tx().output.local_scope
-        return {name: paths[id(value)] for name, value in scope.items() if id(value) in paths}
-
 
 @dataclass(frozen=True, slots=True)
 class _Compiled:
@@ -215,7 +215,7 @@ class _Build:
         return self._compile(graph, inputs, visible_outputs=_count_outputs(graph), backward=True)
 
     def _place(self, graph: GraphModule) -> None:
-        names = _input_names(graph.graph)
+        names = input_names(graph.graph)
         compile_id = CompileContext.current_compile_id()
         frame = compile_id.frame_id if compile_id is not None else None
         net = self.compiler.net
@@ -265,16 +265,6 @@ class _Build:
 
         run._boxed_call = True  # type: ignore[attr-defined]  # AOTAutograd's mark of the calling convention
         return run
-
-
-def _input_names(graph: Graph) -> dict[int, str]:
-    """Names of the placeholders by their position among the inputs of the captured code."""
-    names = {}
-    for node in graph.find_nodes(op="placeholder"):
-        index = getattr(node.meta.get("desc"), "idx", None)
-        if index is not None:
-            names[index] = node.name
-    return names
 
 
 def _count_outputs(graph: GraphModule) -> int:

@@ -6,12 +6,20 @@ from typing import Any
 import torch
 from torch import nn
 from torch._dynamo.source import ConstantSource
+from torch._dynamo.symbolic_convert import InstructionTranslator
 from torch.fx import Graph, GraphModule
 
 from precc.decompositions import replacement
 from precc.errors import DeviceError
 
-__all__ = ["constant_positions", "floating_dtypes", "refuse_several_devices", "with_plan_input"]
+__all__ = [
+    "constant_positions",
+    "floating_dtypes",
+    "input_names",
+    "layers_in_scope",
+    "refuse_several_devices",
+    "with_plan_input",
+]
 
 
 def refuse_several_devices(example_inputs: Sequence[Any]) -> None:
@@ -41,6 +49,23 @@ def constant_positions(graph: GraphModule, example_inputs: Sequence[Any]) -> fro
         for index, (node, value) in enumerate(zip(placeholders, example_inputs, strict=True))
         if isinstance(value, nn.Parameter) or "_dynamo_static_input_type" in node.meta.get("tensor_dict", {})
     )
+
+
+def layers_in_scope(net: nn.Module) -> dict[str, str]:
+    """Module paths of the local variables by which the code that is being captured knows its modules."""
+    paths = {id(module): path for path, module in net.named_modules()}
+    scope = InstructionTranslator.current_tx().output.local_scope
+    return {name: paths[id(value)] for name, value in scope.items() if id(value) in paths}
+
+
+def input_names(graph: Graph) -> dict[int, str]:
+    """Names of the placeholders of a joint graph by their position among the inputs of the captured code."""
+    names = {}
+    for node in graph.find_nodes(op="placeholder"):
+        index = getattr(node.meta.get("desc"), "idx", None)
+        if index is not None:
+            names[index] = node.name
+    return names
 
 
 def with_plan_input(graph: GraphModule, plan_input: torch.Tensor, *, opens: bool, fused: bool) -> GraphModule:

@@ -5,6 +5,7 @@ from enum import Enum
 from typing import TypeVar
 
 __all__ = [
+    "AnalysisError",
     "BackendError",
     "CaptureError",
     "ClosureError",
@@ -31,6 +32,10 @@ class FormatError(PreccError, ValueError):
 
 class PlanError(PreccError, ValueError):
     """A plan or policy cannot be read, or does not fit the graph."""
+
+
+class AnalysisError(PreccError, ValueError):
+    """A step cannot be analysed, or what is asked of an analysis is not in it."""
 
 
 class CaptureError(PreccError, RuntimeError):
