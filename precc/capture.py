@@ -19,7 +19,7 @@ from torch import nn
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch._guards import CompileContext, TracingContext
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import GraphModule, Node
 
 from precc.amax_history import AmaxHistory
 from precc.captured_graph import CapturedGraph, plan_position

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, Node
 
-from precc.accumulation.rows import accumulator_row
 from precc.amax_history import AmaxHistory
-from precc.annotations import Operand, Product, Size, Unrounded, products_of, unrounded_of
+from precc.annotations import Product, Size, Unrounded, products_of, unrounded_of
 from precc.delayed_rows import DelayedRows
 from precc.errors import UnsupportedError
 from precc.plan import PrecisionPlan
 from precc.plan_checks import check_product
+from precc.plan_rows import draws, rows_of_product
 from precc.round_op import ROUND
-from precc.rounding import KEY_COLUMNS, PLAN_COLUMN, ROW_WIDTH, draw_key, key_halves, slot_number
+from precc.rounding import KEY_COLUMNS, PLAN_COLUMN, ROW_WIDTH, draw_key, key_halves
 from precc.slots import Slot
 
 __all__ = ["KEPT_PLANS", "CapturedGraph", "depends_on_data", "plan_position", "size_value"]
@@ -102,11 +102,11 @@ class CapturedGraph:
         self._prepared.clear()
 
     def _rows_of(self, plan: PrecisionPlan, number: int) -> "_Rows":
-        rows = [row for product in self.products for row in _rows_of_product(product, plan)]
+        rows = [row for product in self.products for row in rows_of_product(product, plan)]
         tensor = torch.tensor(rows, dtype=torch.float64, device="cpu").reshape(len(rows), ROW_WIDTH)
         tensor[:, PLAN_COLUMN] = number
-        draws = any(_draws(product, plan) for product in self.products)
-        return _Rows(tensor, draws, DelayedRows.of(self.products, self.dtypes, plan), number)
+        stochastic = any(draws(product, plan) for product in self.products)
+        return _Rows(tensor, stochastic, DelayedRows.of(self.products, self.dtypes, plan), number)
 
     def next_rows(self, *, training: bool) -> Tensor:
         """The rows of the next forward: those of the plan, with a key and delayed scales of its own where it has any.
@@ -175,28 +175,6 @@ class _Rows:
 
 
 _NO_ROWS: _Rows = _Rows(torch.empty(0, ROW_WIDTH, device="cpu"), False, DelayedRows((), ()))
-
-
-def _rows_of_product(product: Product, plan: PrecisionPlan) -> list[tuple[float, ...]]:
-    rows = [_operand_row(operand, plan) for operand in product.operands]
-    names = [slot.name for slot in product.accumulators]
-    return rows + [accumulator_row(plan.accumulator(name), slot_number(name)) for name in names]
-
-
-def _operand_row(operand: Operand, plan: PrecisionPlan) -> tuple[float, ...]:
-    name = operand.slot.name
-    precision = plan.precision(name)
-    signs = slot_number(operand.slot.accumulator.name) & 0xFFFFFFFF  # the same for all operands
-    axes = {"axis": operand.contracted, "channel": operand.channel}
-    return precision.row(**axes, slot=slot_number(name), signs=signs).current.values
-
-
-def _draws(product: Product, plan: PrecisionPlan) -> bool:
-    """Whether a plan has stochastic bits in a product."""
-    accumulator = product.sums(plan)
-    return (accumulator is not None and accumulator.is_stochastic) or any(
-        plan.precision(operand.slot.name).is_stochastic for operand in product.operands
-    )
 
 
 def _format_label(product: Product, plan: PrecisionPlan) -> str:

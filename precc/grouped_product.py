@@ -50,6 +50,9 @@ def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> No
 def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
     a, b, offs = ctx.saved_tensors
     needs_a, needs_b, _ = ctx.needs_input_grad
+    if b.dim() == 2:  # the gradient of a weight, whose sums run over the rows of a group
+        rows = GROUPED_PRODUCT(b, gradient.transpose(1, 2), offs).t() if needs_a else None
+        return rows, GROUPED_PRODUCT(a.t(), gradient, offs) if needs_b else None, None
     of_a = GROUPED_PRODUCT(gradient, b.transpose(1, 2), offs) if needs_a else None
     of_b = GROUPED_PRODUCT(a.t(), gradient, offs) if needs_b else None
     return of_a, of_b, None

@@ -46,6 +46,7 @@ class TracedStep:
         inputs: value of each placeholder by name; of the plan none.
         plan: name of the placeholder of the plan.
         parameters: names of the net's parameters by placeholder; those that are tied have one.
+        constants: placeholders of parameters and buffers.
         gradients: the node that computes the gradient, by name of the parameter.
     """
 
@@ -53,6 +54,7 @@ class TracedStep:
     inputs: Mapping[str, Any]
     plan: str
     parameters: Mapping[str, str]
+    constants: frozenset[str]
     gradients: Mapping[str, Node]
 
     @property
@@ -174,10 +176,19 @@ class _Tracer:
             numbers=CallNumbers(),
         )
         self.pipeline.run(joint, context)
+        _drop_mutations(joint)
         values = {name: _plain(inputs[index]) for index, name in names.items() if name != plan}
         owned = {id(value): name for name, value in self.net.named_parameters()}
         parameters = {name: owned[id(inputs[i])] for i, name in names.items() if id(inputs[i]) in owned}
-        return TracedStep(joint, values, plan, parameters, _gradients(joint.graph, names, parameters))
+        return TracedStep(joint, values, plan, parameters, context.constants, _gradients(joint.graph, names, parameters))
+
+
+def _drop_mutations(joint: GraphModule) -> None:
+    """Buffers keep their values: an analysis changes nothing."""
+    for node in joint.graph.find_nodes(op="call_function", target=torch.ops.aten.copy_.default):
+        if node.args[0].op == "placeholder" and not node.users:
+            joint.graph.erase_node(node)
+    joint.recompile()
 
 
 def _plain(value: Any) -> Any:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from precc.amax_history import AmaxState
 from precc.errors import ClosureError
+from precc.generators import Generators
 from precc.module import PrecisionModule, session_of
 
 __all__ = ["Snapshot", "loss_of_closure"]
@@ -20,31 +21,22 @@ class Snapshot:
     So f(x) and f(x + p) see the same dropout masks and delayed scales, and batch-norm statistics advance once.
     """
 
-    processor: Tensor
-    accelerators: dict[torch.device, Tensor]
+    generators: Generators
     buffers: dict[str, Tensor]
     amax: AmaxState | None  # of a net made by precc.compile
 
     @classmethod
     def of(cls, net: nn.Module) -> "Snapshot":
         """What a forward of this net may change, as it is now."""
-        devices = {value.device for value in (*net.parameters(), *net.buffers())}
         return cls(
-            processor=torch.get_rng_state(),
-            accelerators={
-                device: torch.get_device_module(device).get_rng_state(device)
-                for device in devices
-                if device.type not in ("cpu", "meta")
-            },
+            generators=Generators.of((*net.parameters(), *net.buffers())),
             buffers={name: buffer.detach().clone() for name, buffer in net.named_buffers()},
             amax=session_of(net).amax.state() if isinstance(net, PrecisionModule) else None,
         )
 
     def restore_generators(self) -> None:
         """Draw the same random numbers again."""
-        torch.set_rng_state(self.processor)
-        for device, state in self.accelerators.items():
-            torch.get_device_module(device).set_rng_state(state, device)
+        self.generators.restore()
 
     def restore(self, net: nn.Module) -> None:
         """Put generators, buffers and amax history back."""

@@ -1,0 +1,123 @@
+"""How errors grow from node to node of the forward part: one gain for each argument of each node.
+
+Gains come from one run of the forward part in which each operator is called once more for each of its arguments, with
+noise of ``2**-10`` of the argument's root mean square added to it.
+"""
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from precc.analysis.error_gains import ErrorGains, GainedNode
+from precc.analysis.noise import Noise
+from precc.analysis.slot_sites import VIEWS, sites_of
+from precc.analysis.step_runs import StepRunner, Values, computed
+from precc.analysis.traced_step import TracedStep
+from precc.annotations import Product
+from precc.round_op import ROUND
+from precc.rounding import slot_number
+
+__all__ = ["ForwardError"]
+
+_NOISE = 2.0**-10
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardError:
+    """Find the gains of all nodes of the forward part.
+
+    Args:
+        seed: of the noise.
+    """
+
+    seed: int = 0
+
+    name: ClassVar[str] = "forward_error"
+
+    def run(self, step: TracedStep) -> ErrorGains:
+        search = _Search({site.node: site.name for site in sites_of(step)}, Noise(self.seed))
+        with torch.no_grad():
+            StepRunner(step).run(_argument, gradients=False, watch=search.watch)
+        return ErrorGains(tuple(search.found))
+
+
+def _argument(node: Node, values: Values) -> Tensor:
+    value: Tensor = values[node.args[0]]  # type: ignore[index]
+    return value
+
+
+@dataclass(slots=True, eq=False)
+class _Search:
+    slots: Mapping[Node, str]
+    noise: Noise
+    found: list[GainedNode] = field(default_factory=list)
+    carriers: set[Node] = field(default_factory=set)  # nodes whose values have errors
+
+    def watch(self, node: Node, value: Any, values: Values) -> None:
+        if node.target is ROUND:
+            self._add(node, ((str(node.args[0]), 1.0),), self.slots[node])
+            return
+        arguments = [argument for argument in node.all_input_nodes if argument in self.carriers]
+        if not arguments or node.op != "call_function":
+            return
+        if _keeps_size(node):
+            self._add(node, ((arguments[0].name, 1.0),))
+        elif node.target is operator.getitem:
+            self._add(node, ((arguments[0].name, 1.0),))
+        elif (known := _known_gains(node, values)) is not None:
+            self._add(node, tuple((argument.name, gain) for argument, gain in known if argument in self.carriers))
+        else:
+            gains = tuple((argument.name, self._gain(node, argument, value, values)) for argument in arguments)
+            if any(gain for _, gain in gains):
+                self._add(node, gains)
+
+    def _add(self, node: Node, arguments: tuple[tuple[str, float], ...], slot: str = "") -> None:
+        self.found.append(GainedNode(node.name, arguments, slot))
+        self.carriers.add(node)
+
+    def _gain(self, node: Node, argument: Node, value: Any, values: Values) -> float:
+        x, y = values[argument], _first(value)
+        if not isinstance(x, Tensor) or not isinstance(y, Tensor) or not (x.numel() and y.is_floating_point()):
+            return 0.0
+        size = _mean_square(x) ** 0.5 * _NOISE
+        if not size:
+            return 0.0
+        noise = self.noise.normal(x, slot_number(argument.name)) * size
+        own = {other: values[other] for other in node.all_input_nodes}
+        moved = _first(computed(node, {**own, argument: x + noise}))
+        return _mean_square(moved - y) / _mean_square(noise)
+
+
+def _known_gains(node: Node, values: Values) -> list[tuple[Node, float]] | None:
+    """Of sums and products of white noise; None for other operators."""
+    product = node.meta.get("precc")
+    if isinstance(product, Product) and node.target in _PLAIN:
+        a, b = (node.args[operand.position] for operand in product.operands)
+        terms = values[a].shape[-1]  # type: ignore[index]
+        gains = [(a, terms * _mean_square(values[b])), (b, terms * _mean_square(values[a]))]  # type: ignore[index]
+        return gains + ([(node.args[0], 1.0)] if node.target in _ADDED else [])  # type: ignore[list-item]
+    return None
+
+
+_aten = torch.ops.aten
+
+#: Products whose every sum has as many terms, and no weight twice; those with a third argument add it.
+_ADDED = frozenset({_aten.addmm.default, _aten.baddbmm.default})
+_PLAIN = frozenset({_aten.mm.default, _aten.bmm.default, *_ADDED})
+
+
+def _mean_square(x: Tensor) -> float:
+    return float(x.square().mean()) if x.numel() else 0.0
+
+
+def _first(value: Any) -> Any:
+    return value[0] if isinstance(value, (tuple, list)) else value
+
+
+def _keeps_size(node: Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and str(node.target.overloadpacket) in VIEWS

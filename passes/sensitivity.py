@@ -1,0 +1,201 @@
+"""How the loss and the gradient of a step answer to small errors in the values of each slot.
+
+With ``v`` the values of a slot, L the loss and g the gradient, the pass estimates at sampled values
+
+    gradient    d<g, r>/dv                     r of random signs: the mean of its square is ||dg/dv||**2
+    loss        dL/dv
+    curvature   d2L/dv2 (its diagonal)         (dL/dv(v + z) - dL/dv(v)) / z,  z of random signs in all slots at once
+                                               (Hutchinson 1990; Bekas, Kokiopoulou and Saad 2007)
+
+The first is differentiated through the joint graph, its backward included; with a metric M, ``r`` is of signs times
+``sqrt(M)``, and norms are those of ``sqrt(M) g``. The displacements are ``|z| = 2**-6 (|v| + rms(v))``, 0 where v is.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from precc.analysis.flips import FlipSample
+from precc.analysis.kinks import Kinks
+from precc.analysis.noise import Noise
+from precc.analysis.slot_sample import SlotAdjoints, ValueSample
+from precc.analysis.slot_sites import SlotSite, groups_of, uses_of
+from precc.analysis.step_runs import StepRunner, Values
+from precc.analysis.taps import Taps
+from precc.analysis.traced_step import TracedStep
+from precc.rounding import slot_number
+
+__all__ = ["Sensitivities", "Sensitivity"]
+
+#: Of the displacements, in relation to the values and to their root mean square.
+_DISPLACEMENT = 2.0**-6
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sensitivities:
+    """What the pass finds.
+
+    Args:
+        samples: of all values that slots read, with the adjoints there.
+        flips: at kinks.
+        displacements: by slot of the forward, mean square of the displacements that `flips` come from.
+        loss: without any rounding.
+        gradient_norm: 2-norm of the gradient without any rounding.
+    """
+
+    samples: tuple[ValueSample, ...]
+    flips: tuple[FlipSample, ...]
+    displacements: Mapping[str, float]
+    loss: float
+    gradient_norm: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivity:
+    """Estimate the adjoints of all slots of a step.
+
+    Args:
+        probes: random vectors r for the gradient.
+        samples: values of each tensor at which adjoints are kept.
+        metric: by name of the parameter, the diagonal of M; none is the identity.
+        seed: of signs and samples.
+    """
+
+    probes: int = 2
+    samples: int = 8192
+    metric: Mapping[str, Tensor] = field(default_factory=dict)
+    seed: int = 0
+
+    name: ClassVar[str] = "sensitivity"
+
+    def run(self, step: TracedStep) -> Sensitivities:
+        taps = Taps.of(step, self.samples, self.seed)
+        kinks = Kinks.of(step, self.samples, self.seed)
+        runner = StepRunner(step, {**uses_of(list(taps.sites.values())), **kinks.uses()})
+        probed = self._probe(runner, taps, kinks)
+        moves = _Moves(taps, Noise(self.seed))
+        moved = moves.adjoints(runner, kinks)
+        samples = tuple(
+            _sample(origin, sites, probed, moves, moved)
+            for origin, sites in groups_of(list(taps.sites.values())).items()
+        )
+        squares = {site.name: moves.squares[site.origin] for site in taps.sites.values() if site.name in moved}
+        return Sensitivities(samples, kinks.flips(), squares, probed.loss, probed.norm)
+
+    def _probe(self, runner: StepRunner, taps: Taps, kinks: Kinks) -> "_Probed":
+        """Differentiate the gradient along random vectors."""
+        result = _Probed(taps)
+        with torch.enable_grad():
+            inputs = taps.inputs(runner.step)
+            run = runner.run(result.at_slot, inputs=inputs, watch=kinks.see)
+            result.loss = float(run.loss.detach())
+            result.norm = _norm(run.gradients, self.metric)
+            if run.loss.requires_grad:
+                torch.autograd.grad(run.loss, taps.leaves, allow_unused=True, retain_graph=True)
+                result.loss_adjoints = taps.adjoints
+            answering = {name: own for name, own in run.gradients.items() if own.requires_grad}
+            generator = torch.Generator().manual_seed(self.seed)
+            for probe in range(self.probes if answering else 0):
+                taps.adjoints = {}
+                r = [_signs(own, self.metric.get(name), generator) for name, own in answering.items()]
+                kept = probe < self.probes - 1
+                torch.autograd.grad(list(answering.values()), taps.leaves, r, allow_unused=True, retain_graph=kept)
+                result.adjoints.append(taps.adjoints)
+                kinks.next_probe()
+        return result
+
+
+@dataclass(slots=True, eq=False)
+class _Probed:
+    """What the differentiable run of the whole step gives."""
+
+    taps: Taps
+    values: dict[Node, Tensor] = field(default_factory=dict)
+    amax: dict[Node, Tensor] = field(default_factory=dict)
+    loss_adjoints: dict[str, Tensor] = field(default_factory=dict)
+    adjoints: list[dict[str, Tensor]] = field(default_factory=list)
+    loss: float = 0.0
+    norm: float = 0.0
+
+    def at_slot(self, node: Node, values: Values) -> Tensor:
+        site = self.taps.sites[node]
+        value = values[site.origin]
+        if site.origin not in self.values:
+            own = value.detach()
+            self.values[site.origin] = own.reshape(-1)[self.taps.drawn[site.origin]]
+            self.amax[site.origin] = own.abs().amax() if own.numel() else own.new_zeros(())
+        return self.taps.read(site, value, values)
+
+
+@dataclass(slots=True, eq=False)
+class _Moves:
+    """Displacements of the values of all forward slots, and the adjoints of the loss that they lead to."""
+
+    taps: Taps
+    noise: Noise
+    sizes: dict[Node, Tensor] = field(default_factory=dict)  # displacements of the sampled values
+    squares: dict[Node, float] = field(default_factory=dict)  # mean squares of all
+    moved: dict[Node, Tensor] = field(default_factory=dict)
+
+    def adjoints(self, runner: StepRunner, kinks: Kinks) -> dict[str, Tensor]:
+        """Of the loss, by slot, at the sampled values."""
+        with torch.enable_grad():
+            inputs = self.taps.inputs(runner.step)
+            run = runner.run(self.at_slot, inputs=inputs, gradients=False, watch=kinks.see_displaced)
+            if run.loss.requires_grad:
+                torch.autograd.grad(run.loss, self.taps.leaves, allow_unused=True)
+        self.moved = {}
+        return self.taps.adjoints
+
+    def at_slot(self, node: Node, values: Values) -> Tensor:
+        site = self.taps.sites[node]
+        if site.origin not in self.moved:
+            value = values[site.origin]
+            self.moved[site.origin] = value + self._displacement(site, value.detach())
+        return self.taps.read(site, self.moved[site.origin], values)
+
+    def _displacement(self, site: SlotSite, value: Tensor) -> Tensor:
+        rms = value.square().mean().sqrt()
+        z = (value + value.sign() * rms) * self.noise.signs(value, slot_number(site.name)) * _DISPLACEMENT
+        self.sizes[site.origin] = self.taps.taken(site.origin, z)
+        self.squares[site.origin] = float(z.square().mean()) if z.numel() else 0.0
+        return z
+
+
+def _norm(gradients: Mapping[str, Tensor], metric: Mapping[str, Tensor]) -> float:
+    squares = 0.0
+    for name, gradient in gradients.items():
+        own = gradient.detach().double().square()
+        squares += float((own * metric[name] if name in metric else own).sum())
+    return squares**0.5
+
+
+def _signs(like: Tensor, metric: Tensor | None, generator: torch.Generator) -> Tensor:
+    signs = torch.randint(2, like.shape, generator=generator, dtype=torch.int8).to(like) * 2 - 1
+    return signs if metric is None else signs * metric.sqrt()
+
+
+def _sample(
+    origin: Node,
+    sites: Sequence[SlotSite],
+    probed: _Probed,
+    moves: _Moves,
+    moved: Mapping[str, Tensor],
+) -> ValueSample:
+    values = probed.values[origin]
+    zeros = torch.zeros(len(values), dtype=torch.float64, device=values.device)
+    slots = []
+    for site in sites:
+        probes = torch.stack([own.get(site.name, zeros) for own in probed.adjoints] or [zeros])
+        loss = curvature = None
+        if site.name in moved:
+            z, loss = moves.sizes[origin], probed.loss_adjoints[site.name]
+            curvature = torch.where(z == 0, 0.0, (moved[site.name] - loss) / torch.where(z == 0, 1.0, z))
+        slots.append(
+            SlotAdjoints(site.name, site.operand.contracted, site.operand.channel, loss, probes, curvature)
+        )
+    return ValueSample(sites[0].elements, values, probed.amax[origin], tuple(slots))

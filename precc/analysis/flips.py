@@ -1,0 +1,48 @@
+"""What small errors in front of a kink do to the gradient: some of its elements appear, vanish, or go another way.
+
+A rectifier passes the gradient where its argument z is positive; max-pooling passes it to the largest element, whose
+distance to the next one is z. Where an error carries z over 0, the gradient changes by a whole element: no derivative
+says so. If z itself varies as much as its error does (deviation t of both, independent and normal), the chance of it is
+close to ``1/4 exp(-z**2 / (2 a**2))`` with ``a = 4 t / pi``: it is exact at z = 0, and so is its integral over z,
+``t sqrt(2 / pi)``. With c the change of ``<g, r>``, ``Jbar * g`` at a rectifier and ``(Jbar_1 - Jbar_2) * g`` at a
+maximum, its mean square is ``sum of the chance * c**2``.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["FlipSample"]
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FlipSample:
+    """Of one rectifier or pooling.
+
+    Args:
+        node: whose errors are those of z.
+        ratios: ``|z| / t`` for a known set of errors, those of all forward slots at once, [samples].
+        squares: ``c**2`` of what each of them stands for, [probes, samples].
+        drawn: mean square of those errors.
+    """
+
+    node: str
+    ratios: Tensor
+    squares: Tensor
+    drawn: float
+
+    @classmethod
+    def of(cls, node: str, z: Tensor, error: Tensor, change: Tensor, weight: Tensor) -> "FlipSample":
+        """From sampled z, one draw of errors, and changes [probes, samples], each of which stands for so many."""
+        may = (z != 0) & (error != 0)
+        deviation = error.abs() * math.sqrt(math.pi / 2)  # unbiased, from one draw
+        ratios = z[may].abs() / deviation[may]
+        return cls(node, ratios, (change.square() * weight)[:, may], float((error.square() * weight).sum() / weight.sum()))
+
+    def variance(self, mean_square: float) -> Tensor:
+        """Mean square of the change of ``<g, r>`` for each probe, where z has errors of this mean square."""
+        if not self.drawn or not mean_square:
+            return torch.zeros(self.squares.shape[0], dtype=torch.float64)
+        width = 4 / math.pi * math.sqrt(mean_square / self.drawn)
+        return self.squares @ (torch.exp(-((self.ratios / width) ** 2) / 2) / 4)

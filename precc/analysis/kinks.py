@@ -1,0 +1,186 @@
+"""Where a small error changes which way a gradient goes: rectifiers and max-pooling, as they stand in a joint graph."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from precc.analysis.flips import FlipSample
+from precc.analysis.slot_sample import drawn_positions
+from precc.analysis.step_runs import Values
+from precc.analysis.traced_step import TracedStep
+from precc.rounding import slot_number
+
+__all__ = ["Kinks"]
+
+_aten = torch.ops.aten
+
+#: Backward operators of functions with a kink at 0: (gradient, result or argument, ...).
+_RECTIFIERS = frozenset({_aten.threshold_backward.default, _aten.leaky_relu_backward.default})
+
+#: (gradient, argument, kernel, stride, padding, dilation, ceil mode, indices).
+_POOLING = frozenset({_aten.max_pool2d_with_indices_backward.default})
+
+
+@dataclass(slots=True, eq=False)
+class _Kink:
+    """One of them.
+
+    Args:
+        node: of the backward.
+        argument: whose values decide.
+        samples: how many elements or windows are kept.
+        seed: of the choice.
+    """
+
+    node: Node
+    argument: Node
+    samples: int
+    seed: int
+    first: Tensor = field(init=False)  # positions in the argument: of the element; of the largest in a window
+    second: Tensor | None = None  # of the next one in the window
+    distance: Tensor = field(init=False)  # from the kink
+    weight: Tensor = field(init=False)  # elements that each one stands for
+    gradient: Tensor = field(init=False)  # that passes here
+    adjoint: Tensor | None = None
+    adjoints: list[Tensor] = field(default_factory=list)
+    error: Tensor | None = None  # of the argument where all slots are displaced
+
+    def choose(self, argument: Tensor, gradient: Tensor) -> None:
+        """Take those near to the kink, all of them, and a sample of the others."""
+        z, g = argument.detach(), gradient.detach()
+        if self.node.target in _POOLING:
+            self._choose_windows(z, g)
+        else:
+            self.first, self.weight = _near_and_far(z.reshape(-1).abs(), self.samples, self.seed)
+            self.gradient = g.reshape(-1)[self.first].double()
+        self.distance = self._at(z)
+
+    def _choose_windows(self, z: Tensor, g: Tensor) -> None:
+        windows = drawn_positions(g.numel(), self.samples, self.seed, g.device)
+        places, inside = _places(windows, z.shape, g.shape, self.node)
+        values = torch.where(inside, z.reshape(-1)[places].double(), -torch.inf)
+        best = values.topk(2, 1) if values.shape[1] > 1 else None
+        if best is None:
+            windows = windows[:0]
+            best = values[:0].repeat(1, 2).topk(2, 1)
+        rows = places[: len(windows)]
+        self.first, self.second = (rows.gather(1, best.indices[:, k : k + 1])[:, 0] for k in (0, 1))
+        self.gradient = g.reshape(-1)[windows].double()
+        self.weight = torch.full_like(self.gradient, g.numel() / max(len(windows), 1))
+
+    def _at(self, value: Tensor) -> Tensor:
+        flat = value.detach().reshape(-1)
+        here = flat[self.first].double()
+        return here if self.second is None else here - flat[self.second].double()
+
+    def note(self, adjoint: Tensor) -> None:
+        self.adjoint = self._at(adjoint)
+
+    def next_probe(self) -> None:
+        self.adjoints.append(torch.zeros_like(self.distance) if self.adjoint is None else self.adjoint)
+        self.adjoint = None
+
+    def displace(self, argument: Tensor) -> None:
+        self.error = self._at(argument) - self.distance
+
+    def flips(self) -> FlipSample:
+        assert self.error is not None
+        change = torch.stack(self.adjoints) * self.gradient
+        return FlipSample.of(self.argument.name, self.distance, self.error, change, self.weight)
+
+
+def _near_and_far(size: Tensor, samples: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Positions, all of the smallest and a sample of the others, and what each one stands for; zeros are left out."""
+    drawn = drawn_positions(size.numel(), samples, seed, size.device)
+    if len(drawn) == size.numel():
+        return drawn, torch.ones(len(drawn), dtype=torch.float64, device=size.device)
+    some = size[drawn]
+    limit = some[some > 0].quantile(min(samples / 2 / size.numel(), 1.0)) if bool((some > 0).any()) else some.new_zeros(())
+    near = ((size <= limit) & (size > 0)).nonzero()[:, 0]
+    far = drawn[some > limit]
+    weight = torch.full((len(near) + len(far),), size.numel() / len(drawn), dtype=torch.float64, device=size.device)
+    weight[: len(near)] = 1.0
+    return torch.cat([near, far]), weight
+
+
+def _places(windows: Tensor, x: Sequence[int], y: Sequence[int], node: Node) -> tuple[Tensor, Tensor]:
+    """Positions in the argument of all elements of each window, and which of them are inside."""
+    kernel, stride, padding, dilation = (_pair(own) for own in node.args[2:6])
+    where = torch.unravel_index(windows, tuple(y))
+    planes = torch.zeros_like(windows)
+    for size, own in zip(x[:-2], where[:-2], strict=True):
+        planes = planes * size + own
+    steps = stride or kernel
+    lines = [
+        where[-2 + d][:, None] * steps[d] - padding[d] + torch.arange(kernel[d], device=windows.device) * dilation[d]
+        for d in (0, 1)
+    ]
+    rows, columns = lines[0][:, :, None], lines[1][:, None, :]
+    inside = (rows >= 0) & (rows < x[-2]) & (columns >= 0) & (columns < x[-1])
+    flat = (planes[:, None, None] * x[-2] + rows.clamp(0, x[-2] - 1)) * x[-1] + columns.clamp(0, x[-1] - 1)
+    return flat.flatten(1), inside.flatten(1)
+
+
+def _pair(argument: Any) -> list[int]:
+    return list(argument) * 2 if len(argument) == 1 else list(argument)
+
+
+@dataclass(slots=True, eq=False)
+class Kinks:
+    """All of a step, by the nodes that tell of them."""
+
+    by_node: Mapping[Node, _Kink]
+    by_argument: Mapping[Node, Sequence[_Kink]]
+
+    @classmethod
+    def of(cls, step: TracedStep, samples: int, seed: int) -> "Kinks":
+        """Those of a step."""
+        found = {}
+        for node in step.graph.graph.nodes:
+            if node.target in _RECTIFIERS or node.target in _POOLING:
+                argument = _before(node.args[1], through_relu=node.target in _RECTIFIERS)
+                found[node] = _Kink(node, argument, samples, seed ^ slot_number(node.name))
+        by_argument: dict[Node, list[_Kink]] = {}
+        for kink in found.values():
+            by_argument.setdefault(kink.argument, []).append(kink)
+        return cls(found, by_argument)
+
+    def uses(self) -> dict[Node, tuple[Node, ...]]:
+        """What is read at the backward of each beside its arguments."""
+        return {node: (kink.argument,) for node, kink in self.by_node.items()}
+
+    def see(self, node: Node, value: Any, values: Values) -> None:
+        """Look at a node of the differentiable run."""
+        kink = self.by_node.get(node)
+        if kink is not None:
+            kink.choose(values[kink.argument], values[node.args[0]])
+            if value.requires_grad:
+                value.register_hook(kink.note)
+
+    def see_displaced(self, node: Node, value: Any, values: Values) -> None:
+        """Look at a node of a run with displaced values."""
+        for kink in self.by_argument.get(node, ()):
+            kink.displace(value)
+
+    def next_probe(self) -> None:
+        """The adjoints of one probe are complete."""
+        for kink in self.by_node.values():
+            kink.next_probe()
+
+    def flips(self) -> tuple[FlipSample, ...]:
+        """What was found; of those that the loss depends on."""
+        kinks = self.by_node.values()
+        return tuple(kink.flips() for kink in kinks if kink.adjoints and kink.error is not None)
+
+
+def _before(node: Any, *, through_relu: bool) -> Node:
+    """The argument of a rectifier, from its result or argument."""
+    passed = {_aten.detach.default, *([_aten.relu.default] if through_relu else [])}
+    while node.target in passed:
+        node = node.args[0]
+    found: Node = node
+    return found

@@ -1,0 +1,230 @@
+"""The error of a plan, observed: the step with and without it, over independent draws.
+
+Nearest rounding repeated at one point is one draw. So in each draw the values that slots read are displaced at random
+within one quantum, in the step without rounding just as in the step under the plan; a stochastic rounding draws new
+bits instead. Values that a format holds exactly, that it flushes to zero or that overflow stay where they are: their
+errors are no matter of chance.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Graph, GraphModule, Node
+
+from precc.analysis.error_estimate import ErrorEstimate, StandardErrors
+from precc.analysis.slot_sites import SlotSite, groups_of, sites_of
+from precc.analysis.traced_step import TracedStep
+from precc.annotations import Operand, products_of
+from precc.generators import Generators
+from precc.pipeline import Pipeline
+from precc.plan import PrecisionPlan
+from precc.plan_rows import rows_of_product
+from precc.precision import Precision
+from precc.protocols import Backend, BoxedCallable, GraphContext
+from precc.rounding import KEY_COLUMNS, ROW_WIDTH, RoundingMode, key_halves
+from precc.rounding.scales import divisor_of, scale_of
+from precc.rounding.tensor_ops import carrier_of, round_elements
+from precc.slots import CallNumbers
+
+__all__ = ["Draws", "StepMeasurement", "quanta"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Draws:
+    """What each draw gave.
+
+    Args:
+        loss: error of the loss, absolute, [draws].
+        gradient: 2-norm of the gradient's error relative to the gradient's norm, [draws].
+    """
+
+    loss: Tensor
+    gradient: Tensor
+
+    @property
+    def estimate(self) -> ErrorEstimate:
+        """Mean and deviations over the draws."""
+        n = len(self.loss)
+        deviation = float(self.loss.std()) if n > 1 else math.nan
+        squares = self.gradient.square()
+        gradient = float(squares.mean().sqrt())
+        of_gradient = float(squares.std()) / math.sqrt(n) / (2 * gradient) if n > 1 and gradient else math.nan
+        errors = StandardErrors(deviation / math.sqrt(n), deviation / math.sqrt(2 * max(n - 1, 1)), of_gradient)
+        return ErrorEstimate(float(self.loss.mean()), deviation, gradient, errors)
+
+
+@dataclass(eq=False)
+class StepMeasurement:
+    """Runs a step under plans.
+
+    Args:
+        step: the step.
+        backend: that computes it, eagerly.
+        accumulating: passes for plans that round sums.
+        gradient_norm: of the gradient without rounding.
+    """
+
+    step: TracedStep
+    backend: Backend
+    accumulating: Pipeline
+    gradient_norm: float
+    _compiled: dict[bool, BoxedCallable] = field(default_factory=dict)
+    _displacement: "_Displacement" = field(init=False)
+    _generators: Generators = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._generators = self._present()
+        self._displacement = _Displacement(tuple(groups_of(sites_of(self.step)).values()))
+
+    def _present(self) -> Generators:
+        return Generators.of(value for value in self.step.inputs.values() if isinstance(value, Tensor))
+
+    def draws(self, plan: PrecisionPlan, repetitions: int, seed: int = 0) -> Draws:
+        """Errors of loss and gradient in so many draws."""
+        generator = torch.Generator().manual_seed(seed)
+        losses, gradients = [], []
+        for _ in range(repetitions):
+            key = int(torch.randint(1 << 62, (), generator=generator)) + 1
+            with self._displacement.within(plan, generator):
+                exact = self.run(None)
+                self._displacement.recording = False
+                rounded = self.run(plan, key)
+            losses.append(float(rounded[0].double() - exact[0].double()))
+            gradients.append(_distance(rounded[1], exact[1]))
+        relative = torch.tensor(gradients, dtype=torch.float64) / self.gradient_norm
+        return Draws(torch.tensor(losses, dtype=torch.float64), relative)
+
+    def run(self, plan: PrecisionPlan | None, key: int = 1) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and gradients under a plan; None rounds nothing."""
+        used = PrecisionPlan("float64") if plan is None else plan
+        rows = [row for _, own in products_of(self.step.graph.graph) for row in rows_of_product(own, used)]
+        tensor = torch.tensor(rows, dtype=torch.float64, device="cpu").reshape(len(rows), ROW_WIDTH)
+        tensor[:, KEY_COLUMNS[0] : KEY_COLUMNS[1] + 1] = torch.tensor(key_halves(key), dtype=torch.float64)
+        values = {**self.step.inputs, self.step.plan: tensor}
+        placeholders = self.step.graph.graph.find_nodes(op="placeholder")
+        before = self._present()
+        self._generators.restore()
+        try:
+            with torch.no_grad():
+                outputs = self._callable(used.rounds_sums)([_argument(node, values) for node in placeholders])
+        finally:
+            before.restore()
+        return outputs[0], dict(zip(self.step.gradients, outputs[1:], strict=True))
+
+    def _callable(self, accumulates: bool) -> BoxedCallable:
+        if accumulates not in self._compiled:
+            graph = _displaced_graph(self.step, self._displacement)
+            if accumulates:
+                self.accumulating.run(graph, _NO_CONTEXT)
+            self._compiled[accumulates] = self.backend.compile(graph, [], visible_outputs=1, backward=False)
+        return self._compiled[accumulates]
+
+
+@dataclass(eq=False)
+class _Displacement:
+    """Displaces the values of each group of slots: at random while it records, then by what it recorded.
+
+    Args:
+        groups: slots that read the same values.
+    """
+
+    groups: Sequence[Sequence[SlotSite]]
+    recording: bool = False
+    _plan: PrecisionPlan | None = None
+    _generator: torch.Generator | None = None
+    _moves: dict[int, Tensor] = field(default_factory=dict)
+
+    @contextmanager
+    def within(self, plan: PrecisionPlan, generator: torch.Generator) -> Iterator[None]:
+        """Displace values within the quanta of a plan, the same in all runs but the first."""
+        self._plan, self._generator, self.recording = plan, generator, True
+        try:
+            yield
+        finally:
+            self._plan, self._generator, self.recording = None, None, False
+            self._moves.clear()
+
+    def displaced(self, value: Tensor, group: int) -> Tensor:
+        if self._plan is None:
+            return value
+        if self.recording:
+            quantum = self._quantum(value, self.groups[group], self._plan)
+            if quantum is not None:
+                noise = torch.rand(value.shape, generator=self._generator).to(value) - 0.5
+                self._moves[group] = noise * quantum
+        return value + self._moves[group] if group in self._moves else value
+
+    def _quantum(self, value: Tensor, sites: Sequence[SlotSite], plan: PrecisionPlan) -> Tensor | None:
+        widest: Tensor | None = None
+        for site in sites:
+            precision = plan.precision(site.name)
+            if not precision.changes(value.dtype) or precision.is_stochastic or precision.transform is not None:
+                continue
+            own = site.back(quanta(site.through(value, {}), precision, site.operand), value)
+            widest = own if widest is None else torch.maximum(widest, own)
+        return widest
+
+
+def quanta(x: Tensor, precision: Precision, operand: Operand) -> Tensor:
+    """The distance of the two neighbours of each value in a precision.
+
+    It is 0 where the value is one of them, overflows, or becomes 0.
+    """
+    row = precision.row(axis=operand.contracted, channel=operand.channel).current
+    between = replace(row, mode=RoundingMode.HYSTERESIS)
+    values = x.to(carrier_of(x, row).dtype)
+    scale = scale_of(values, row)
+    scaled = values / divisor_of(scale)
+    no, yes = (torch.full_like(scaled, flag, dtype=torch.bool) for flag in (False, True))
+    below, above = round_elements(scaled, between, away=no), round_elements(scaled, between, away=yes)
+    distance = ((above - below).abs() * scale).to(x.dtype)
+    kept = distance.isfinite() & (round_elements(scaled, row) != 0)
+    return torch.where(kept, distance, 0.0)
+
+
+def _distance(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> float:
+    squares = sum(float((first[name].double() - second[name].double()).square().sum()) for name in first)
+    return math.sqrt(squares)
+
+
+def _argument(node: Node, values: Mapping[str, Any]) -> Any:
+    if node.name in values:
+        return values[node.name]
+    fake: Tensor = node.meta["val"]
+    return torch.ones(fake.shape, dtype=fake.dtype, device=fake.device)
+
+
+def _displaced_graph(step: TracedStep, displacement: _Displacement) -> GraphModule:
+    """A copy whose outputs are the loss and the gradients, with the displacement between values and slots."""
+
+    def displaced(value: Tensor, group: int) -> Tensor:  # a method has no name that fx can write
+        return displacement.displaced(value, group)
+
+    copy = Graph()
+    known: dict[Node, Node] = {}
+    copy.graph_copy(step.graph.graph, known)
+    for index, sites in enumerate(displacement.groups):
+        origin = known[sites[0].origin]
+        with copy.inserting_after(origin):
+            moved = copy.call_function(displaced, (origin, index))
+        for site in sites:
+            shown = moved
+            for node in site.chain:
+                with copy.inserting_before(known[site.node]):
+                    shown = copy.node_copy(node, partial(_replaced, known, node.args[0], shown))
+            known[site.node].update_arg(0, shown)
+    copy.output([known[node] for node in (step.loss, *step.gradients.values())])
+    return GraphModule(step.graph, copy)
+
+
+def _replaced(known: Mapping[Node, Node], old: Node, new: Node, node: Node) -> Node:
+    return new if node is old else known[node]
+
+
+_NO_CONTEXT = GraphContext(frozenset(), None, {}, {}, None, CallNumbers())

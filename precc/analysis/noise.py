@@ -1,0 +1,48 @@
+"""Random signs and normal numbers in the shape of tensors, at the speed of a copy.
+
+They repeat after a prime number of elements: two elements share a number only where their distance in the tensor is a
+multiple of it, which no stride of a layer is.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+__all__ = ["Noise"]
+
+_PERIOD = 262_139
+
+
+@dataclass(frozen=True, eq=False)
+class Noise:
+    """Numbers from a seed, which begin elsewhere for each place.
+
+    Args:
+        seed: of all of them.
+    """
+
+    seed: int = 0
+    _normal: Tensor = field(init=False)
+    _signs: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        generator = torch.Generator().manual_seed(self.seed & (2**63 - 1))
+        numbers = torch.randn(_PERIOD, generator=generator).repeat(2)
+        object.__setattr__(self, "_normal", numbers)
+        object.__setattr__(self, "_signs", torch.copysign(torch.ones_like(numbers), numbers))
+
+    def normal(self, like: Tensor, place: int) -> Tensor:
+        """Normal numbers of mean 0 and variance 1."""
+        return _laid_out(self._normal, like, place)
+
+    def signs(self, like: Tensor, place: int) -> Tensor:
+        """+1 and -1, with equal chances."""
+        return _laid_out(self._signs, like, place)
+
+
+def _laid_out(numbers: Tensor, like: Tensor, place: int) -> Tensor:
+    count, start = like.numel(), place % _PERIOD
+    period = numbers[start : start + _PERIOD]
+    whole = period.repeat(-(-count // _PERIOD)) if count > _PERIOD else period
+    return whole[:count].view(like.shape).to(like)

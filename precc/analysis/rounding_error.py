@@ -1,0 +1,133 @@
+"""The error that rounding makes in single values, where the largest magnitudes that give their scales are known."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from precc.errors import AnalysisError, UnsupportedError
+from precc.formats import Granularity
+from precc.precision import Precision
+from precc.rounding import RoundingMode, Row
+from precc.rounding.scales import block_scales, divisor_of
+from precc.rounding.tensor_ops import carrier_of, round_elements
+
+__all__ = ["RoundingErrors", "ScaleKey", "rounding_errors", "scale_key"]
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleKey:
+    """Which values share a scale, as far as a slot's layout does not say it."""
+
+    granularity: Granularity
+    rows: int
+    columns: int
+    axis: int
+
+    def __str__(self) -> str:
+        size = f" {self.rows} x {self.columns}" if self.rows * self.columns > 1 else ""
+        return f"{self.granularity.value}{size} along {self.axis}"
+
+
+#: A scale for all values.
+TENSOR = ScaleKey(Granularity.TENSOR, 1, 1, -1)
+
+
+def scale_key(row: Row) -> ScaleKey | None:
+    """What has one scale; None where no scale is found from the values."""
+    if row.granularity is None or row.granularity is Granularity.STATIC:
+        return None
+    if row.granularity is Granularity.TENSOR:
+        return TENSOR
+    return ScaleKey(row.granularity, row.scale.rows, row.scale.columns, row.scale.axis)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RoundingErrors:
+    """Of each value; in the units of the values, float64.
+
+    A value that varies by more than a quantum q lies anywhere between its neighbours: its nearest rounding has an error
+    of mean 0 and variance ``q**2 / 12``; toward zero the mean is ``q / 2`` that way. What overflows or becomes 0
+    has the error that it has.
+
+    Args:
+        mean: of the error.
+        spread: standard deviation of a rounding that the value decides, with the sign of the error that it has.
+        variance: of a rounding that random bits decide.
+    """
+
+    mean: Tensor
+    spread: Tensor
+    variance: Tensor
+
+    @property
+    def mean_square(self) -> float:
+        """Of all values' errors."""
+        squares = self.mean.square() + self.spread.square() + self.variance
+        return float(squares.mean()) if len(squares) else 0.0
+
+
+def rounding_errors(
+    values: Tensor,
+    precision: Precision,
+    amax: Mapping[ScaleKey, Tensor],
+    *,
+    axis: int = -1,
+    channel: int = -1,
+) -> RoundingErrors:
+    """The errors of a precision.
+
+    Args:
+        values: of a slot, one dimension.
+        precision: format, rounding and scaling; a delayed scale is taken as that of the values.
+        amax: largest magnitude of the values that share a scale with each one, or of all.
+        axis: contracted dimension of the slot.
+        channel: channel dimension of the slot.
+
+    Raises:
+        AnalysisError: the largest magnitudes for its scales are not known.
+        UnsupportedError: the precision has a transform, which mixes values.
+    """
+    if precision.transform is not None:
+        raise UnsupportedError(f"the error of {precision} is not that of single values: measure it")
+    row = precision.row(axis=axis, channel=channel).current
+    x = values.to(carrier_of(values, row).dtype)
+    scale = _scale(x, row, amax, precision)
+    scaled = x / divisor_of(scale)
+    between = replace(row, mode=RoundingMode.HYSTERESIS)
+    no, yes = (torch.full_like(scaled, flag, dtype=torch.bool) for flag in (False, True))
+    scales = scale.double()
+    near, far = (round_elements(scaled, between, away=away).double() * scales for away in (no, yes))
+    v, overflows = values.double(), _overflows(scaled, row)
+    quantum = torch.where(overflows, 0.0, far - near)
+    zero = torch.zeros_like(v)
+    if row.is_stochastic:
+        variance = torch.where(overflows, 0.0, (v - near) * (far - v))
+        return RoundingErrors(torch.where(overflows, near - v, 0.0), zero, variance.clamp(min=0.0))
+    rounded = round_elements(scaled, row).double() * scales
+    error, spread = torch.where(v == 0, 0.0, rounded - v), quantum.abs() / 12**0.5
+    if row.mode is RoundingMode.TOWARD_ZERO:
+        return RoundingErrors(torch.where(overflows, error, -quantum / 2), spread.copysign(error), zero)
+    lost = overflows | ((rounded == 0) & (v != 0))
+    return RoundingErrors(torch.where(lost, error, 0.0), torch.where(lost, 0.0, spread.copysign(error)), zero)
+
+
+def _overflows(scaled: Tensor, row: Row) -> Tensor:
+    """Whether values lie beyond the ends, and would without any more bits."""
+    return (scaled > row.grid.high) | (scaled < row.grid.low)
+
+
+def _scale(x: Tensor, row: Row, amax: Mapping[ScaleKey, Tensor], precision: Precision) -> Tensor:
+    key = scale_key(row)
+    if key is None:
+        return x.new_tensor(row.scale.value if row.granularity is not None else 1.0)
+    if key not in amax:
+        raise AnalysisError(
+            f"the analysis has no largest magnitudes for the scales of {precision}: name it among the candidates, "
+            f"net.analyze(..., candidates=[{str(precision.format.name)!r}, ...])"
+        )
+    found = amax[key].to(x.dtype).reshape(-1)
+    # a second level of scales comes from the largest magnitude of all
+    every = torch.cat([found, amax[TENSOR].to(x.dtype).reshape(1)])
+    return block_scales(every, row.scale)[:-1] if key is not TENSOR else block_scales(found, row.scale)

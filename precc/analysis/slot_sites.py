@@ -1,0 +1,156 @@
+"""Where the slots of a traced step are, and which of them read the same values."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from precc.analysis.step_runs import Values, computed
+from precc.analysis.traced_step import TracedStep
+from precc.annotations import Operand, Product, products_of
+
+__all__ = ["VIEWS", "SlotSite", "sites_of"]
+
+#: Ops whose result holds the values of their first argument, at other places.
+VIEWS = frozenset(
+    f"aten.{name}"
+    for name in (
+        "_reshape_alias",
+        "_unsafe_view",
+        "alias",
+        "clone",
+        "detach",
+        "expand",
+        "permute",
+        "reshape",
+        "squeeze",
+        "t",
+        "transpose",
+        "unsqueeze",
+        "view",
+    )
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SlotSite:
+    """One slot of a step: its rounding node, and the node whose values it shows.
+
+    Args:
+        node: the ``precc.round`` node.
+        operand: of the product.
+        product: that reads it.
+        origin: the node that computed the values, before views of them.
+        chain: the views from there to the slot, in order.
+    """
+
+    node: Node
+    operand: Operand
+    product: Product
+    origin: Node
+    chain: tuple[Node, ...]
+
+    @property
+    def name(self) -> str:
+        """Of the slot."""
+        return self.operand.slot.name
+
+    @property
+    def elements(self) -> int:
+        """Values at the origin."""
+        return math.prod(self.origin.meta["val"].shape)
+
+    def through(self, value: Tensor, values: Values) -> Tensor:
+        """What the slot reads if the origin has this value."""
+        for node in self.chain:
+            own = {**{argument: values.get(argument) for argument in node.all_input_nodes}, node.args[0]: value}
+            value = computed(node, own)
+        return value
+
+    def back(self, shown: Tensor, origin: Tensor) -> Tensor:
+        """Of each value of the origin, what belongs to it in the slot's layout."""
+        if not self.chain:
+            return shown
+        index = self.positions(torch.arange(origin.numel(), device=origin.device))
+        return shown.reshape(-1)[index].reshape(origin.shape)
+
+    def positions(self, index: Tensor) -> Tensor:
+        """Where elements of the origin stand in the slot's layout; both are row-major numbers of elements."""
+        shape = tuple(self.origin.meta["val"].shape)
+        for node in self.chain:
+            index, shape = _moved(node, index, shape)
+        return index
+
+
+def _moved(node: Node, index: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]]:
+    after = tuple(node.meta["val"].shape)
+    order = _permutation(node, len(shape))
+    if order is None and "expand" not in str(node.target):
+        return index, after
+    where = torch.unravel_index(index, shape) if shape else ()
+    if order is not None:
+        where = tuple(where[dim] for dim in order)
+    else:
+        where = (*(torch.zeros_like(index) for _ in range(len(after) - len(shape))), *where)
+    moved = torch.zeros_like(index)
+    for size, own in zip(after, where, strict=True):
+        moved = moved * size + own
+    return moved, after
+
+
+def _permutation(node: Node, dims: int) -> Sequence[int] | None:
+    name = str(node.target)
+    order: Any = list(range(dims))
+    if name.startswith("aten.permute"):
+        order = [dim % dims for dim in node.args[1]]  # type: ignore[union-attr]
+    elif name.startswith("aten.transpose"):
+        first, second = (int(dim) % dims for dim in node.args[1:3])  # type: ignore[arg-type]
+        order[first], order[second] = order[second], order[first]
+    elif name.startswith("aten.t."):
+        order.reverse()
+    else:
+        return None
+    return list(order)
+
+
+def sites_of(step: TracedStep) -> tuple[SlotSite, ...]:
+    """The slots of a step in the order of the graph."""
+    found = []
+    for node, product in products_of(step.graph.graph):
+        for operand in product.operands:
+            rounding: Any = node.args[operand.position]
+            origin, chain = _origin(rounding.args[0])
+            found.append(SlotSite(rounding, operand, product, origin, chain))
+    return tuple(found)
+
+
+def groups_of(sites: Sequence[SlotSite]) -> dict[Node, tuple[SlotSite, ...]]:
+    """The slots that show the values of one node, by that node."""
+    found: dict[Node, tuple[SlotSite, ...]] = {}
+    for site in sites:
+        found[site.origin] = (*found.get(site.origin, ()), site)
+    return found
+
+
+def uses_of(sites: Sequence[SlotSite]) -> Mapping[Node, tuple[Node, ...]]:
+    """What is read at each slot beside its own argument."""
+    return {site.node: (site.origin,) for site in sites}
+
+
+def _origin(node: Node) -> tuple[Node, tuple[Node, ...]]:
+    chain: list[Node] = []
+    while _is_view(node):
+        chain.insert(0, node)
+        argument = node.args[0]
+        assert isinstance(argument, Node)
+        node = argument
+    return node, tuple(chain)
+
+
+def _is_view(node: Node) -> bool:
+    target = node.target
+    return isinstance(target, torch._ops.OpOverload) and str(target.overloadpacket) in VIEWS

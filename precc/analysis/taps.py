@@ -1,0 +1,79 @@
+"""Taps: where the values of a traced step are read for its slots, and their adjoints are taken at sampled places."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from precc.analysis.slot_sample import drawn_positions
+from precc.analysis.slot_sites import SlotSite, groups_of, sites_of
+from precc.analysis.step_runs import Values
+from precc.analysis.traced_step import TracedStep
+from precc.rounding import slot_number
+
+__all__ = ["Taps"]
+
+
+@dataclass(slots=True, eq=False)
+class Taps:
+    """The slots of a step, with the positions of sampled values of each origin.
+
+    Args:
+        sites: by rounding node.
+        drawn: positions, by origin.
+        leaves: what adjoints are taken with respect to in the present run.
+        adjoints: found in it, by slot.
+    """
+
+    sites: Mapping[Node, SlotSite]
+    drawn: Mapping[Node, Tensor]
+    leaves: list[Tensor] = field(default_factory=list)
+    adjoints: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, step: TracedStep, samples: int, seed: int) -> "Taps":
+        """With so many sampled values of each origin."""
+        sites = sites_of(step)
+        drawn = {
+            origin: drawn_positions(
+                own[0].elements, samples, seed ^ slot_number(own[0].name), origin.meta["val"].device
+            )
+            for origin, own in groups_of(sites).items()
+        }
+        return cls({site.node: site for site in sites}, drawn)
+
+    def inputs(self, step: TracedStep) -> dict[str, Tensor]:
+        """The floating inputs, as leaves, so that all that depends on them has adjoints; buffers stay as they are."""
+        origins = {origin.name for origin in self.drawn}
+        found = {
+            name: value.detach().requires_grad_()
+            for name, value in step.inputs.items()
+            if isinstance(value, Tensor)
+            and value.is_floating_point()
+            and (name in step.parameters or name in origins or name not in step.constants)
+        }
+        self.leaves = list(found.values())
+        self.adjoints = {}
+        return found
+
+    def read(self, site: SlotSite, origin: Tensor, values: Values) -> Tensor:
+        """What the slot reads of its origin's value; its adjoint will be noted."""
+        if origin.requires_grad:
+            tap = torch.ops.aten.alias.default(origin)
+        else:
+            tap = origin.detach().requires_grad_()
+            self.leaves.append(tap)
+        tap.register_hook(self._noting(site))
+        return site.through(tap, values)
+
+    def _noting(self, site: SlotSite) -> Callable[[Tensor], None]:
+        def note(adjoint: Tensor) -> None:
+            self.adjoints[site.name] = self.taken(site.origin, adjoint)
+
+        return note
+
+    def taken(self, origin: Node, value: Tensor) -> Tensor:
+        """The sampled ones among values of an origin."""
+        return value.detach().reshape(-1)[self.drawn[origin]].double()

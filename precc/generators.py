@@ -1,0 +1,36 @@
+"""States of torch's random generators, to draw the same numbers again."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Generators"]
+
+
+@dataclass(frozen=True, slots=True)
+class Generators:
+    """The state of the processor's generator, and of those of accelerators."""
+
+    processor: Tensor
+    accelerators: dict[torch.device, Tensor]
+
+    @classmethod
+    def of(cls, tensors: Iterable[Tensor]) -> "Generators":
+        """The present states, of the devices that these tensors are on."""
+        devices = {value.device for value in tensors}
+        return cls(
+            processor=torch.get_rng_state(),
+            accelerators={
+                device: torch.get_device_module(device).get_rng_state(device)
+                for device in devices
+                if device.type not in ("cpu", "meta")
+            },
+        )
+
+    def restore(self) -> None:
+        """Draw the same random numbers again."""
+        torch.set_rng_state(self.processor)
+        for device, state in self.accelerators.items():
+            torch.get_device_module(device).set_rng_state(state, device)
