@@ -20,6 +20,7 @@ __all__ = [
     "annotate",
     "is_annotated",
     "products_of",
+    "roundings_of",
     "unrounded_of",
 ]
 
@@ -134,6 +135,11 @@ def _records(graph: Graph, kind: type[Annotation]) -> list[tuple[Node, Annotatio
 def products_of(graph: Graph) -> list[tuple[Node, Product]]:
     """The products of a graph with their records, in graph order."""
     return [(node, record) for node, record in _records(graph, Product) if isinstance(record, Product)]
+
+
+def roundings_of(graph: Graph) -> list[tuple[Node, Slot]]:
+    """The rounding nodes of a graph with their slots, in graph order."""
+    return [(node, record) for node, record in _records(graph, Slot) if isinstance(record, Slot)]
 
 
 def unrounded_of(graph: Graph) -> list[tuple[Node, Unrounded]]:
