@@ -195,7 +195,5 @@ def _sample(
         if site.name in moved:
             z, loss = moves.sizes[origin], probed.loss_adjoints[site.name]
             curvature = torch.where(z == 0, 0.0, (moved[site.name] - loss) / torch.where(z == 0, 1.0, z))
-        slots.append(
-            SlotAdjoints(site.name, site.operand.contracted, site.operand.channel, loss, probes, curvature)
-        )
+        slots.append(SlotAdjoints(site.name, site.operand.contracted, site.operand.channel, loss, probes, curvature))
     return ValueSample(sites[0].elements, values, probed.amax[origin], tuple(slots))

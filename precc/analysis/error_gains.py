@@ -1,8 +1,8 @@
 """How errors of the size of their root mean square travel through the forward part of a step.
 
 For a node ``y = f(x_1, x_2, ...)`` with small independent errors in its arguments, the mean square error of y is
-``sum over k of G_k**2 * (mean square error of x_k)``, where ``G_k**2`` is the mean square of ``J_k n`` for white noise n
-of mean square 1. Roundings add the mean squares of their errors.
+``sum over k of G_k**2 * (mean square error of x_k)``, where ``G_k**2`` is the mean square of ``J_k n`` for white noise
+n of mean square 1. Roundings add the mean squares of their errors.
 """
 
 from collections.abc import Mapping
@@ -39,4 +39,3 @@ class ErrorGains:
             total = sum(gain * found.get(argument, 0.0) for argument, gain in node.arguments)
             found[node.name] = total + errors.get(node.slot, 0.0)
         return found
-

@@ -16,6 +16,7 @@ from torch import Tensor
 
 __all__ = ["FlipSample"]
 
+
 @dataclass(frozen=True, slots=True, eq=False)
 class FlipSample:
     """Of one rectifier or pooling.
@@ -38,7 +39,8 @@ class FlipSample:
         may = (z != 0) & (error != 0)
         deviation = error.abs() * math.sqrt(math.pi / 2)  # unbiased, from one draw
         ratios = z[may].abs() / deviation[may]
-        return cls(node, ratios, (change.square() * weight)[:, may], float((error.square() * weight).sum() / weight.sum()))
+        drawn = float((error.square() * weight).sum() / weight.sum()) if len(weight) else 0.0
+        return cls(node, ratios, (change.square() * weight)[:, may], drawn)
 
     def variance(self, mean_square: float) -> Tensor:
         """Mean square of the change of ``<g, r>`` for each probe, where z has errors of this mean square."""

@@ -99,7 +99,8 @@ def _near_and_far(size: Tensor, samples: int, seed: int) -> tuple[Tensor, Tensor
     if len(drawn) == size.numel():
         return drawn, torch.ones(len(drawn), dtype=torch.float64, device=size.device)
     some = size[drawn]
-    limit = some[some > 0].quantile(min(samples / 2 / size.numel(), 1.0)) if bool((some > 0).any()) else some.new_zeros(())
+    positive = some[some > 0]
+    limit = positive.quantile(samples / 2 / size.numel()) if len(positive) else some.new_zeros(())
     near = ((size <= limit) & (size > 0)).nonzero()[:, 0]
     far = drawn[some > limit]
     weight = torch.full((len(near) + len(far),), size.numel() / len(drawn), dtype=torch.float64, device=size.device)

@@ -130,8 +130,8 @@ def computed(node: Node, values: Mapping[Node, Any]) -> Any:
         return result
     if target not in decomposition_table:
         raise UnsupportedError(
-            f"{target}, node {node.name!r}, has no second derivative and torch has no decomposition of it: a gradient's "
-            "sensitivity cannot be computed by differentiating it"
+            f"{target}, node {node.name!r}, has no second derivative and torch has no decomposition of it: the "
+            "sensitivity of a gradient cannot be computed by differentiating it"
         )
     return decomposition_table[target](*args, **kwargs)
 

@@ -180,7 +180,8 @@ class _Tracer:
         values = {name: _plain(inputs[index]) for index, name in names.items() if name != plan}
         owned = {id(value): name for name, value in self.net.named_parameters()}
         parameters = {name: owned[id(inputs[i])] for i, name in names.items() if id(inputs[i]) in owned}
-        return TracedStep(joint, values, plan, parameters, context.constants, _gradients(joint.graph, names, parameters))
+        gradients = _gradients(joint.graph, names, parameters)
+        return TracedStep(joint, values, plan, parameters, context.constants, gradients)
 
 
 def _drop_mutations(joint: GraphModule) -> None:
