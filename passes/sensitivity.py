@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from precc.analysis.flips import FlipSample
 from precc.analysis.kinks import Kinks
 from precc.analysis.noise import Noise
+from precc.analysis.sensitivities import Sensitivities
 from precc.analysis.slot_sample import SlotAdjoints, ValueSample
 from precc.analysis.slot_sites import SlotSite, groups_of, uses_of
 from precc.analysis.step_runs import StepRunner, Values
@@ -29,29 +29,10 @@ from precc.analysis.taps import Taps
 from precc.analysis.traced_step import TracedStep
 from precc.rounding import slot_number
 
-__all__ = ["Sensitivities", "Sensitivity"]
+__all__ = ["Sensitivity"]
 
 #: Of the displacements, in relation to the values and to their root mean square.
 _DISPLACEMENT = 2.0**-6
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Sensitivities:
-    """What the pass finds.
-
-    Args:
-        samples: of all values that slots read, with the adjoints there.
-        flips: at kinks.
-        displacements: by slot of the forward, mean square of the displacements that `flips` come from.
-        loss: without any rounding.
-        gradient_norm: 2-norm of the gradient without any rounding.
-    """
-
-    samples: tuple[ValueSample, ...]
-    flips: tuple[FlipSample, ...]
-    displacements: Mapping[str, float]
-    loss: float
-    gradient_norm: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +43,12 @@ class Sensitivity:
         probes: random vectors r for the gradient.
         samples: values of each tensor at which adjoints are kept.
         metric: by name of the parameter, the diagonal of M; none is the identity.
+        draws: of errors at all slots, for what happens at kinks.
         seed: of signs and samples.
     """
 
     probes: int = 2
+    draws: int = 3
     samples: int = 8192
     metric: Mapping[str, Tensor] = field(default_factory=dict)
     seed: int = 0
@@ -79,6 +62,8 @@ class Sensitivity:
         probed = self._probe(runner, taps, kinks)
         moves = _Moves(taps, Noise(self.seed))
         moved = moves.adjoints(runner, kinks)
+        for draw in range(1, self.draws):
+            _Moves(taps, Noise(self.seed + draw)).look(runner, kinks)
         samples = tuple(
             _sample(origin, sites, probed, moves, moved)
             for origin, sites in groups_of(list(taps.sites.values())).items()
@@ -126,7 +111,8 @@ class _Probed:
         value = values[site.origin]
         if site.origin not in self.values:
             own = value.detach()
-            self.values[site.origin] = own.reshape(-1)[self.taps.drawn[site.origin]]
+            self.taps.draw(site, own)
+            self.values[site.origin] = own.reshape(-1)[self.taps.drawn[site.origin].positions]
             self.amax[site.origin] = own.abs().amax() if own.numel() else own.new_zeros(())
         return self.taps.read(site, value, values)
 
@@ -151,12 +137,24 @@ class _Moves:
         self.moved = {}
         return self.taps.adjoints
 
+    def look(self, runner: StepRunner, kinks: Kinks) -> None:
+        """Let kinks see the forward part, without adjoints."""
+        with torch.no_grad():
+            runner.run(self._moved, gradients=False, watch=kinks.see_displaced)
+
     def at_slot(self, node: Node, values: Values) -> Tensor:
         site = self.taps.sites[node]
         if site.origin not in self.moved:
             value = values[site.origin]
             self.moved[site.origin] = value + self._displacement(site, value.detach())
         return self.taps.read(site, self.moved[site.origin], values)
+
+    def _moved(self, node: Node, values: Values) -> Tensor:
+        site = self.taps.sites[node]
+        if site.origin not in self.moved:
+            value = values[site.origin]
+            self.moved[site.origin] = value + self._displacement(site, value)
+        return site.through(self.moved[site.origin], values)
 
     def _displacement(self, site: SlotSite, value: Tensor) -> Tensor:
         rms = value.square().mean().sqrt()
@@ -196,4 +194,5 @@ def _sample(
             z, loss = moves.sizes[origin], probed.loss_adjoints[site.name]
             curvature = torch.where(z == 0, 0.0, (moved[site.name] - loss) / torch.where(z == 0, 1.0, z))
         slots.append(SlotAdjoints(site.name, site.operand.contracted, site.operand.channel, loss, probes, curvature))
-    return ValueSample(sites[0].elements, values, probed.amax[origin], tuple(slots))
+    weights = probed.taps.drawn[origin].weights
+    return ValueSample(sites[0].elements, values, weights, probed.amax[origin], tuple(slots))

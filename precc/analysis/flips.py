@@ -34,13 +34,14 @@ class FlipSample:
     drawn: float
 
     @classmethod
-    def of(cls, node: str, z: Tensor, error: Tensor, change: Tensor, weight: Tensor) -> "FlipSample":
-        """From sampled z, one draw of errors, and changes [probes, samples], each of which stands for so many."""
-        may = (z != 0) & (error != 0)
-        deviation = error.abs() * math.sqrt(math.pi / 2)  # unbiased, from one draw
-        ratios = z[may].abs() / deviation[may]
-        drawn = float((error.square() * weight).sum() / weight.sum()) if len(weight) else 0.0
-        return cls(node, ratios, (change.square() * weight)[:, may], drawn)
+    def of(cls, node: str, z: Tensor, errors: Tensor, change: Tensor, weight: Tensor) -> "FlipSample":
+        """From sampled z, draws of errors [draws, samples], and changes [probes, samples] that stand for so many."""
+        n = len(errors)
+        unbiased = math.sqrt(n / 2) * math.gamma(n / 2) / math.gamma((n + 1) / 2)  # of a deviation from n draws
+        deviation = errors.square().mean(0).sqrt() * unbiased
+        may = (z != 0) & (deviation != 0)
+        drawn = float((errors.square() * weight).mean(0).sum() / weight.sum()) if len(weight) else 0.0
+        return cls(node, z[may].abs() / deviation[may], (change.square() * weight)[:, may], drawn)
 
     def variance(self, mean_square: float) -> Tensor:
         """Mean square of the change of ``<g, r>`` for each probe, where z has errors of this mean square."""

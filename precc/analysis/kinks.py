@@ -24,20 +24,25 @@ _RECTIFIERS = frozenset({_aten.threshold_backward.default, _aten.leaky_relu_back
 #: (gradient, argument, kernel, stride, padding, dilation, ceil mode, indices).
 _POOLING = frozenset({_aten.max_pool2d_with_indices_backward.default})
 
+#: Of one pooling, that are looked at.
+_MOST_WINDOWS = 1 << 21
+
 
 @dataclass(slots=True, eq=False)
 class _Kink:
     """One of them.
 
     Args:
-        node: of the backward.
+        node: of the backward, whose result a flip changes.
         argument: whose values decide.
+        incoming: the gradient that passes or does not.
         samples: how many elements or windows are kept.
         seed: of the choice.
     """
 
     node: Node
     argument: Node
+    incoming: Node
     samples: int
     seed: int
     first: Tensor = field(init=False)  # positions in the argument: of the element; of the largest in a window
@@ -47,30 +52,21 @@ class _Kink:
     gradient: Tensor = field(init=False)  # that passes here
     adjoint: Tensor | None = None
     adjoints: list[Tensor] = field(default_factory=list)
-    error: Tensor | None = None  # of the argument where all slots are displaced
+    errors: list[Tensor] = field(default_factory=list)  # of the argument where all slots are displaced
 
-    def choose(self, argument: Tensor, gradient: Tensor) -> None:
-        """Take those near to the kink, all of them, and a sample of the others."""
-        z, g = argument.detach(), gradient.detach()
-        if self.node.target in _POOLING:
-            self._choose_windows(z, g)
-        else:
-            self.first, self.weight = _near_and_far(z.reshape(-1).abs(), self.samples, self.seed)
-            self.gradient = g.reshape(-1)[self.first].double()
+    def choose(self, z: Tensor, g: Tensor) -> None:
+        """Take those near to the kink, all of them, and a sample of the others.
+
+        Args:
+            z: the argument.
+            g: the incoming gradient.
+        """
+        self._choose(z.detach(), g.detach())
         self.distance = self._at(z)
 
-    def _choose_windows(self, z: Tensor, g: Tensor) -> None:
-        windows = drawn_positions(g.numel(), self.samples, self.seed, g.device)
-        places, inside = _places(windows, z.shape, g.shape, self.node)
-        values = torch.where(inside, z.reshape(-1)[places].double(), -torch.inf)
-        best = values.topk(2, 1) if values.shape[1] > 1 else None
-        if best is None:
-            windows = windows[:0]
-            best = values[:0].repeat(1, 2).topk(2, 1)
-        rows = places[: len(windows)]
-        self.first, self.second = (rows.gather(1, best.indices[:, k : k + 1])[:, 0] for k in (0, 1))
-        self.gradient = g.reshape(-1)[windows].double()
-        self.weight = torch.full_like(self.gradient, g.numel() / max(len(windows), 1))
+    def _choose(self, z: Tensor, g: Tensor) -> None:
+        self.first, self.weight = _near_and_far(z.reshape(-1).abs(), self.samples, self.seed)
+        self.gradient = g.reshape(-1)[self.first].double()
 
     def _at(self, value: Tensor) -> Tensor:
         flat = value.detach().reshape(-1)
@@ -85,12 +81,50 @@ class _Kink:
         self.adjoint = None
 
     def displace(self, argument: Tensor) -> None:
-        self.error = self._at(argument) - self.distance
+        self.errors.append(self._at(argument) - self.distance)
 
     def flips(self) -> FlipSample:
-        assert self.error is not None
         change = torch.stack(self.adjoints) * self.gradient
-        return FlipSample.of(self.argument.name, self.distance, self.error, change, self.weight)
+        return FlipSample.of(self.argument.name, self.distance, torch.stack(self.errors), change, self.weight)
+
+
+@dataclass(slots=True, eq=False)
+class _Pooling(_Kink):
+    """The largest of a window and the next one; where that is a rectifier's 0, `_PooledRectifier` tells."""
+
+    pool: Node = field(kw_only=True)
+
+    def _choose(self, z: Tensor, g: Tensor) -> None:
+        windows, places, best = _largest(z, g, self.pool, self.seed)
+        gap = torch.where(best.values[:, 1] == 0, 0.0, best.values[:, 0] - best.values[:, 1])
+        chosen, weight = _near_and_far(gap, self.samples, self.seed)
+        self.first, self.second = (places[chosen].gather(1, best.indices[chosen, k : k + 1])[:, 0] for k in (0, 1))
+        self.gradient = g.reshape(-1)[windows[chosen]].double()
+        self.weight = weight * (g.numel() / max(len(windows), 1))
+
+
+@dataclass(slots=True, eq=False)
+class _PooledRectifier(_Kink):
+    """The largest argument of a rectifier in a window of the pooling behind it: if it is negative, none passes."""
+
+    pool: Node = field(kw_only=True)
+
+    def _choose(self, z: Tensor, g: Tensor) -> None:
+        windows, places, best = _largest(z, g, self.pool, self.seed)
+        chosen, weight = _near_and_far(best.values[:, 0].abs(), self.samples, self.seed)
+        self.first = places[chosen].gather(1, best.indices[chosen, :1])[:, 0]
+        self.gradient = g.reshape(-1)[windows[chosen]].double()
+        self.weight = weight * (g.numel() / max(len(windows), 1))
+
+
+def _largest(z: Tensor, g: Tensor, pool: Node, seed: int) -> tuple[Tensor, Tensor, Any]:
+    """Windows, positions of their elements, and the two largest of each; of all windows if they are not too many."""
+    windows = drawn_positions(g.numel(), _MOST_WINDOWS // 2, seed, g.device)
+    places, inside = _places(windows, z.shape, g.shape, pool)
+    values = torch.where(inside, z.reshape(-1)[places], -torch.inf)
+    if places.shape[1] < 2:
+        places, values = places.repeat(1, 2), torch.cat([values, torch.full_like(values, -torch.inf)], 1)
+    return windows, places, values.topk(2, 1)
 
 
 def _near_and_far(size: Tensor, samples: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -142,9 +176,9 @@ class Kinks:
         """Those of a step."""
         found = {}
         for node in step.graph.graph.nodes:
-            if node.target in _RECTIFIERS or node.target in _POOLING:
-                argument = _before(node.args[1], through_relu=node.target in _RECTIFIERS)
-                found[node] = _Kink(node, argument, samples, seed ^ slot_number(node.name))
+            kink = _kink(node, samples, seed ^ slot_number(node.name))
+            if kink is not None:
+                found[node] = kink
         by_argument: dict[Node, list[_Kink]] = {}
         for kink in found.values():
             by_argument.setdefault(kink.argument, []).append(kink)
@@ -152,13 +186,13 @@ class Kinks:
 
     def uses(self) -> dict[Node, tuple[Node, ...]]:
         """What is read at the backward of each beside its arguments."""
-        return {node: (kink.argument,) for node, kink in self.by_node.items()}
+        return {node: (kink.argument, kink.incoming) for node, kink in self.by_node.items()}
 
     def see(self, node: Node, value: Any, values: Values) -> None:
         """Look at a node of the differentiable run."""
         kink = self.by_node.get(node)
         if kink is not None:
-            kink.choose(values[kink.argument], values[node.args[0]])
+            kink.choose(values[kink.argument], values[kink.incoming])
             if value.requires_grad:
                 value.register_hook(kink.note)
 
@@ -175,13 +209,25 @@ class Kinks:
     def flips(self) -> tuple[FlipSample, ...]:
         """What was found; of those that the loss depends on."""
         kinks = self.by_node.values()
-        return tuple(kink.flips() for kink in kinks if kink.adjoints and kink.error is not None)
+        return tuple(kink.flips() for kink in kinks if kink.adjoints and kink.errors)
 
 
-def _before(node: Any, *, through_relu: bool) -> Node:
-    """The argument of a rectifier, from its result or argument."""
-    passed = {_aten.detach.default, *([_aten.relu.default] if through_relu else [])}
-    while node.target in passed:
+def _kink(node: Node, samples: int, seed: int) -> _Kink | None:
+    if node.target in _POOLING:
+        return _Pooling(node, _before(node.args[1]), node.args[0], samples, seed, pool=node)  # type: ignore[arg-type]
+    if node.target not in _RECTIFIERS:
+        return None
+    argument, gradient = _before(node.args[1], _aten.relu.default), node.args[0]
+    assert isinstance(gradient, Node)
+    if gradient.target in _POOLING and _before(gradient.args[1]) is _before(node.args[1]):
+        incoming: Any = gradient.args[0]
+        return _PooledRectifier(node, argument, incoming, samples, seed, pool=gradient)
+    return _Kink(node, argument, gradient, samples, seed)
+
+
+def _before(node: Any, *functions: Any) -> Node:
+    """What a result comes from, through these functions."""
+    while node.target in (_aten.detach.default, *functions):
         node = node.args[0]
     found: Node = node
     return found

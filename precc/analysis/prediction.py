@@ -4,129 +4,176 @@ To first order an error ``d`` of the values of a slot changes J by ``sum(Jbar * 
 that are a matter of chance (a nearest rounding of values that vary by more than a quantum) have mean 0 and are
 independent: variances ``sum(Jbar**2 * d**2)`` add up. Slots that read the same values make errors together, with the
 adjoint ``sum over slots of Jbar * d``. Values that overflow or vanish have a mean: ``sum(Jbar * d)``. To second order
-``E[dL] = 1/2 sum(d**2 * d2L/dv2)``.
+``E[dL] = 1/2 sum(d**2 * d2L/dv2)``. Elements of the gradient that appear or vanish at kinks come beside that
+(`precc.analysis.flips`), for errors of the size that `precc.analysis.error_gains` finds there.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from precc.analysis.calibration import Calibration, Correction
 from precc.analysis.error_estimate import ErrorEstimate, StandardErrors
 from precc.analysis.error_gains import ErrorGains
-from precc.analysis.flips import FlipSample
 from precc.analysis.rounding_error import TENSOR, RoundingErrors, rounding_errors
+from precc.analysis.sensitivities import Sensitivities
 from precc.analysis.slot_sample import SlotAdjoints, ValueSample
 from precc.plan import PrecisionPlan
 from precc.precision import Precision
 
-__all__ = ["Contribution", "contribution", "predicted"]
+__all__ = ["Contribution", "Prediction"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Contribution:
-    """What rounding the values of one sample does.
+    """What rounding the values of one sample does to the loss, and to ``<g, r>`` for each probe r.
 
     Args:
-        loss_mean: of the loss error, to first order.
-        loss_curved: of the loss error, to second order.
+        loss_mean: of the loss error, to second order.
         loss_variance: of the loss error.
-        gradient_mean: of ``<dg, r>`` for each probe, [probes].
-        gradient_mean_noise: variance of that estimate, [probes].
-        gradient_variance: of ``<dg, r>`` for each probe, [probes].
-        noise: variance of `loss_variance` and of each `gradient_variance` as estimates.
+        loss_noise: variance of `loss_variance` as an estimate.
+        gradient_mean: [probes].
+        gradient_mean_noise: variance of that as an estimate, [probes].
+        gradient_variance: [probes].
     """
 
     loss_mean: float
-    loss_curved: float
     loss_variance: float
+    loss_noise: float
     gradient_mean: Tensor
     gradient_mean_noise: Tensor
     gradient_variance: Tensor
 
-
-def contribution(sample: ValueSample, precisions: Mapping[str, Precision]) -> Contribution:
-    """Of a sample, under these precisions of its slots; those that are not named round nothing."""
-    probes = sample.slots[0].gradient.shape[0]
-    shape = (probes, len(sample.values))
-    chance, lost = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
-    drawn = torch.zeros(shape, dtype=torch.float64)
-    loss = [torch.zeros(shape[1:], dtype=torch.float64) for _ in range(4)]
-    for slot in sample.slots:
-        if slot.name not in precisions:
-            continue
-        found = _errors(sample, slot, precisions[slot.name])
-        chance += slot.gradient * found.spread
-        lost += slot.gradient * found.mean
-        drawn += slot.gradient.square() * found.variance
-        if slot.loss is not None and slot.curvature is not None:
-            loss[0] += slot.loss * found.spread
-            loss[1] += slot.loss * found.mean
-            loss[2] += slot.loss.square() * found.variance
-            loss[3] += slot.curvature * (found.mean.square() + found.spread.square() + found.variance) / 2
-    w, n = sample.weight, len(sample.values)
-    exact = w == 1.0
-    return Contribution(
-        float(w * loss[1].sum()),
-        float(w * loss[3].sum()),
-        float(w * (loss[0].square() + loss[2]).sum()),
-        w * lost.sum(1),
-        torch.zeros(probes, dtype=torch.float64) if exact else w * w * n * lost.var(1),
-        w * (chance.square() + drawn).sum(1),
-    )
+    @property
+    def gradient_square(self) -> float:
+        """Mean square of the change of the gradient."""
+        squares = (self.gradient_mean.square() - self.gradient_mean_noise).clamp(min=0.0) + self.gradient_variance
+        return float(squares.mean())
 
 
-def _errors(sample: ValueSample, slot: SlotAdjoints, precision: Precision) -> RoundingErrors:
-    amax = {TENSOR: sample.amax, **slot.amax}
-    found = rounding_errors(sample.values, precision, amax, axis=slot.axis, channel=slot.channel)
-    return found
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """Predicts from what the passes found.
 
+    Args:
+        sensitivities: samples and flips.
+        gains: of the forward part.
+        calibration: measured over predicted, so far.
+    """
 
-def predicted(
-    samples: Iterable[ValueSample],
-    plan: PrecisionPlan,
-    gradient_norm: float,
-    gains: ErrorGains,
-    flips: Sequence[FlipSample],
-    nominal: Mapping[str, float],
-) -> ErrorEstimate:
-    """The error of a plan."""
-    parts = []
-    samples = list(samples)
-    for sample in samples:
+    sensitivities: Sensitivities
+    gains: ErrorGains
+    calibration: Calibration
+
+    def of(self, plan: PrecisionPlan) -> ErrorEstimate:
+        """The error of a plan.
+
+        Raises:
+            AnalysisError: scales of the plan come from magnitudes that the analysis has not.
+            UnsupportedError: the plan has a transform, or accumulators.
+        """
+        parts = [self.contribution(sample, plan) for sample in self.sensitivities.samples]
+        return self._total([part for part in parts if part is not None], self._flipped(plan))
+
+    def contribution(self, sample: ValueSample, plan: PrecisionPlan) -> Contribution | None:
+        """Of one sample; None if the plan rounds it nowhere."""
         changing = {
-            slot.name: plan.precision(slot.name)
+            slot: plan.precision(slot.name)
             for slot in sample.slots
             if plan.precision(slot.name).changes(sample.values.dtype)
         }
-        if changing:
-            parts.append(contribution(sample, changing))
-    squares = {}
-    for sample in samples:
-        for slot in sample.slots:
-            if plan.precision(slot.name).changes(sample.values.dtype) and slot.loss is not None:
-                own = _errors(sample, slot, plan.precision(slot.name))
-                squares[slot.name] = own.mean_square
-    forward, usual = gains.mean_squares(squares), gains.mean_squares(nominal)
-    flipped = torch.zeros(len(parts[0].gradient_mean) if parts else 1, dtype=torch.float64)
-    for flip in flips:
-        if usual.get(flip.node):
-            flipped = flipped + flip.variance(flip.drawn * forward[flip.node] / usual[flip.node])
-    return _total(parts, gradient_norm, flipped)
+        return self._contribution(sample, changing) if changing else None
+
+    def _contribution(self, sample: ValueSample, precisions: Mapping[SlotAdjoints, Precision]) -> Contribution:
+        shape = sample.slots[0].gradient.shape
+        chance, mean, drawn = (torch.zeros(shape, dtype=torch.float64) for _ in range(3))
+        loss = _LossSums.zeros(shape[1])
+        for slot, precision in precisions.items():
+            found = errors_of(sample, slot, precision)
+            correction = self.calibration.of(slot.name)
+            chance += slot.gradient * found.spread * correction.gradient
+            mean += slot.gradient * found.mean * correction.gradient
+            drawn += slot.gradient.square() * found.variance * correction.gradient**2
+            loss.add(slot, found, correction)
+        w, n = sample.weights, len(sample.values)
+        terms = w * (loss.chance.square() + loss.drawn)
+        return Contribution(
+            float((w * (loss.mean + loss.curved)).sum()),
+            float(terms.sum()),
+            0.0 if sample.whole or n < 2 else float(n * terms.var()),
+            (w * mean).sum(1),
+            torch.zeros(shape[0], dtype=torch.float64) if sample.whole else n * (w * mean).var(1),
+            (w * (chance.square() + drawn)).sum(1),
+        )
+
+    def _flipped(self, plan: PrecisionPlan) -> Tensor:
+        """Mean square of the change of ``<g, r>`` at kinks, [probes]."""
+        flips = self.sensitivities.flips
+        total = torch.zeros(self.sensitivities.probes, dtype=torch.float64)
+        if not flips:
+            return total
+        planned = self.gains.mean_squares(self.mean_squares(plan))
+        usual = self.gains.mean_squares(self.sensitivities.displacements)
+        for flip in flips:
+            if usual.get(flip.node):
+                total += flip.variance(flip.drawn * planned[flip.node] / usual[flip.node])
+        return total
+
+    def mean_squares(self, plan: PrecisionPlan) -> dict[str, float]:
+        """Mean square rounding error in each slot of the forward part under a plan."""
+        found = {}
+        for sample in self.sensitivities.samples:
+            for slot in sample.slots:
+                precision = plan.precision(slot.name)
+                if slot.loss is not None and precision.changes(sample.values.dtype):
+                    found[slot.name] = errors_of(sample, slot, precision).mean_square(sample.weights)
+        return found
+
+    def _total(self, parts: Sequence[Contribution], flipped: Tensor) -> ErrorEstimate:
+        if not parts:
+            return ErrorEstimate(0.0, 0.0, 0.0, StandardErrors(0.0, 0.0, 0.0))
+        loss = math.sqrt(sum(part.loss_variance for part in parts))
+        of_loss = math.sqrt(sum(part.loss_noise for part in parts)) / (2 * loss) if loss else 0.0
+        means = torch.stack([part.gradient_mean for part in parts]).sum(0)
+        noise = torch.stack([part.gradient_mean_noise for part in parts]).sum(0)
+        variances = torch.stack([part.gradient_variance for part in parts]).sum(0)
+        squares = (means.square() - noise).clamp(min=0.0) + variances + flipped
+        norm, probes = self.sensitivities.gradient_norm, len(squares)
+        gradient = math.sqrt(float(squares.mean())) / norm if norm else math.nan
+        spread = float(squares.std()) / math.sqrt(probes) / 2 if probes > 1 else math.nan
+        of_gradient = spread / (gradient * norm * norm) if gradient else 0.0
+        return ErrorEstimate(
+            sum(part.loss_mean for part in parts), loss, gradient, StandardErrors(math.nan, of_loss, of_gradient)
+        )
 
 
-def _total(parts: Sequence[Contribution], gradient_norm: float, flipped: Tensor) -> ErrorEstimate:
-    if not parts:
-        return ErrorEstimate(0.0, 0.0, 0.0, StandardErrors(0.0, 0.0, 0.0))
-    mean = sum(part.loss_mean + part.loss_curved for part in parts)
-    loss = math.sqrt(sum(part.loss_variance for part in parts))
-    means = torch.stack([part.gradient_mean for part in parts]).sum(0)
-    noise = torch.stack([part.gradient_mean_noise for part in parts]).sum(0)
-    variances = torch.stack([part.gradient_variance for part in parts]).sum(0)
-    squares = (means.square() - noise).clamp(min=0.0) + variances + flipped
-    gradient = math.sqrt(float(squares.mean())) / gradient_norm if gradient_norm else math.inf
-    probes = len(squares)
-    spread = float(squares.std() / squares.mean() / math.sqrt(probes) / 2) if probes > 1 else math.nan
-    return ErrorEstimate(mean, loss, gradient, StandardErrors(math.nan, math.nan, gradient * spread))
+@dataclass(slots=True, eq=False)
+class _LossSums:
+    """Of the slots that read one sample, at each value."""
+
+    chance: Tensor
+    mean: Tensor
+    drawn: Tensor
+    curved: Tensor
+
+    @classmethod
+    def zeros(cls, samples: int) -> "_LossSums":
+        return cls(*(torch.zeros(samples, dtype=torch.float64) for _ in range(4)))
+
+    def add(self, slot: SlotAdjoints, found: RoundingErrors, correction: Correction) -> None:
+        if slot.loss is None or slot.curvature is None:
+            return
+        factor = correction.loss
+        self.chance += slot.loss * found.spread * factor
+        self.mean += slot.loss * found.mean
+        self.drawn += slot.loss.square() * found.variance * factor**2
+        self.curved += slot.curvature * (found.mean.square() + found.spread.square() + found.variance) / 2
+
+
+def errors_of(sample: ValueSample, slot: SlotAdjoints, precision: Precision) -> RoundingErrors:
+    """The rounding errors in one slot, at the sampled values."""
+    amax = {TENSOR: sample.amax, **slot.amax}
+    return rounding_errors(sample.values, precision, amax, axis=slot.axis, channel=slot.channel)

@@ -61,11 +61,10 @@ class RoundingErrors:
     spread: Tensor
     variance: Tensor
 
-    @property
-    def mean_square(self) -> float:
-        """Of all values' errors."""
+    def mean_square(self, weights: Tensor) -> float:
+        """Of the errors, where each value stands for so many."""
         squares = self.mean.square() + self.spread.square() + self.variance
-        return float(squares.mean()) if len(squares) else 0.0
+        return float((squares * weights).sum() / weights.sum()) if len(squares) else 0.0
 
 
 def rounding_errors(

@@ -39,24 +39,55 @@ class SlotAdjoints:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ValueSample:
-    """Values that one or more slots read, drawn uniformly.
+    """Values that one or more slots read, drawn at random.
 
     Args:
         elements: how many values there are.
         values: those drawn, [samples]; all of them if they are few.
+        weights: of the sums over all values that each one stands for, [samples].
         amax: the largest magnitude of all.
         slots: that read them.
     """
 
     elements: int
     values: Tensor
+    weights: Tensor
     amax: Tensor
     slots: tuple[SlotAdjoints, ...]
 
     @property
-    def weight(self) -> float:
-        """How many values each of those drawn stands for."""
-        return self.elements / max(len(self.values), 1)
+    def whole(self) -> bool:
+        """Whether all values are there."""
+        return len(self.values) == self.elements
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawn:
+    """Positions of sampled elements of a tensor, ascending, and what each one stands for in sums over all."""
+
+    positions: Tensor
+    weights: Tensor
+
+
+def drawn_by_size(values: Tensor, samples: int, seed: int) -> Drawn:
+    """Positions of elements, half of them with chances in proportion to their squares; all if they are few.
+
+    One is drawn from each of as many parts of equal chance.
+    """
+    elements = values.numel()
+    if elements <= 2 * samples:
+        ones = torch.ones(elements, dtype=torch.float64, device=values.device)
+        return Drawn(torch.arange(elements, device=values.device), ones)
+    squares = values.detach().reshape(-1).double().square()
+    total = squares.sum()
+    chances = (
+        squares / (2 * total) + 0.5 / elements if bool((total > 0) & total.isfinite()) else squares * 0 + 1 / elements
+    )
+    generator = torch.Generator().manual_seed(seed & (2**63 - 1))
+    parts = torch.arange(samples, dtype=torch.float64) + torch.rand(samples, generator=generator, dtype=torch.float64)
+    sums = chances.cumsum(0)
+    found = torch.searchsorted(sums, (parts / samples).to(sums.device) * sums[-1]).clamp(max=elements - 1)
+    return Drawn(found, 1 / (samples * chances[found]))
 
 
 def drawn_positions(elements: int, samples: int, seed: int, device: torch.device) -> Tensor:

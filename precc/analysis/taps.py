@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from precc.analysis.slot_sample import drawn_positions
-from precc.analysis.slot_sites import SlotSite, groups_of, sites_of
+from precc.analysis.slot_sample import Drawn, drawn_by_size
+from precc.analysis.slot_sites import SlotSite, sites_of
 from precc.analysis.step_runs import Values
 from precc.analysis.traced_step import TracedStep
 from precc.rounding import slot_number
@@ -22,31 +22,33 @@ class Taps:
 
     Args:
         sites: by rounding node.
+        samples: how many values of each origin.
+        seed: of their choice.
         drawn: positions, by origin.
         leaves: what adjoints are taken with respect to in the present run.
         adjoints: found in it, by slot.
     """
 
     sites: Mapping[Node, SlotSite]
-    drawn: Mapping[Node, Tensor]
+    samples: int
+    seed: int
+    drawn: dict[Node, Drawn] = field(default_factory=dict)
     leaves: list[Tensor] = field(default_factory=list)
     adjoints: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, step: TracedStep, samples: int, seed: int) -> "Taps":
         """With so many sampled values of each origin."""
-        sites = sites_of(step)
-        drawn = {
-            origin: drawn_positions(
-                own[0].elements, samples, seed ^ slot_number(own[0].name), origin.meta["val"].device
-            )
-            for origin, own in groups_of(sites).items()
-        }
-        return cls({site.node: site for site in sites}, drawn)
+        return cls({site.node: site for site in sites_of(step)}, samples, seed)
+
+    def draw(self, site: SlotSite, value: Tensor) -> None:
+        """Choose the positions at an origin, when its values are seen first."""
+        if site.origin not in self.drawn:
+            self.drawn[site.origin] = drawn_by_size(value, self.samples, self.seed ^ slot_number(site.name))
 
     def inputs(self, step: TracedStep) -> dict[str, Tensor]:
         """The floating inputs, as leaves, so that all that depends on them has adjoints; buffers stay as they are."""
-        origins = {origin.name for origin in self.drawn}
+        origins = {site.origin.name for site in self.sites.values()}
         found = {
             name: value.detach().requires_grad_()
             for name, value in step.inputs.items()
@@ -76,4 +78,4 @@ class Taps:
 
     def taken(self, origin: Node, value: Tensor) -> Tensor:
         """The sampled ones among values of an origin."""
-        return value.detach().reshape(-1)[self.drawn[origin]].double()
+        return value.detach().reshape(-1)[self.drawn[origin].positions].double()

@@ -1,0 +1,97 @@
+"""What measurements say of predictions: their ratio in each group of slots, as a running record.
+
+A group is the slots of one operand of one role, such as ``fprop.weight``. The record is the mean of the logarithms of
+measured over predicted deviations; predictions are multiplied by its exponential.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from precc.errors import PlanError
+
+__all__ = ["Calibration", "Correction", "group_of"]
+
+#: Measurements that the running mean remembers.
+_MEMORY = 10
+
+
+def group_of(slot: str) -> str:
+    """The group of a slot by its name."""
+    return slot.rpartition("/")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """Measured over predicted, of the deviation of the loss and of the norm of the gradient's error; 1 if not known."""
+
+    loss: float = 1.0
+    gradient: float = 1.0
+
+
+@dataclass(slots=True)
+class _Ratio:
+    """A running mean of logarithms."""
+
+    count: int = 0
+    mean: float = 0.0
+
+    def note(self, ratio: float) -> None:
+        self.count += 1
+        self.mean += (math.log(ratio) - self.mean) / min(self.count, _MEMORY)
+
+
+@dataclass(slots=True)
+class Calibration:
+    """The record of a net; empty until something is measured.
+
+    >>> record = Calibration()
+    >>> record.note("fprop.weight", loss=2.0, gradient=None)
+    >>> record.of("fc/product/fprop.weight")
+    Correction(loss=2.0, gradient=1.0)
+    """
+
+    _ratios: dict[str, dict[str, _Ratio]] = field(default_factory=dict)
+
+    def note(self, group: str, *, loss: float | None, gradient: float | None) -> None:
+        """Add a measurement: measured over predicted, None where neither is defined."""
+        own = self._ratios.setdefault(group, {})
+        for name, ratio in (("loss", loss), ("gradient", gradient)):
+            if ratio is not None and 0 < ratio < math.inf:
+                own.setdefault(name, _Ratio()).note(ratio)
+
+    def of(self, slot: str) -> Correction:
+        """For a slot by its name."""
+        own = self._ratios.get(group_of(slot))
+        return Correction(**{name: math.exp(ratio.mean) for name, ratio in own.items()}) if own else Correction()
+
+    def counts(self) -> dict[str, int]:
+        """How often each group was measured."""
+        return {group: max(ratio.count for ratio in own.values()) for group, own in self._ratios.items() if own}
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return {
+            group: {name: {"count": ratio.count, "log_ratio": ratio.mean} for name, ratio in own.items()}
+            for group, own in self._ratios.items()
+        }
+
+    @classmethod
+    def from_json(cls, data: Any) -> "Calibration":
+        """The record that `to_json` wrote.
+
+        Raises:
+            PlanError: it is none.
+        """
+        try:
+            return cls({group: {name: _ratio(own[name]) for name in own} for group, own in data.items()})
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise PlanError(f"the precision_state has a calibration that is none: {data!r:.80}") from error
+
+
+def _ratio(data: Mapping[str, Any]) -> _Ratio:
+    count, mean = data["count"], data["log_ratio"]
+    if type(count) is not int or count < 1 or type(mean) is not float or not math.isfinite(mean):
+        raise ValueError(data)
+    return _Ratio(count, mean)

@@ -1,0 +1,33 @@
+"""How loss and gradient answer to errors in all slots: what the pass `sensitivity` finds."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from precc.analysis.flips import FlipSample
+from precc.analysis.slot_sample import ValueSample
+
+__all__ = ["Sensitivities"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sensitivities:
+    """What the pass finds.
+
+    Args:
+        samples: of all values that slots read, with the adjoints there.
+        flips: at kinks.
+        displacements: by slot of the forward, mean square of the displacements that `flips` come from.
+        loss: without any rounding.
+        gradient_norm: 2-norm of the gradient without any rounding.
+    """
+
+    samples: tuple[ValueSample, ...]
+    flips: tuple[FlipSample, ...]
+    displacements: Mapping[str, float]
+    loss: float
+    gradient_norm: float
+
+    @property
+    def probes(self) -> int:
+        """Random vectors that the gradient was differentiated along."""
+        return self.samples[0].slots[0].gradient.shape[0] if self.samples else 0
