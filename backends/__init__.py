@@ -7,7 +7,7 @@ from precc.errors import BackendError, expected_one_of
 from precc.protocols import Backend
 from precc.warn_caller import warn_caller
 
-__all__ = ["BACKENDS", "find_backend"]
+__all__ = ["BACKENDS", "eager_backend", "find_backend"]
 
 #: By name, in order of preference: the first one is what ``"auto"`` means.
 BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (Inductor(), Cpp(), Reference())}
@@ -28,6 +28,16 @@ def find_backend(name: str) -> tuple[Backend, str]:
     backend = BACKENDS[name]
     backend.check()
     return backend, ""
+
+
+def eager_backend() -> Backend:
+    """The fastest one that runs a graph op by op: with compiled kernels, where this machine can build them."""
+    backend = BACKENDS[Cpp.name]
+    try:
+        backend.check()
+    except BackendError:
+        return BACKENDS[Reference.name]  # bit for bit the same
+    return backend
 
 
 def _first_that_runs() -> tuple[Backend, str]:

@@ -1,5 +1,6 @@
 """Passes: one a file, file name = pass name."""
 
+from precc.passes.leave_outside import LeaveOutside
 from precc.passes.name_attention import NameAttention
 from precc.passes.place_accumulators import PlaceAccumulators
 from precc.passes.place_rounding import PlaceRounding
@@ -8,12 +9,17 @@ from precc.passes.roles import Roles
 from precc.passes.split_convolution_backward import SplitConvolutionBackward
 from precc.pipeline import Pipeline
 
-__all__ = ["accumulating_pipeline", "naming_pipeline", "rounding_pipeline"]
+__all__ = ["accumulating_pipeline", "analysis_pipeline", "naming_pipeline", "rounding_pipeline"]
 
 
 def rounding_pipeline() -> Pipeline:
     """What every captured graph goes through: roles, then one rounding node a slot."""
     return Pipeline((SplitConvolutionBackward(), NameAttention(), Roles(), PlaceRounding(), RemoveAttentionMarkers()))
+
+
+def analysis_pipeline() -> Pipeline:
+    """What the graph of an analysed step goes through: the same, but for what a call of the net leaves as it is."""
+    return Pipeline((LeaveOutside(), *rounding_pipeline().passes))
 
 
 def accumulating_pipeline() -> Pipeline:

@@ -16,13 +16,13 @@ from torch.fx import Node
 from precc.analysis.error_gains import ErrorGains, GainedNode
 from precc.analysis.noise import Noise
 from precc.analysis.slot_sites import VIEWS, sites_of
-from precc.analysis.step_runs import StepRunner, Values, computed
+from precc.analysis.step_runs import StepRunner, Values, computed, forward_nodes
 from precc.analysis.traced_step import TracedStep
 from precc.annotations import Product
 from precc.round_op import ROUND
 from precc.rounding import slot_number
 
-__all__ = ["ForwardError"]
+__all__ = ["ForwardError", "GainWatcher"]
 
 _NOISE = 2.0**-10
 
@@ -39,11 +39,16 @@ class ForwardError:
 
     name: ClassVar[str] = "forward_error"
 
+    def watcher(self, step: TracedStep) -> "GainWatcher":
+        """What finds them while it watches any run of the step."""
+        return GainWatcher({site.node: site.name for site in sites_of(step)}, Noise(self.seed), forward_nodes(step))
+
     def run(self, step: TracedStep) -> ErrorGains:
-        search = _Search({site.node: site.name for site in sites_of(step)}, Noise(self.seed))
+        """Find them in a run of its own."""
+        watcher = self.watcher(step)
         with torch.no_grad():
-            StepRunner(step).run(_argument, gradients=False, watch=search.watch)
-        return ErrorGains(tuple(search.found))
+            StepRunner(step).run(_argument, gradients=False, watch=watcher.watch)
+        return watcher.result()
 
 
 def _argument(node: Node, values: Values) -> Tensor:
@@ -52,13 +57,30 @@ def _argument(node: Node, values: Values) -> Tensor:
 
 
 @dataclass(slots=True, eq=False)
-class _Search:
+class GainWatcher:
+    """Finds the gains of each node as it is computed.
+
+    Args:
+        slots: name of the slot by rounding node.
+        noise: that is added.
+        forward: nodes that the loss depends on.
+    """
+
     slots: Mapping[Node, str]
     noise: Noise
+    forward: frozenset[Node]
     found: list[GainedNode] = field(default_factory=list)
     carriers: set[Node] = field(default_factory=set)  # nodes whose values have errors
 
+    def result(self) -> ErrorGains:
+        """Those of all nodes seen."""
+        return ErrorGains(tuple(self.found))
+
+    @torch.no_grad()
     def watch(self, node: Node, value: Any, values: Values) -> None:
+        """Look at a node with its value."""
+        if node not in self.forward:
+            return
         if node.target is ROUND:
             self._add(node, ((str(node.args[0]), 1.0),), self.slots[node])
             return

@@ -6,10 +6,10 @@ row in `CHECKS`.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from torch.fx import Graph, Node
 
+from precc.analysis.finding import Finding
 from precc.analysis.traced_step import TracedStep
 from precc.annotations import products_of
 from precc.passes.lint_check import Check, Scope
@@ -17,10 +17,10 @@ from precc.passes.lint_eps import divisor_without_eps, vanishing_eps
 from precc.passes.lint_functions import expm1, log1p, log_sigmoid, log_softmax, log_sum_exp, softmax, softplus, variance
 from precc.passes.lint_sums import long_product, long_reduction
 from precc.passes.module_paths import module_path
-from precc.passes.source_places import Place, place_of
 from precc.plan import PrecisionPlan
 from precc.protocols import GraphContext
 from precc.slots import CallNumbers
+from precc.source_places import place_of
 
 __all__ = ["CHECKS", "Finding", "lint"]
 
@@ -39,31 +39,6 @@ CHECKS = (
     Check("long_reduction", long_reduction),
     Check("long_product", long_product, backward=True),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One place, what is wrong there, and what to write instead.
-
-    Args:
-        kind: the name of its check.
-        node: the name of the node in the graph.
-        layer: path of the module that the node runs in.
-        where: the line of the user's source.
-        problem: one sentence, with numbers.
-        better: the better form, as code.
-    """
-
-    kind: str
-    node: str
-    layer: str
-    where: Place
-    problem: str
-    better: str
-
-    def __str__(self) -> str:
-        code = [f"    {self.where.code}"] if self.where.file and self.where.code else []
-        return "\n".join([f"{self.where}: {self.problem}", *code, f"    better: {self.better}"])
 
 
 def lint(step: TracedStep, plan: PrecisionPlan | None = None) -> tuple[Finding, ...]:

@@ -8,25 +8,31 @@ With ``v`` the values of a slot, L the loss and g the gradient, the pass estimat
                                                (Hutchinson 1990; Bekas, Kokiopoulou and Saad 2007)
 
 The first is differentiated through the joint graph, its backward included; with a metric M, ``r`` is of signs times
-``sqrt(M)``, and norms are those of ``sqrt(M) g``. The displacements are ``|z| = 2**-6 (|v| + rms(v))``, 0 where v is.
+``sqrt(M)``, and norms are those of ``sqrt(M) g``. Half of the vectors r are not random: they span the changes of the
+gradient under errors in all slots at once, and the random ones are orthogonal to them. What is of low rank, as the
+errors that reach the gradient through the loss of a few hard examples, is then no matter of chance (Hutch++: Meyer,
+Musco, Musco and Woodruff 2021). The displacements are ``|z| = 2**-6 (|v| + rms(v))``, 0 where v is.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 
+from precc.analysis.directions import Directions
 from precc.analysis.kinks import Kinks
 from precc.analysis.noise import Noise
 from precc.analysis.sensitivities import Sensitivities
 from precc.analysis.slot_sample import SlotAdjoints, ValueSample
 from precc.analysis.slot_sites import SlotSite, groups_of, uses_of
-from precc.analysis.step_runs import StepRunner, Values
+from precc.analysis.step_runs import StepRunner, Values, Watch
 from precc.analysis.taps import Taps
 from precc.analysis.traced_step import TracedStep
+from precc.precision import Precision
 from precc.rounding import slot_number
 
 __all__ = ["Sensitivity"]
@@ -40,57 +46,60 @@ class Sensitivity:
     """Estimate the adjoints of all slots of a step.
 
     Args:
-        probes: random vectors r for the gradient.
+        probes: vectors r for the gradient; half of them are found, the others random.
         samples: values of each tensor at which adjoints are kept.
         metric: by name of the parameter, the diagonal of M; none is the identity.
-        draws: of errors at all slots, for what happens at kinks.
         seed: of signs and samples.
+        candidates: precisions whose scales along an axis will be asked for.
     """
 
-    probes: int = 2
-    draws: int = 3
+    probes: int = 4
     samples: int = 8192
     metric: Mapping[str, Tensor] = field(default_factory=dict)
     seed: int = 0
+    candidates: tuple[Precision, ...] = ()
 
     name: ClassVar[str] = "sensitivity"
 
-    def run(self, step: TracedStep) -> Sensitivities:
+    def run(self, step: TracedStep, watches: Sequence[Watch] = ()) -> Sensitivities:
+        """Find them; `watches` see the run of the whole step."""
         taps = Taps.of(step, self.samples, self.seed)
         kinks = Kinks.of(step, self.samples, self.seed)
         runner = StepRunner(step, {**uses_of(list(taps.sites.values())), **kinks.uses()})
-        probed = self._probe(runner, taps, kinks)
+        probed = self._probe(runner, taps, kinks, [kinks.see, *watches])
         moves = _Moves(taps, Noise(self.seed))
         moved = moves.adjoints(runner, kinks)
-        for draw in range(1, self.draws):
-            _Moves(taps, Noise(self.seed + draw)).look(runner, kinks)
         samples = tuple(
             _sample(origin, sites, probed, moves, moved)
             for origin, sites in groups_of(list(taps.sites.values())).items()
         )
         squares = {site.name: moves.squares[site.origin] for site in taps.sites.values() if site.name in moved}
-        return Sensitivities(samples, kinks.flips(), squares, probed.loss, probed.norm)
+        return Sensitivities(samples, kinks.flips(), squares, probed.loss, probed.norm, probed.exact)
 
-    def _probe(self, runner: StepRunner, taps: Taps, kinks: Kinks) -> "_Probed":
+    def _probe(self, runner: StepRunner, taps: Taps, kinks: Kinks, watches: Sequence[Watch]) -> "_Probed":
         """Differentiate the gradient along random vectors."""
-        result = _Probed(taps)
+        result = _Probed(taps, self.candidates)
         with torch.enable_grad():
             inputs = taps.inputs(runner.step)
-            run = runner.run(result.at_slot, inputs=inputs, watch=kinks.see)
+            run = runner.run(result.at_slot, inputs=inputs, watch=partial(_watch_all, watches))
             result.loss = float(run.loss.detach())
             result.norm = _norm(run.gradients, self.metric)
             if run.loss.requires_grad:
                 torch.autograd.grad(run.loss, taps.leaves, allow_unused=True, retain_graph=True)
                 result.loss_adjoints = taps.adjoints
             answering = {name: own for name, own in run.gradients.items() if own.requires_grad}
-            generator = torch.Generator().manual_seed(self.seed)
-            for probe in range(self.probes if answering else 0):
+            directions = Directions(answering, self.metric, self.seed)
+            leaves = taps.leaves
+            for draw in range(self.probes // 2):
+                directions.add(_Moves(taps, Noise(self.seed + draw + 1)).gradients(runner, kinks))
+            result.exact = directions.known
+            vectors = directions.vectors(self.probes) if answering else []
+            for position, (r, scale) in enumerate(vectors):
                 taps.adjoints = {}
-                r = [_signs(own, self.metric.get(name), generator) for name, own in answering.items()]
-                kept = probe < self.probes - 1
-                torch.autograd.grad(list(answering.values()), taps.leaves, r, allow_unused=True, retain_graph=kept)
-                result.adjoints.append(taps.adjoints)
-                kinks.next_probe()
+                kept = position < len(vectors) - 1
+                torch.autograd.grad(list(answering.values()), leaves, r, allow_unused=True, retain_graph=kept)
+                result.adjoints.append({name: own * scale for name, own in taps.adjoints.items()})
+                kinks.next_probe(scale)
         return result
 
 
@@ -99,12 +108,14 @@ class _Probed:
     """What the differentiable run of the whole step gives."""
 
     taps: Taps
+    candidates: Sequence[Precision]
     values: dict[Node, Tensor] = field(default_factory=dict)
     amax: dict[Node, Tensor] = field(default_factory=dict)
     loss_adjoints: dict[str, Tensor] = field(default_factory=dict)
     adjoints: list[dict[str, Tensor]] = field(default_factory=list)
     loss: float = 0.0
     norm: float = 0.0
+    exact: int = 0  # of the probes, those that are not random
 
     def at_slot(self, node: Node, values: Values) -> Tensor:
         site = self.taps.sites[node]
@@ -114,6 +125,9 @@ class _Probed:
             self.taps.draw(site, own)
             self.values[site.origin] = own.reshape(-1)[self.taps.drawn[site.origin].positions]
             self.amax[site.origin] = own.abs().amax() if own.numel() else own.new_zeros(())
+        if self.candidates:
+            with torch.no_grad():
+                self.taps.note_scales(site, site.through(value.detach(), values), self.candidates)
         return self.taps.read(site, value, values)
 
 
@@ -137,10 +151,10 @@ class _Moves:
         self.moved = {}
         return self.taps.adjoints
 
-    def look(self, runner: StepRunner, kinks: Kinks) -> None:
-        """Let kinks see the forward part, without adjoints."""
+    def gradients(self, runner: StepRunner, kinks: Kinks) -> Mapping[str, Tensor]:
+        """Of the step with these displacements, at which kinks look too."""
         with torch.no_grad():
-            runner.run(self._moved, gradients=False, watch=kinks.see_displaced)
+            return runner.run(self._moved, watch=kinks.see_displaced).gradients
 
     def at_slot(self, node: Node, values: Values) -> Tensor:
         site = self.taps.sites[node]
@@ -164,17 +178,17 @@ class _Moves:
         return z
 
 
+def _watch_all(watches: Sequence[Watch], node: Node, value: Any, values: Values) -> None:
+    for watch in watches:
+        watch(node, value, values)
+
+
 def _norm(gradients: Mapping[str, Tensor], metric: Mapping[str, Tensor]) -> float:
     squares = 0.0
     for name, gradient in gradients.items():
         own = gradient.detach().double().square()
         squares += float((own * metric[name] if name in metric else own).sum())
     return squares**0.5
-
-
-def _signs(like: Tensor, metric: Tensor | None, generator: torch.Generator) -> Tensor:
-    signs = torch.randint(2, like.shape, generator=generator, dtype=torch.int8).to(like) * 2 - 1
-    return signs if metric is None else signs * metric.sqrt()
 
 
 def _sample(
@@ -193,6 +207,8 @@ def _sample(
         if site.name in moved:
             z, loss = moves.sizes[origin], probed.loss_adjoints[site.name]
             curvature = torch.where(z == 0, 0.0, (moved[site.name] - loss) / torch.where(z == 0, 1.0, z))
-        slots.append(SlotAdjoints(site.name, site.operand.contracted, site.operand.channel, loss, probes, curvature))
+        axes = (site.operand.contracted, site.operand.channel)
+        scales = probed.taps.scales.get(site.name, {})
+        slots.append(SlotAdjoints(site.name, *axes, loss, probes, curvature, scales))
     weights = probed.taps.drawn[origin].weights
     return ValueSample(sites[0].elements, values, weights, probed.amax[origin], tuple(slots))

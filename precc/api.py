@@ -6,13 +6,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from precc.backends import find_backend
+from precc.backends import eager_backend, find_backend
 from precc.backends.onnx.export import export_onnx
 from precc.compile_options import CompileOptions
 from precc.errors import CaptureError, PlanError, expected_one_of
 from precc.formats import Format
 from precc.module import PrecisionModule, read_plan, wrap
-from precc.passes import accumulating_pipeline, naming_pipeline, rounding_pipeline
+from precc.passes import accumulating_pipeline, analysis_pipeline, naming_pipeline, rounding_pipeline
+from precc.passes.analyse import analyse
 from precc.plan import PrecisionPlan
 from precc.policy import Policy, assigned, parse_policy
 from precc.regions import PrecisionRegion, find_regions, is_uninitialized, matrices_outside
@@ -100,6 +101,9 @@ def compile(
         accumulating=accumulating_pipeline(),
         naming=naming_pipeline(),
         backend=chosen,
+        tracing=analysis_pipeline(),
+        measuring=eager_backend(),
+        analyzer=analyse,
         lacking=lacking,
         fullgraph=fullgraph,
         dynamic=dynamic,

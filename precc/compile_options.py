@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from precc.analysis.findings import Analyzer
 from precc.pipeline import Pipeline
 from precc.protocols import Backend
 
@@ -12,6 +13,7 @@ __all__ = ["CompileOptions"]
 class CompileOptions:
     """How a net is compiled; everything that a copy of the net needs to be compiled alike.
 
+    `tracing` places the slots of an analysed step, `measuring` is the backend that runs it, `analyzer` its passes.
     `regions` are the paths of the modules that are compiled one by one; empty if the net is compiled as a whole.
     `fused_attention` is whether attention is one op with slots of its own, or its products.
     `live` is whether graphs have slots for any plan, or only those that the net's one plan rounds in.
@@ -23,6 +25,9 @@ class CompileOptions:
     accumulating: Pipeline
     naming: Pipeline
     backend: Backend
+    tracing: Pipeline
+    measuring: Backend
+    analyzer: Analyzer
     fullgraph: bool = False
     dynamic: bool | None = None
     live: bool = True

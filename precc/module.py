@@ -1,12 +1,17 @@
 """PrecisionModule: the user's model, computing under a precision plan."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from precc.errors import CaptureError, PlanError
+from precc.analysis.analysis import Analysis
+from precc.analysis.analysis_options import AnalysisOptions
+from precc.analysis.explanation import explained
+from precc.analysis.run_analysis import run_analysis
+from precc.errors import AnalysisError, CaptureError, PlanError
 from precc.formats import ALIASES, FORMATS
 from precc.plan import PrecisionPlan
 from precc.precision_state import load_state, state_of
@@ -18,9 +23,19 @@ from precc.shallow_clone import SharedClone, base_name, clone_as, plain
 __all__ = ["PUBLIC_NAMES", "PrecisionModule", "original", "read_plan", "session_of", "wrap"]
 
 #: The names that a compiled net has beside the model's own.
-PUBLIC_NAMES = ("plan", "set_plan", "report", "compilations", "precision_state", "load_precision_state")
+PUBLIC_NAMES = (
+    "plan",
+    "set_plan",
+    "report",
+    "compilations",
+    "precision_state",
+    "load_precision_state",
+    "analyze",
+    "explain",
+)
 
 _SESSION = "_precc_session"
+_USUAL = AnalysisOptions()
 
 
 class PrecisionModule(SharedClone):
@@ -102,6 +117,63 @@ class PrecisionModule(SharedClone):
         """
         load_state(session_of(self), self, state)
 
+    def analyze(
+        self,
+        *inputs: Any,
+        loss: Callable[[Any], Tensor] | None = None,
+        options: AnalysisOptions = _USUAL,
+        **named_inputs: Any,
+    ) -> Analysis:
+        """Analyse the training step that these inputs make: what rounding in each slot does to loss and gradient.
+
+        The step is traced as one graph, without its regions' borders, and run a few times without any rounding, in the
+        net's present mode. Nothing is compiled, and parameters, gradients, buffers and generators stay as they are.
+
+        Args:
+            inputs: as the net takes them.
+            loss: of the net's output, one real number: ``lambda output: loss_fn(output, y)``. None: the loss that the
+                model returns, or else the gradients that the last backward had for the output of the
+                last call with inputs of these shapes. These stay fixed, so what errors of the output do to them is then
+                no part of the estimate.
+            options: how thoroughly.
+            named_inputs: as the net takes them.
+
+        Raises:
+            AnalysisError: there is no loss, it is no real number, the step is not finite (the first node is named), or
+                it is not one graph.
+            UnsupportedError: an operator has no second derivative, and no decomposition.
+            CaptureError, DeviceError: as for a call.
+        """
+        session = session_of(self)
+        session.belongs_to(self)
+        session.analysis = run_analysis(
+            self,
+            inputs,
+            named_inputs,
+            loss,
+            title=base_name(self),
+            compiled=session.options,
+            options=options,
+            calibration=session.calibration,
+            tangents=session.tangents,
+        )
+        return session.analysis
+
+    def explain(self, slot: str) -> str:
+        """Why a slot has its format: range, condition, sensitivity, share of the error, cost, and what others would do.
+
+        Args:
+            slot: its name, such as ``conv2/product/fprop.weight``, or in short ``conv2/fprop.weight``.
+
+        Raises:
+            AnalysisError: the net was not analysed yet.
+            PlanError: it has no such slot.
+        """
+        session = session_of(self)
+        if session.analysis is None:
+            raise AnalysisError(f"{base_name(self)} was not analysed yet: call net.analyze(*inputs, loss=...) first")
+        return explained(session.analysis, slot, session.plan)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_exporting():
             raise CaptureError("a compiled net cannot be traced by torch.export: use precc.export_onnx(net, ...)")
@@ -116,10 +188,15 @@ class PrecisionModule(SharedClone):
 def _run(net: PrecisionModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     session = session_of(net)
     session.belongs_to(net)  # a copy.copy shares the session
-    if not session.options.regions:
-        return session.call(net, args, kwargs)
-    check_regions(net, session)
-    return session.call_around(net, args, kwargs)
+    session.tangents.forget()
+    if session.options.regions:
+        check_regions(net, session)
+        output = session.call_around(net, args, kwargs)
+    else:
+        output = session.call(net, args, kwargs)
+    if session.options.live and torch.is_grad_enabled():
+        session.tangents.follow(output)
+    return output
 
 
 #: Under a compiler of the user's the net runs as it is, by its own graphs, and is not traced a second time.

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from precc.analysis.calibration import Calibration
 from precc.errors import PlanError
 from precc.formats import MAX_HISTORY
 from precc.plan import PrecisionPlan
@@ -19,13 +20,14 @@ __all__ = ["load_state", "state_of"]
 
 
 def state_of(session: Session) -> dict[str, Any]:
-    """The plan (None: no plan was set), the rules, multiply-adds by format, events, and amax histories of a net."""
+    """The plan (None: no plan was set), the rules, multiply-adds by format, events, amax histories, calibration."""
     return {
         "plan": None if session.chosen is None else session.chosen.resolve(session.graphs.multiply_adds).to_json(),
         "rules": rules_to_json(session.rules),
         "multiply_adds": dict(session.builds.tally),
         "events": dict(session.events),
         "amax": session.amax.to_lists(),
+        "calibration": session.calibration.to_json(),
     }
 
 
@@ -43,6 +45,11 @@ def load_state(session: Session, net: nn.Module, state: Any) -> None:
         counter.clear()
         counter.update(counts)
     session.amax.load(read.amax)
+    session.calibration.load(read.calibration)
+
+
+#: Entries that states of earlier versions lack.
+_LATER = ("rules", "calibration")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +59,12 @@ class _State:
     multiply_adds: dict[str, int]
     events: dict[str, int]
     amax: dict[str, list[float]]
+    calibration: Calibration
 
     @classmethod
     def of(cls, state: Any) -> "_State":
         entries = tuple(cls.__slots__)
-        if not isinstance(state, Mapping) or {*state, "rules"} != set(entries):
+        if not isinstance(state, Mapping) or {*state, *_LATER} != set(entries):
             raise PlanError(
                 f"not a precision_state, whose entries are {', '.join(entries)}: {_unlike(state, entries)}; "
                 "net.precision_state() makes one"
@@ -72,6 +80,7 @@ class _State:
         return cls(
             None if plan is None else PrecisionPlan.from_json(plan),
             rules_from_json(state.get("rules", [])),
+            calibration=Calibration.from_json(state.get("calibration", {})),
             amax={slot: [float(value) for value in own] for slot, own in amax.items()},
             **counts,
         )
@@ -81,7 +90,7 @@ def _unlike(state: Any, entries: Sequence[str]) -> str:
     """What is wrong with the entries of a state."""
     if not isinstance(state, Mapping):
         return f"it is {state!r:.80}"
-    missing = [name for name in entries if name not in {*state, "rules"}]
+    missing = [name for name in entries if name not in {*state, *_LATER}]
     strange = [repr(name) for name in state if name not in entries]
     wrongs = [f"{what} {', '.join(names)}" for what, names in (("it lacks", missing), ("it has", strange[:3])) if names]
     return " and ".join(wrongs)

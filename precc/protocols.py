@@ -26,6 +26,7 @@ class GraphContext:
         aliases: the first path of each module that has several, by its other paths.
         frame: which code of the model the graph was captured from.
         numbers: call numbers, shared by all graphs of a net.
+        regions: paths of the modules that are compiled, where a graph holds more than one of them; empty: all of it is.
         only_plan: the plan, where the graph is built for one plan alone.
     """
 
@@ -35,6 +36,7 @@ class GraphContext:
     aliases: Mapping[str, str]
     frame: Hashable
     numbers: CallNumbers
+    regions: tuple[str, ...] = ()
     only_plan: PrecisionPlan | None = None
 
 

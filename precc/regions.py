@@ -11,6 +11,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import is_lazy
 
 from precc.errors import CaptureError
+from precc.open_regions import regions_are_open
 from precc.session import Session
 from precc.shallow_clone import SharedClone, base_of, clone, clone_as
 
@@ -36,7 +37,7 @@ class PrecisionRegion(SharedClone):
     _precc_region: tuple[Session, str]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_exporting():
+        if regions_are_open():
             return base_of(self).forward(self, *args, **kwargs)
         return _run_untraced(self, args, kwargs)
 

@@ -10,6 +10,9 @@ from weakref import ReferenceType, ref
 from torch import nn
 
 from precc.amax_history import AmaxHistory
+from precc.analysis.analysis import Analysis
+from precc.analysis.calibration import Calibration
+from precc.analysis.model_loss import LastTangents
 from precc.captured_graph import CapturedGraph
 from precc.compile_options import CompileOptions
 from precc.errors import CaptureError, PlanError, UnsupportedError
@@ -39,6 +42,9 @@ class Session:
         accumulates: whether graphs are built so that products can round their sums; set by the first plan that does.
         amax: largest magnitudes of the slots with delayed scales.
         rules: hold over each plan that is used, but not over `use_full_precision`.
+        calibration: measured over predicted errors.
+        analysis: the last one.
+        tangents: of the last call.
         nets: that share it, by `copy.copy`; the one that was called last is the last.
         graphs: those captured.
         builds: what graphs are built for.
@@ -53,6 +59,9 @@ class Session:
     amax: AmaxHistory = field(default_factory=AmaxHistory)
     rules: tuple[Rule, ...] = ()
     nets: list[ReferenceType[nn.Module]] = field(default_factory=list)
+    calibration: Calibration = field(default_factory=Calibration)
+    analysis: Analysis | None = None
+    tangents: LastTangents = field(default_factory=LastTangents)
     _in_full_precision: bool = False  # whether the next forward rounds nothing, whatever plan and rules say
     _repeated: PrecisionPlan | None = None  # of the forward that a checkpoint is computing again
     _checkpoints: CheckpointPlans = field(default_factory=CheckpointPlans)

@@ -17,7 +17,7 @@ from precc.analysis.traced_step import TracedStep, trace_step
 from precc.passes import rounding_pipeline
 from precc.passes.lint import CHECKS, Finding, lint
 from precc.passes.lint_sums import error_bound
-from precc.passes.source_places import Place, place_of
+from precc.source_places import Place, place_of
 from tests.faulty_net import WIDTH, FaultyNet
 from tests.golden import check_golden
 from tests.zoo import ZOO

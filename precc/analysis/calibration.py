@@ -77,6 +77,10 @@ class Calibration:
             for group, own in self._ratios.items()
         }
 
+    def load(self, other: "Calibration") -> None:
+        """Go on with another record."""
+        self._ratios = other._ratios
+
     @classmethod
     def from_json(cls, data: Any) -> "Calibration":
         """The record that `to_json` wrote.

@@ -76,8 +76,8 @@ class _Kink:
     def note(self, adjoint: Tensor) -> None:
         self.adjoint = self._at(adjoint)
 
-    def next_probe(self) -> None:
-        self.adjoints.append(torch.zeros_like(self.distance) if self.adjoint is None else self.adjoint)
+    def next_probe(self, scale: float) -> None:
+        self.adjoints.append(torch.zeros_like(self.distance) if self.adjoint is None else self.adjoint * scale)
         self.adjoint = None
 
     def displace(self, argument: Tensor) -> None:
@@ -201,10 +201,10 @@ class Kinks:
         for kink in self.by_argument.get(node, ()):
             kink.displace(value)
 
-    def next_probe(self) -> None:
-        """The adjoints of one probe are complete."""
+    def next_probe(self, scale: float) -> None:
+        """The adjoints of one probe are complete; they are kept times a factor."""
         for kink in self.by_node.values():
-            kink.next_probe()
+            kink.next_probe(scale)
 
     def flips(self) -> tuple[FlipSample, ...]:
         """What was found; of those that the loss depends on."""

@@ -21,6 +21,7 @@ from precc.analysis.error_estimate import ErrorEstimate, StandardErrors
 from precc.analysis.slot_sites import SlotSite, groups_of, sites_of
 from precc.analysis.traced_step import TracedStep
 from precc.annotations import Operand, products_of
+from precc.formats import Granularity
 from precc.generators import Generators
 from precc.pipeline import Pipeline
 from precc.plan import PrecisionPlan
@@ -161,14 +162,18 @@ class _Displacement:
         return value + self._moves[group] if group in self._moves else value
 
     def _quantum(self, value: Tensor, sites: Sequence[SlotSite], plan: PrecisionPlan) -> Tensor | None:
-        widest: Tensor | None = None
+        found: dict[Any, Tensor] = {}
         for site in sites:
             precision = plan.precision(site.name)
             if not precision.changes(value.dtype) or precision.is_stochastic or precision.transform is not None:
                 continue
-            own = site.back(quanta(site.through(value, {}), precision, site.operand), value)
-            widest = own if widest is None else torch.maximum(widest, own)
-        return widest
+            laid_out = precision.granularity not in (None, Granularity.TENSOR, Granularity.STATIC)
+            key = site.name if laid_out else precision
+            if key not in found:
+                shown = site.through(value, {}) if laid_out else value
+                own = quanta(shown, precision, site.operand)
+                found[key] = site.back(own, value) if laid_out else own
+        return torch.stack(list(found.values())).amax(0) if len(found) > 1 else next(iter(found.values()), None)
 
 
 def quanta(x: Tensor, precision: Precision, operand: Operand) -> Tensor:

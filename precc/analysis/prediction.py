@@ -141,9 +141,9 @@ class Prediction:
         noise = torch.stack([part.gradient_mean_noise for part in parts]).sum(0)
         variances = torch.stack([part.gradient_variance for part in parts]).sum(0)
         squares = (means.square() - noise).clamp(min=0.0) + variances + flipped
-        norm, probes = self.sensitivities.gradient_norm, len(squares)
+        norm = self.sensitivities.gradient_norm
         gradient = math.sqrt(float(squares.mean())) / norm if norm else math.nan
-        spread = float(squares.std()) / math.sqrt(probes) / 2 if probes > 1 else math.nan
+        spread = self.sensitivities.deviation_of_mean(squares) / 2
         of_gradient = spread / (gradient * norm * norm) if gradient else 0.0
         return ErrorEstimate(
             sum(part.loss_mean for part in parts), loss, gradient, StandardErrors(math.nan, of_loss, of_gradient)

@@ -1,7 +1,10 @@
 """How loss and gradient answer to errors in all slots: what the pass `sensitivity` finds."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from precc.analysis.flips import FlipSample
 from precc.analysis.slot_sample import ValueSample
@@ -19,6 +22,7 @@ class Sensitivities:
         displacements: by slot of the forward, mean square of the displacements that `flips` come from.
         loss: without any rounding.
         gradient_norm: 2-norm of the gradient without any rounding.
+        exact_probes: how many of the first probes are not random.
     """
 
     samples: tuple[ValueSample, ...]
@@ -26,8 +30,16 @@ class Sensitivities:
     displacements: Mapping[str, float]
     loss: float
     gradient_norm: float
+    exact_probes: int
 
     @property
     def probes(self) -> int:
         """Random vectors that the gradient was differentiated along."""
         return self.samples[0].slots[0].gradient.shape[0] if self.samples else 0
+
+    def deviation_of_mean(self, squares: Tensor) -> float:
+        """Standard error of the mean of what the probes found, from those that are random; NaN if there is but one."""
+        drawn = squares[self.exact_probes :]
+        if len(drawn) < 2:
+            return math.nan if len(drawn) else 0.0
+        return float(drawn.std()) * math.sqrt(len(drawn)) / len(squares)

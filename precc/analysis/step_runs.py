@@ -20,13 +20,16 @@ from precc.errors import UnsupportedError
 from precc.generators import Generators
 from precc.round_op import ROUND
 
-__all__ = ["SlotFunction", "StepRun", "StepRunner"]
+__all__ = ["SlotFunction", "StepRun", "StepRunner", "Values", "Watch", "computed", "forward_nodes"]
 
 _DETACH = torch.ops.aten.detach.default
 
 #: Of the rounding node, and the values computed so far: what is read there.
 SlotFunction = Callable[[Node, "Values"], Tensor]
 Values = dict[Node, Any]
+
+#: Of a node, its value, and the values before it.
+Watch = Callable[[Node, Any, Values], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,7 +70,7 @@ class StepRunner:
         *,
         inputs: Mapping[str, Any] | None = None,
         gradients: bool = True,
-        watch: Callable[[Node, Any, Values], None] | None = None,
+        watch: Watch | None = None,
     ) -> StepRun:
         """The loss and the gradients, differentiable where gradients are recorded and an input needs them.
 
@@ -95,7 +98,7 @@ class StepRunner:
         schedule: "_Schedule",
         at_slot: SlotFunction,
         inputs: Mapping[str, Any],
-        watch: Callable[[Node, Any, Values], None] | None,
+        watch: Watch | None,
     ) -> Values:
         values: Values = {}
         for node, dead in zip(schedule.nodes, schedule.dead, strict=True):
@@ -116,6 +119,11 @@ class StepRunner:
         if node.op == "get_attr":
             return operator.attrgetter(str(node.target))(self.step.graph)
         return computed(node, values)
+
+
+def forward_nodes(step: TracedStep) -> frozenset[Node]:
+    """The nodes that the loss depends on."""
+    return frozenset(_Schedule.of([step.loss], {}).nodes)
 
 
 def computed(node: Node, values: Mapping[Node, Any]) -> Any:

@@ -1,17 +1,20 @@
 """Taps: where the values of a traced step are read for its slots, and their adjoints are taken at sampled places."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 
+from precc.analysis.rounding_error import TENSOR, ScaleKey, scale_key
 from precc.analysis.slot_sample import Drawn, drawn_by_size
 from precc.analysis.slot_sites import SlotSite, sites_of
 from precc.analysis.step_runs import Values
 from precc.analysis.traced_step import TracedStep
+from precc.precision import Precision
 from precc.rounding import slot_number
+from precc.rounding.scales import shared_amax
 
 __all__ = ["Taps"]
 
@@ -25,6 +28,7 @@ class Taps:
         samples: how many values of each origin.
         seed: of their choice.
         drawn: positions, by origin.
+        scales: largest magnitudes that give scales along axes, by slot, at the sampled values.
         leaves: what adjoints are taken with respect to in the present run.
         adjoints: found in it, by slot.
     """
@@ -33,6 +37,7 @@ class Taps:
     samples: int
     seed: int
     drawn: dict[Node, Drawn] = field(default_factory=dict)
+    scales: dict[str, dict[ScaleKey, Tensor]] = field(default_factory=dict)
     leaves: list[Tensor] = field(default_factory=list)
     adjoints: dict[str, Tensor] = field(default_factory=dict)
 
@@ -45,6 +50,17 @@ class Taps:
         """Choose the positions at an origin, when its values are seen first."""
         if site.origin not in self.drawn:
             self.drawn[site.origin] = drawn_by_size(value, self.samples, self.seed ^ slot_number(site.name))
+
+    def note_scales(self, site: SlotSite, shown: Tensor, precisions: Sequence[Precision]) -> None:
+        """Find the largest magnitudes that give the scales of these precisions, at the sampled values of a slot."""
+        rows = [own.row(axis=site.operand.contracted, channel=site.operand.channel).current for own in precisions]
+        magnitude = shown.detach().abs()
+        found = self.scales.setdefault(site.name, {})
+        for row in rows:
+            key = scale_key(row)
+            if key is not None and key != TENSOR and key not in found:
+                index = site.positions(self.drawn[site.origin].positions)
+                found[key] = shared_amax(magnitude, row).reshape(-1)[index].double()
 
     def inputs(self, step: TracedStep) -> dict[str, Tensor]:
         """The floating inputs, as leaves, so that all that depends on them has adjoints; buffers stay as they are."""

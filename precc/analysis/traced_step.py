@@ -25,13 +25,14 @@ from precc.dynamo_graph import (
     with_plan_input,
 )
 from precc.errors import AnalysisError
+from precc.open_regions import open_regions
 from precc.pipeline import Pipeline
 from precc.protocols import GraphContext
 from precc.rounding import ROW_WIDTH
 from precc.slots import CallNumbers, aliases_of, bound_aliases_of
 from precc.strict_dynamo import opened_products, strict_dynamo
 
-__all__ = ["TracedStep", "trace_step"]
+__all__ = ["LOSS_FRAME", "TracedStep", "trace_step"]
 
 #: By this name in their stack traces, nodes of the loss are told from those of the net.
 LOSS_FRAME = "_loss_of_output"
@@ -73,7 +74,8 @@ def trace_step(
     *,
     title: str,
     pipeline: Pipeline,
-    fused_attention: bool,
+    fused_attention: bool = False,
+    regions: tuple[str, ...] = (),
 ) -> TracedStep:
     """The step ``loss(net(*args, **kwargs))`` and its gradients, in the net's present mode.
 
@@ -85,16 +87,17 @@ def trace_step(
         title: name of the net in errors.
         pipeline: places the slots.
         fused_attention: whether attention is one op.
+        regions: paths of the modules that are compiled; empty if the net is as a whole.
 
     Raises:
         AnalysisError: the step is not one graph, computes nothing, or its loss is no real number.
         CaptureError, DeviceError: as for a call of the net.
     """
-    tracer = _Tracer(net, pipeline, fused_attention)
+    tracer = _Tracer(net, pipeline, fused_attention, regions)
     code = _step.__code__.replace(co_name="precc_analysed_step")
     entry = FunctionType(code, globals())
     try:
-        with torch.enable_grad(), strict_dynamo(title, net, args, kwargs), _kept_generators():
+        with torch.enable_grad(), strict_dynamo(title, net, args, kwargs), open_regions(), _kept_generators():
             optimized: Any = torch._dynamo.optimize(tracer, nopython=True, dynamic=False)
             optimized(entry)(net, args, dict(kwargs), loss)
     except _Captured:
@@ -125,6 +128,7 @@ class _Tracer:
     net: nn.Module
     pipeline: Pipeline
     fused_attention: bool
+    regions: tuple[str, ...]
     step: TracedStep | None = field(default=None)
 
     def __call__(self, dynamo_graph: GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
@@ -174,6 +178,7 @@ class _Tracer:
             aliases={**bound_aliases_of(self.net), **aliases_of(self.net)},
             frame=("analysis", 0),
             numbers=CallNumbers(),
+            regions=self.regions,
         )
         self.pipeline.run(joint, context)
         _drop_mutations(joint)

@@ -16,7 +16,7 @@ from precc.rounding.modes import RoundingMode
 from precc.rounding.row import Grid, Row, ScaleRow
 from precc.rounding.tensor_ops import round_grid
 
-__all__ = ["block_scales", "block_shape", "divisor_of", "scale_of", "scale_grid"]
+__all__ = ["block_amax", "block_scales", "block_shape", "divisor_of", "scale_grid", "scale_of", "shared_amax"]
 
 
 def block_shape(shape: Sequence[int], row: Row) -> tuple[int, ...]:
@@ -59,8 +59,20 @@ def scale_of(x: Tensor, row: Row) -> Tensor:
     extent = block_shape(x.shape, row)
     if x.numel() == 0:
         return torch.ones_like(x)
-    scales = block_scales(_block_amax(x.abs(), extent), row.scale)
+    scales = block_scales(block_amax(x.abs(), extent), row.scale)
     return _spread(scales, extent, x.shape)
+
+
+def shared_amax(magnitude: Tensor, row: Row) -> Tensor:
+    """The largest of the magnitudes that share a scale with each one, in the shape of all.
+
+    Raises:
+        FormatError: the tensor has not the dimensions.
+    """
+    extent = block_shape(magnitude.shape, row)
+    if magnitude.numel() == 0:
+        return magnitude
+    return _spread(block_amax(magnitude, extent), extent, magnitude.shape).expand(magnitude.shape)
 
 
 def divisor_of(scale: Tensor) -> Tensor:
@@ -68,7 +80,7 @@ def divisor_of(scale: Tensor) -> Tensor:
     return torch.where(scale == 0, math.inf, scale)
 
 
-def _block_amax(magnitude: Tensor, extent: Sequence[int]) -> Tensor:
+def block_amax(magnitude: Tensor, extent: Sequence[int]) -> Tensor:
     """The largest magnitude in each block; NaN where there is one."""
     for dim, size in enumerate(extent):
         length = magnitude.shape[dim]

@@ -1,0 +1,29 @@
+"""All analysis passes over one step, as far as they can in one run of it."""
+
+from precc.analysis.analysis_options import AnalysisOptions
+from precc.analysis.findings import Findings
+from precc.analysis.traced_step import TracedStep
+from precc.passes.condition import ConditionNumbers
+from precc.passes.forward_error import ForwardError
+from precc.passes.lint import lint
+from precc.passes.sensitivity import Sensitivity
+from precc.passes.value_range import ValueRanges
+
+__all__ = ["analyse"]
+
+
+def analyse(step: TracedStep, options: AnalysisOptions) -> Findings:
+    """What the passes find."""
+    sensitivity = Sensitivity(
+        probes=options.probes,
+        samples=options.samples,
+        metric=options.metric,
+        seed=options.seed,
+        candidates=tuple(options.candidates),
+    )
+    ranges = ValueRanges(options.candidates).watcher(step)
+    conditions = ConditionNumbers(seed=options.seed).watcher(step)
+    gains = ForwardError(options.seed).watcher(step)
+    found = sensitivity.run(step, [ranges.watch, conditions.watch, gains.watch])
+    by_name = {node.name: own for node, own in conditions.result().items()}
+    return Findings(found, gains.result(), ranges.result(), by_name, lint(step))

@@ -1,0 +1,204 @@
+"""The analysis of one step of a net: what each slot is like, and what a plan would do."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from precc.analysis.analysis_file import read_analysis, written_analysis
+from precc.analysis.calibration import Calibration, group_of
+from precc.analysis.error_estimate import ErrorEstimate
+from precc.analysis.findings import Findings
+from precc.analysis.measurement import Draws, StepMeasurement
+from precc.analysis.prediction import Prediction
+from precc.analysis.records import SlotRecord
+from precc.analysis.traced_step import TracedStep
+from precc.errors import AnalysisError, PlanError
+from precc.files import write_whole
+from precc.plan import PrecisionPlan
+
+__all__ = ["Analysis"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Analysis:
+    """What is known of a step from one run of the passes. Made by ``net.analyze``.
+
+    Args:
+        title: name of the net.
+        records: of each slot, by name.
+        findings: of the passes.
+        seconds: that the passes took.
+        calibration: measured over predicted, shared with the net.
+        measurement: runs the step; None in an analysis that was loaded.
+    """
+
+    title: str
+    records: Mapping[str, SlotRecord]
+    findings: Findings
+    seconds: float
+    calibration: Calibration = field(default_factory=Calibration)
+    measurement: StepMeasurement | None = None
+
+    @property
+    def loss(self) -> float:
+        """The loss of the step, without rounding."""
+        return self.findings.sensitivities.loss
+
+    @property
+    def gradient_norm(self) -> float:
+        """The 2-norm of the gradient of all parameters, without rounding."""
+        return self.findings.sensitivities.gradient_norm
+
+    @property
+    def step(self) -> TracedStep:
+        """The graph of the step, with the records of slots in ``node.meta["precc"]``.
+
+        Raises:
+            AnalysisError: the analysis was loaded from a file.
+        """
+        return self._measurement.step
+
+    @property
+    def _measurement(self) -> StepMeasurement:
+        if self.measurement is None:
+            raise AnalysisError("an analysis from a file has no step to run: call net.analyze again")
+        return self.measurement
+
+    def predict(self, plan: PrecisionPlan) -> ErrorEstimate:
+        """The error of loss and gradient under a plan, as an estimate; nothing is run.
+
+        It is that of the step without rounding elsewhere, to second order in the loss, to first order in the gradient
+        with the elements that flip at rectifiers and max-pooling, times the record of calibrations. A delayed scale
+        counts as that of the tensor itself.
+
+        Raises:
+            PlanError: not a plan, or it names a slot that the net does not have.
+            AnalysisError: the analysis has no scales for it.
+            UnsupportedError: it has a transform.
+        """
+        self._check(plan)
+        return self._prediction.of(plan)
+
+    @property
+    def _prediction(self) -> Prediction:
+        return Prediction(self.findings.sensitivities, self.findings.gains, self.calibration)
+
+    def measure(self, plan: PrecisionPlan, repetitions: int = 10, *, seed: int = 0) -> ErrorEstimate:
+        """The error of loss and gradient under a plan, observed in independent draws.
+
+        Each draw runs the step twice, without rounding and under the plan, with the values of rounded slots displaced
+        alike within one quantum; see `precc.analysis.measurement`. The net, its buffers and torch's generators stay as
+        they are.
+
+        Raises:
+            PlanError: not a plan, or it names a slot that the net does not have.
+            AnalysisError: fewer than 2 repetitions, a parameter has changed since the analysis, or the analysis was
+                loaded from a file.
+        """
+        return self.draws(plan, repetitions, seed=seed).estimate
+
+    def draws(self, plan: PrecisionPlan, repetitions: int = 10, *, seed: int = 0) -> Draws:
+        """What `measure` sums up: the errors of each draw.
+
+        Raises:
+            PlanError, AnalysisError: as `measure`.
+        """
+        self._check(plan)
+        if type(repetitions) is not int or repetitions < 2:
+            raise AnalysisError(f"repetitions is a whole number of at least 2, not {repetitions!r}")
+        return self._measurement.draws(plan, repetitions, seed)
+
+    def calibrate(self, plan: PrecisionPlan, repetitions: int = 10, *, seed: int = 0) -> Mapping[str, float]:
+        """Measure each group of slots by itself under a plan, and keep the ratios to the predictions.
+
+        A group is the slots of one operand of one role, such as ``fprop.weight``. The record is the net's
+        (``net.precision_state()["calibration"]``), a running mean, and corrects predictions from now on.
+
+        Returns:
+            Measured over predicted norm of the gradient's error by group, before this correction.
+
+        Raises:
+            PlanError, AnalysisError: as `measure`.
+        """
+        self._check(plan)
+        ratios = {}
+        for group in sorted({group_of(name) for name in self.operands}):
+            own = {name: plan.precision(name) for name in self.operands if group_of(name) == group}
+            alone = PrecisionPlan("float64", own)
+            plain = Prediction(self.findings.sensitivities, self.findings.gains, Calibration()).of(alone)
+            measured = self.measure(alone, repetitions, seed=seed)
+            ratio = _ratio(measured.gradient, plain.gradient)
+            self.calibration.note(group, loss=_ratio(measured.loss, plain.loss), gradient=ratio)
+            if ratio is not None:
+                ratios[group] = ratio
+        return ratios
+
+    @property
+    def operands(self) -> tuple[str, ...]:
+        """Names of the slots of operands, in the order of the graph."""
+        return tuple(name for name, record in self.records.items() if record.sensitivity is not None)
+
+    @property
+    def multiply_adds(self) -> dict[str, int]:
+        """Multiply-adds of the product that each operand's slot feeds."""
+        return {name: self.records[name].multiply_adds for name in self.operands}
+
+    def contributions(self, plan: PrecisionPlan) -> dict[str, ErrorEstimate]:
+        """The error of a plan if one slot alone rounds, by name of the slot; those that round nothing are left out.
+
+        Raises:
+            PlanError, AnalysisError, UnsupportedError: as `predict`.
+        """
+        self._check(plan)
+        found = {}
+        for name in self.operands:
+            estimate = self._prediction.of(PrecisionPlan("float64", {name: plan.precision(name)}))
+            if estimate.gradient or estimate.loss or estimate.loss_mean:
+                found[name] = estimate
+        return found
+
+    def refresh_interval(self, step_seconds: float, share: float = 0.02) -> int:
+        """Steps from one analysis to the next, so that analyses take at most this share of the time.
+
+        >>> math.ceil(3.0 / (0.1 * 0.02))  # an analysis of 3 s, steps of 0.1 s
+        1500
+
+        Raises:
+            AnalysisError: a duration that is not positive, or a share outside of (0, 1].
+        """
+        if not step_seconds > 0 or not 0 < share <= 1:
+            raise AnalysisError(f"a step of {step_seconds!r} s and a share of {share!r} give no interval")
+        return max(1, math.ceil(self.seconds / (step_seconds * share)))
+
+    def save(self, path: str | Path) -> None:
+        """Write all but the step itself to a file, whole or not at all: `predict` works without the net.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        write_whole(
+            Path(path), written_analysis(self.title, self.records, self.findings, self.seconds, self.calibration)
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Analysis":
+        """The analysis that `save` wrote.
+
+        Raises:
+            AnalysisError: the file holds none.
+            OSError: it cannot be read.
+        """
+        return cls(*read_analysis(Path(path)))
+
+    def _check(self, plan: PrecisionPlan) -> None:
+        if not isinstance(plan, PrecisionPlan):
+            hint = "; for a policy, policy.assign(analysis)" if hasattr(plan, "assign") else ""
+            raise PlanError(f"not a plan: {plan!r:.80}{hint}")
+        strange = sorted({*plan.slots, *plan.accumulators} - set(self.records))
+        if strange:
+            raise PlanError(f"the plan names {strange[0]!r}, which {self.title} does not have")
+
+
+def _ratio(measured: float, predicted: float) -> float | None:
+    return measured / predicted if predicted > 0 and measured > 0 and math.isfinite(measured / predicted) else None

@@ -1,0 +1,131 @@
+"""Analyses in files: torch's zip of tensors and plain data, read without running anything that is in it.
+
+A frozen record is written as a dictionary with its class under ``""``; only those that are listed here are read.
+"""
+
+import io
+import pickle
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from precc.analysis.calibration import Calibration
+from precc.analysis.condition import Condition
+from precc.analysis.error_gains import ErrorGains, GainedNode
+from precc.analysis.finding import Finding
+from precc.analysis.findings import Findings
+from precc.analysis.flips import FlipSample
+from precc.analysis.records import SlotRecord, SlotSensitivity
+from precc.analysis.rounding_error import ScaleKey
+from precc.analysis.sensitivities import Sensitivities
+from precc.analysis.slot_sample import SlotAdjoints, ValueSample
+from precc.analysis.value_range import RangeLoss, ValueRange
+from precc.errors import AnalysisError, PreccError
+from precc.formats import Granularity
+from precc.plan_json import precision_from_json, precision_to_json
+from precc.precision import Precision
+from precc.slots import Slot
+from precc.source_places import Place
+
+__all__ = ["read_analysis", "written_analysis"]
+
+_FORMAT = "precc analysis 1"
+
+_CLASSES: dict[str, type[Any]] = {
+    kind.__name__: kind
+    for kind in (
+        Condition,
+        ErrorGains,
+        Finding,
+        Findings,
+        FlipSample,
+        GainedNode,
+        Place,
+        RangeLoss,
+        ScaleKey,
+        Sensitivities,
+        SlotAdjoints,
+        SlotRecord,
+        SlotSensitivity,
+        ValueRange,
+        ValueSample,
+    )
+}
+
+
+def written_analysis(
+    title: str, records: Mapping[str, SlotRecord], findings: Findings, seconds: float, calibration: Calibration
+) -> bytes:
+    """The content of a file."""
+    document = {
+        "format": _FORMAT,
+        "title": title,
+        "records": _plain(dict(records)),
+        "findings": _plain(findings),
+        "seconds": seconds,
+        "calibration": calibration.to_json(),
+    }
+    file = io.BytesIO()
+    torch.save(document, file)
+    return file.getvalue()
+
+
+def read_analysis(path: Path) -> tuple[str, dict[str, SlotRecord], Findings, float, Calibration]:
+    """What was given to `written_analysis`.
+
+    Raises:
+        AnalysisError: the file holds something else, or is damaged.
+        OSError: it cannot be read.
+    """
+    content = path.read_bytes()
+    try:
+        document = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+        if document["format"] != _FORMAT:
+            raise ValueError(f"its format is {document['format']!r}, not {_FORMAT!r}")
+        records, findings = _typed(document["records"]), _typed(document["findings"])
+        calibration = Calibration.from_json(document["calibration"])
+        return document["title"], records, findings, float(document["seconds"]), calibration
+    except (PreccError, pickle.UnpicklingError, RuntimeError, KeyError, TypeError, ValueError, EOFError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise AnalysisError(f"{str(path)!r} holds no analysis: {reason}") from error
+
+
+def _plain(value: Any) -> Any:
+    """Tensors, numbers, text, lists and dictionaries."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if isinstance(value, Slot):
+        return {"": "Slot", "name": value.name}
+    if isinstance(value, Precision):
+        return {"": "Precision", "json": precision_to_json(value)}
+    if isinstance(value, Enum):
+        return {"": "Granularity", "value": value.value}
+    if is_dataclass(value):
+        return {"": type(value).__name__, **{own.name: _plain(getattr(value, own.name)) for own in fields(value)}}
+    if isinstance(value, Mapping):
+        return {"": "pairs", "pairs": [[_plain(key), _plain(own)] for key, own in value.items()]}
+    if isinstance(value, (tuple, list)):
+        return [_plain(own) for own in value]
+    return value
+
+
+def _typed(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_typed(own) for own in value)
+    if not isinstance(value, dict):
+        return value
+    kind = value[""]
+    if kind == "pairs":
+        return {_typed(key): _typed(own) for key, own in value["pairs"]}
+    if kind == "Slot":
+        return Slot.parse(value["name"])
+    if kind == "Precision":
+        return precision_from_json(value["json"])
+    if kind == "Granularity":
+        return Granularity(value["value"])
+    return _CLASSES[kind](**{name: _typed(own) for name, own in value.items() if name})

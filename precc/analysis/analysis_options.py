@@ -1,0 +1,46 @@
+"""How a step is analysed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from precc.errors import AnalysisError
+from precc.precision import Precision
+
+__all__ = ["AnalysisOptions"]
+
+
+@dataclass(frozen=True, slots=True)
+class AnalysisOptions:
+    """How a step is analysed; more probes and samples cost time and make estimates better.
+
+    Args:
+        probes: vectors along which the gradient is differentiated; each costs about two to three steps.
+        samples: values of each tensor at which adjoints are kept.
+        metric: by name of the parameter, weights of the squares in the gradient's norm, such as ``1 / (sqrt(v) + eps)``
+            of Adam; parameters that are not named have 1.
+        candidates: precisions beside the usual ones for which losses of range, and magnitudes that give scales along
+            an axis, are found.
+        seed: of all random numbers; the generators of torch stay as they are.
+
+    Raises:
+        AnalysisError: a number below 1, or a metric that is not of positive numbers.
+    """
+
+    probes: int = 4
+    samples: int = 8192
+    metric: Mapping[str, Tensor] = field(default_factory=dict)
+    candidates: Sequence[Precision] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("probes", "samples"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise AnalysisError(f"{name} is a whole number of at least 1, not {value!r}")
+        if type(self.seed) is not int or self.seed < 0:
+            raise AnalysisError(f"seed is a whole number of at least 0, not {self.seed!r}")
+        for name, own in self.metric.items():
+            if not isinstance(own, Tensor) or not bool((own > 0).all()):
+                raise AnalysisError(f"the metric of {name!r} is a tensor of positive numbers")

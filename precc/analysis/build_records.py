@@ -1,0 +1,46 @@
+"""One record a slot from what the passes found, set in the graph too."""
+
+import math
+
+from precc.analysis.findings import Findings
+from precc.analysis.records import SlotRecord, SlotSensitivity
+from precc.analysis.sensitivities import Sensitivities
+from precc.analysis.slot_sample import SlotAdjoints, ValueSample
+from precc.analysis.slot_sites import sites_of
+from precc.analysis.traced_step import TracedStep
+from precc.annotations import annotate, products_of
+from precc.captured_graph import size_value
+
+__all__ = ["build_records"]
+
+
+def build_records(step: TracedStep, findings: Findings) -> dict[str, SlotRecord]:
+    """Records of all slots, operands and accumulators, in the order of the graph."""
+    found: dict[str, SlotRecord] = {}
+    answers = {
+        slot.name: _sensitivity(sample, slot, findings.sensitivities)
+        for sample in findings.sensitivities.samples
+        for slot in sample.slots
+    }
+    for node, product in products_of(step.graph.graph):
+        condition = findings.conditions.get(node.name)
+        for slot in (*(operand.slot for operand in product.operands), *product.accumulators):
+            work = size_value(product.multiply_adds, {})
+            name = slot.name
+            found[name] = SlotRecord(slot, work, findings.ranges[name], condition, answers.get(name))
+    for site in sites_of(step):
+        annotate(site.node, found[site.name])
+    return found
+
+
+def _sensitivity(sample: ValueSample, slot: SlotAdjoints, found: Sensitivities) -> SlotSensitivity:
+    squares = sample.weights * sample.values.double().square()
+    probes = (slot.gradient.square() * squares).sum(1)
+    loss = curvature = 0.0
+    if slot.loss is not None and slot.curvature is not None:
+        loss = math.sqrt(float((slot.loss.square() * squares).sum()))
+        curvature = float((slot.curvature * squares).sum()) / 2
+    gradient, norm = math.sqrt(float(probes.mean())), found.gradient_norm
+    spread = found.deviation_of_mean(probes) / (2 * gradient) if gradient else 0.0
+    relative = (gradient / norm, spread / norm) if norm else (math.nan, math.nan)
+    return SlotSensitivity(loss, relative[0], curvature, relative[1])

@@ -1,0 +1,120 @@
+"""Why a slot has its format, in a few lines."""
+
+from difflib import get_close_matches
+
+from precc.analysis.analysis import Analysis
+from precc.analysis.error_estimate import ErrorEstimate
+from precc.analysis.records import SlotRecord
+from precc.errors import AnalysisError, PlanError, UnsupportedError
+from precc.formats import parse_format
+from precc.plan import PrecisionPlan
+from precc.precision import Precision
+from precc.slots import Slot
+
+__all__ = ["explained"]
+
+#: What may stand in the place of a slot's precision: from coarse to fine.
+_LADDER = ("e2m1", "e3m2", "e4m3", "e5m2", "e4m5", "float16", "bfloat16", "float32")
+
+
+def explained(analysis: Analysis, slot: str, plan: PrecisionPlan) -> str:
+    """Range, condition, sensitivity, share of the plan's error, cost, and what the next formats would change.
+
+    Raises:
+        PlanError: there is no such slot.
+    """
+    name = full_name(analysis, slot)
+    record = analysis.records[name]
+    if record.sensitivity is None:
+        return "\n".join([f"{name}: sums in {plan.accumulator(name) or 'the format of the tensors'}", *_values(record)])
+    own = plan.precision(name)
+    lines = [f"{name}: {own}", *_values(record), *_sensitivity(record)]
+    return "\n".join(
+        [*lines, *_shares(analysis, name, plan), _cost(analysis, record, own), *_others(analysis, name, own)]
+    )
+
+
+def full_name(analysis: Analysis, slot: str) -> str:
+    """The whole name of a slot that is given whole or without its op family.
+
+    Raises:
+        PlanError: there is none, or several.
+    """
+    if slot in analysis.records:
+        return slot
+    meant = [name for name in analysis.records if short_name(name) == slot]
+    if len(meant) == 1:
+        return meant[0]
+    near = get_close_matches(slot, [*analysis.records, *map(short_name, analysis.records)], n=1)
+    hint = f": it is one of {', '.join(meant)}" if meant else (f": did you mean {near[0]!r}?" if near else "")
+    raise PlanError(f"{analysis.title} has no slot {slot!r}{hint}")
+
+
+def short_name(name: str) -> str:
+    """Without the op family: ``conv2/fprop.weight``."""
+    slot = Slot.parse(name)
+    call = f"#{slot.call}" if slot.call else ""
+    return f"{slot.layer}{call}/{slot.role.value}.{slot.operand}"
+
+
+def _values(record: SlotRecord) -> list[str]:
+    values = record.value_range
+    zeros = f", {values.zeros / values.elements:.0%} zeros" if values.elements else ""
+    lines = [f"  range        {values.amin:.1e} to {values.amax:.1e} in {values.elements:,} values{zeros}"]
+    if record.condition is not None:
+        kappa = record.condition
+        lines.append(f"  condition    of its product: median {kappa.median:.3g}, 99% below {kappa.p99:.3g}")
+    return lines
+
+
+def _sensitivity(record: SlotRecord) -> list[str]:
+    own = record.sensitivity
+    assert own is not None
+    gradient = f"the gradient by {own.gradient:.2g}%"
+    return [f"  sensitivity  relative errors of 1% move the loss by {own.loss / 100:.1e}, {gradient}"]
+
+
+def _shares(analysis: Analysis, name: str, plan: PrecisionPlan) -> list[str]:
+    every = analysis.contributions(plan)
+    own = every.get(name)
+    if own is None:
+        return ["  error        rounds nothing"]
+    loss = sum(one.loss**2 for one in every.values())
+    gradient = sum(one.gradient**2 for one in every.values())
+    shares = [
+        f"{part**2 / whole:.1%} of the {what}'s"
+        for what, part, whole in (("loss", own.loss, loss), ("gradient", own.gradient, gradient))
+        if whole
+    ]
+    return [f"  error        {_error(own)}; {' and '.join(shares)} squared error under the plan"]
+
+
+def _error(own: ErrorEstimate) -> str:
+    return f"loss {own.loss_mean:+.1e} +- {own.loss:.1e}, gradient {own.gradient:.2%}"
+
+
+def _cost(analysis: Analysis, record: SlotRecord, own: Precision) -> str:
+    total = sum(analysis.multiply_adds.values())
+    share = record.multiply_adds / total if total else 0.0
+    return f"  cost         {own.bits:g} bits for {record.multiply_adds:,} multiply-adds, {share:.1%} of all"
+
+
+def _others(analysis: Analysis, name: str, own: Precision) -> list[str]:
+    """What coarser and finer formats than the slot's would do, scaled as it is."""
+    lines = []
+    for other in _ladder(own):
+        try:
+            estimate = analysis.predict(PrecisionPlan("float64", {name: other}))
+        except (AnalysisError, UnsupportedError) as error:
+            lines.append(f"  instead      {other}: not known ({error})")
+            continue
+        lines.append(f"  instead      {other}: {_error(estimate)}")
+    return lines
+
+
+def _ladder(own: Precision) -> list[Precision]:
+    formats = [parse_format(name) for name in _LADDER]
+    choices = [Precision(fmt, own.rounding, "tensor" if fmt.bits < 16 else None) for fmt in formats]
+    finer = [other for other in choices if other.bits > own.bits][:2]
+    coarser = [other for other in choices if other.bits < own.bits][-2:]
+    return [*coarser, *finer]

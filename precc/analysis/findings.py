@@ -1,0 +1,38 @@
+"""What the passes find of a step."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from precc.analysis.analysis_options import AnalysisOptions
+from precc.analysis.condition import Condition
+from precc.analysis.error_gains import ErrorGains
+from precc.analysis.finding import Finding
+from precc.analysis.sensitivities import Sensitivities
+from precc.analysis.traced_step import TracedStep
+from precc.analysis.value_range import ValueRange
+
+__all__ = ["Analyzer", "Findings"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Findings:
+    """What the passes find.
+
+    Args:
+        sensitivities: of loss and gradient.
+        gains: of the forward part.
+        ranges: by slot.
+        conditions: by name of the node.
+        lint: formulas, sums and eps that lose digits.
+        nonfinite: where a value first is infinite or NaN; empty if none is.
+    """
+
+    sensitivities: Sensitivities
+    gains: ErrorGains
+    ranges: Mapping[str, ValueRange]
+    conditions: Mapping[str, Condition]
+    lint: tuple[Finding, ...]
+    nonfinite: str = ""
+
+
+Analyzer = Callable[[TracedStep, AnalysisOptions], Findings]

@@ -1,0 +1,85 @@
+"""From a net and its inputs to an analysis: trace the step, run the passes, build the records."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from precc.analysis.analysis import Analysis
+from precc.analysis.analysis_options import AnalysisOptions
+from precc.analysis.build_records import build_records
+from precc.analysis.calibration import Calibration
+from precc.analysis.findings import Findings
+from precc.analysis.measurement import StepMeasurement
+from precc.analysis.model_loss import LastTangents, implied_loss
+from precc.analysis.traced_step import TracedStep, trace_step
+from precc.compile_options import CompileOptions
+from precc.errors import AnalysisError
+from precc.warn_caller import warn_caller
+
+__all__ = ["run_analysis"]
+
+
+def run_analysis(
+    net: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    loss: Callable[[Any], Tensor] | None,
+    *,
+    title: str,
+    compiled: CompileOptions,
+    options: AnalysisOptions,
+    calibration: Calibration,
+    tangents: LastTangents,
+) -> Analysis:
+    """The analysis of one step; the net, its buffers and torch's generators stay as they are."""
+    if loss is not None and not callable(loss):
+        raise AnalysisError(f"loss is a function of the net's output, not {loss!r:.60}")
+    started = time.perf_counter()
+    function = loss if loss is not None else implied_loss(tangents.found)
+    step = trace_step(
+        net,
+        args,
+        kwargs,
+        function,
+        title=title,
+        pipeline=compiled.tracing,
+        fused_attention=compiled.fused_attention,
+        regions=compiled.regions,
+    )
+    _check_loss(step, loss is None, tangents.found)
+    findings = compiled.analyzer(step, options)
+    _check_finite(findings, title)
+    records = build_records(step, findings)
+    seconds = time.perf_counter() - started
+    norm = findings.sensitivities.gradient_norm
+    if norm == 0.0 and step.gradients:
+        warn_caller(f"the gradient of {title} is zero on these inputs: errors relative to it are NaN")
+    measurement = StepMeasurement(step, compiled.measuring, compiled.accumulating, norm if norm else math.nan)
+    return Analysis(title, records, findings, seconds, calibration, measurement)
+
+
+def _check_finite(findings: Findings, title: str) -> None:
+    """Refuse what is computed from infinities and NaN."""
+    if findings.nonfinite:
+        raise AnalysisError(f"a step of {title} on these inputs is not finite: {findings.nonfinite}")
+
+
+def _check_loss(step: TracedStep, implied: bool, tangents: Mapping[int, Tensor]) -> None:
+    """Refuse a loss that is not one real number."""
+    value: Tensor = step.loss.meta["val"]
+    if value.numel() == 1 and value.dtype.is_floating_point:
+        return
+    if not implied:
+        raise AnalysisError(
+            f"the loss is one real number, not a {value.dtype} tensor of shape {list(value.shape)}: reduce it, for "
+            "instance with .mean()"
+        )
+    shapes = [list(own.shape) for own in tangents.values()]
+    had = f" (the last backward had outputs of shape {shapes}, these inputs give others)" if shapes else ""
+    raise AnalysisError(
+        f"the net returns no loss{had}: pass one, net.analyze(*inputs, loss=lambda output: loss_fn(output, y)), or "
+        "run a training step with these inputs first, whose gradient with respect to the output then stands for it"
+    )
