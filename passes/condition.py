@@ -1,0 +1,206 @@
+"""Condition numbers of every floating-point node of a step, forward and backward, in one run of it.
+
+Each op has a rule (`RULES`), a formula with its source, that is computed in float64 for a sample of the elements at
+the values of the step. An op without a rule is perturbed: the root mean square of ``J (s x) / y`` over random signs s,
+by central differences in float64. It estimates ``sqrt(sum_j (x_j dy_i/dx_j)**2) / |y_i|``, at most the condition
+number (Higham 2002, 1.6).
+"""
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from precc.analysis.condition import Condition, conditions_of
+from precc.analysis.slot_sites import VIEWS
+from precc.analysis.step_runs import StepRunner, Values
+from precc.analysis.traced_step import TracedStep
+from precc.generators import Generators
+from precc.passes.condition_elementwise import ELEMENTWISE
+from precc.passes.condition_norms import NORM_RULES
+from precc.passes.condition_products import PRODUCT_RULES
+from precc.passes.condition_rules import CONSTANT, COPY, Kappas, Rule, copied, is_real, ratio
+from precc.passes.condition_sample import Sampler
+from precc.passes.condition_sums import SUMS
+from precc.passes.interval_rules import WithoutRule
+from precc.round_op import ROUND
+
+__all__ = ["DIFFERENCES", "RULES", "ConditionNumbers"]
+
+#: The rules by op. Views and roundings are copies; a result that reads no floating-point number is a constant.
+RULES: Mapping[Any, Rule] = {**ELEMENTWISE, **SUMS, **NORM_RULES, **PRODUCT_RULES}
+
+_PROBES = 4
+_STEP = 2.0**-17  # the truncation and rounding errors of central differences in float64 are about equal
+
+_Parts = tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ConditionNumbers:
+    """Find the condition numbers of the nodes that the loss and the gradients depend on.
+
+    Args:
+        samples: so many elements of a node at most; of sums as long as an image a few only, each with all its terms.
+        seed: of which ones.
+    """
+
+    samples: int = 1024
+    seed: int = 0
+
+    name: ClassVar[str] = "condition"
+
+    def watcher(self, step: TracedStep) -> "_Watcher":
+        """Collects condition numbers in a run of the caller's, by its `watch`."""
+        return _Watcher(Sampler(self.samples, self.seed))
+
+    def run(self, step: TracedStep) -> dict[Node, Condition]:
+        """The record of each node that calls an op and whose result is floating-point; of several results the first."""
+        watcher = self.watcher(step)
+        with torch.no_grad():
+            StepRunner(step).run(_argument, watch=watcher.watch)
+        return watcher.result()
+
+
+def _argument(node: Node, values: Values) -> Tensor:
+    value: Tensor = values[node.args[0]]  # type: ignore[index]
+    return value
+
+
+@dataclass(slots=True, eq=False)
+class _Watcher:
+    """What was found so far: numbers of a node's results, and values of those, as rows of `found`."""
+
+    sampler: Sampler
+    found: list[tuple[Tensor, Tensor, str, bool]] = field(default_factory=list)
+    parts: dict[Node, _Parts] = field(default_factory=dict)
+    copies: dict[Node, int] = field(default_factory=dict)  # the row of a node's views, by that node
+    origins: dict[Node, Node] = field(default_factory=dict)
+
+    def watch(self, node: Node, value: Any, values: Values) -> None:
+        """Of one node, called before its value is among the others."""
+        if node.op != "call_function" or not _has_reals(value):
+            return
+        if node.target is operator.getitem:
+            source, index = node.args
+            self.parts[node] = (self.parts[source][index],)  # type: ignore[index]
+        elif node.target is ROUND or _is_view(node):
+            self.parts[node] = (self._copied(node, value),)
+        else:
+            self.parts[node] = self._computed(node, value, values)
+
+    def result(self) -> dict[Node, Condition]:
+        """The records by node."""
+        records = conditions_of(self.found)
+        rows = ((node, [row for row in parts if row is not None]) for node, parts in self.parts.items())
+        return {node: records[own[0]] for node, own in rows if own}
+
+    def _copied(self, node: Node, value: Tensor) -> int:
+        """A view holds the values of its origin: all views of one have one record."""
+        source = node.args[0]
+        assert isinstance(source, Node)
+        origin = self.origins[node] = self.origins.get(source, source)
+        if origin not in self.copies:
+            taken = self.sampler.raw(value.detach())
+            self.copies[origin] = self._add(copied(taken), taken, COPY)
+        return self.copies[origin]
+
+    def _add(self, kappas: Tensor, values: Tensor, rule: Rule) -> int:
+        self.found.append((self.sampler.raw(kappas), values, rule.name, rule.bound))
+        return len(self.found) - 1
+
+    def _computed(self, node: Node, value: Any, values: Values) -> _Parts:
+        args, kwargs = _arguments(node, values)
+        value = _detached(value)
+        with torch.no_grad():
+            rule, kappas = self._kappas(node.target, value, args, kwargs)
+        if isinstance(kappas, Tensor):
+            return (self._add(kappas, self.sampler.raw(value), rule),)
+        return tuple(
+            self._add(own, self.sampler.raw(y), rule) if isinstance(own, Tensor) and is_real(y) else None
+            for own, y in zip(kappas, value, strict=True)
+        )
+
+    def _kappas(self, target: Any, value: Any, args: Any, kwargs: Any) -> tuple[Rule, Kappas]:
+        if not _has_reals(args) and not _has_reals(tuple(kwargs.values())):
+            return CONSTANT, CONSTANT.kappas(self.sampler, value)
+        if target in RULES:
+            try:
+                return RULES[target], RULES[target].kappas(self.sampler, value, *args, **kwargs)
+            except WithoutRule:  # the rule does not hold for these arguments
+                pass
+        return DIFFERENCES, differences(target, self.sampler, value, args, kwargs)
+
+
+def _arguments(node: Node, values: Values) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    args: Any = torch.fx.node.map_arg(node.args, lambda own: _detached(values[own]))
+    kwargs: Any = torch.fx.node.map_arg(node.kwargs, lambda own: _detached(values[own]))
+    return args, kwargs
+
+
+def _detached(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return tuple(_detached(own) for own in value)
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+def _has_reals(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return any(_has_reals(own) for own in value)
+    return is_real(value)
+
+
+def _is_view(node: Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and str(node.target.overloadpacket) in VIEWS
+
+
+def differences(target: Any, sampler: Sampler, value: Any, args: Any, kwargs: Any) -> Kappas:
+    """Of an op without a rule, by central differences; random numbers that it draws are the same in each call."""
+    leaves, spec = torch.utils._pytree.tree_flatten((args, kwargs))
+    exact = [own.double() if is_real(own) else own for own in leaves]
+    state = Generators.of(own for own in leaves if isinstance(own, Tensor))
+
+    def called(own: list[Any]) -> list[Any]:
+        state.restore()
+        own_args, own_kwargs = torch.utils._pytree.tree_unflatten(own, spec)
+        result = target(*own_args, **own_kwargs)
+        return list(result) if isinstance(result, tuple | list) else [result]
+
+    try:
+        found = _root_mean_square(called, exact, sampler)
+    finally:
+        state.restore()
+    return tuple(found) if isinstance(value, tuple | list) else found[0]
+
+
+def _root_mean_square(called: Callable[[list[Any]], list[Any]], exact: list[Any], sampler: Sampler) -> list[Any]:
+    y = called(exact)
+    totals = [torch.zeros_like(own) if is_real(own) else None for own in y]
+    generator = torch.Generator().manual_seed(sampler.seed)
+    for _ in range(_PROBES):
+        signs = [_signs(own, generator) if is_real(own) else None for own in exact]
+        ends = [called([_moved(own, s, h) for own, s in zip(exact, signs, strict=True)]) for h in (_STEP, -_STEP)]
+        for total, high, low in zip(totals, *ends, strict=True):
+            if total is not None:
+                total += ((high - low) / (2 * _STEP)).square() / _PROBES
+    return [
+        None if total is None else sampler.take(ratio(total.sqrt(), own)) for total, own in zip(totals, y, strict=True)
+    ]
+
+
+def _signs(x: Tensor, generator: torch.Generator) -> Tensor:
+    return (torch.randint(0, 2, x.shape, generator=generator) * 2 - 1).to(x)
+
+
+def _moved(x: Any, signs: Tensor | None, by: float) -> Any:
+    return x if signs is None else x * (1 + signs * by)
+
+
+#: The rule of ops that are in no other.
+DIFFERENCES = Rule(
+    "perturbed: root mean square of J (s x) / y over random signs s, by central differences", differences
+)
