@@ -41,7 +41,7 @@ class _Lines:
 def _affine(lines: _Lines, own: _Maybe, without: float, few: Tensor) -> Tensor:
     """Weight or bias as it meets these elements of the lines."""
     if own is None:
-        return torch.full((1, 1), without, dtype=torch.float64)
+        return torch.full((1, 1), without, dtype=torch.float64, device=few.device)
     met = lines.affine(own)
     return (met if met.shape[1] == 1 else met[:, few]).double()
 
@@ -155,11 +155,11 @@ def _by_statistics(
     x, mean, variance = (own.double() for own in (lines.of(x), lines.statistic(mean), lines.statistic(variance)))
     inverse = (variance + last[1]).rsqrt()
     z = (x - mean) * inverse
-    scale, shift = (0.0 if own is None else lines.affine(own).double() for own in (weight, bias))
-    scale = 1.0 if weight is None else scale
+    every = torch.arange(x.shape[1], device=x.device)
+    scale, shift = _affine(lines, weight, 1.0, every), _affine(lines, bias, 0.0, every)
     parts = inverse * (x.abs() + mean.abs()) + z.abs() * variance / (2 * (variance + last[1]))
     parts = parts + z.abs() * (weight is not None)
-    return ratio(abs(scale) * parts + abs(shift), scale * z + shift).flatten(), None, None
+    return ratio(scale.abs() * parts + shift.abs(), scale * z + shift).flatten(), None, None
 
 
 def _backward(

@@ -7,7 +7,7 @@ with all of its terms. A place of a convolution's result meets a patch of the in
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -38,7 +38,8 @@ def inner_products(rows: Tensor, columns: Tensor) -> Tensor:
 
 def _side(sampler: Sampler, terms: int, dims: int = 2) -> int:
     """How many of each dimension of a result are taken whose elements are sums of so many terms."""
-    return max(_LEAST, min(math.ceil(sampler.samples ** (1 / dims)), _READ // max(terms, 1)))
+    root: float = sampler.samples ** (1 / dims)
+    return max(_LEAST, min(math.ceil(root), _READ // max(terms, 1)))
 
 
 def _chosen(sampler: Sampler, x: Tensor, dim: int, most: int) -> Tensor:
@@ -124,7 +125,7 @@ class _Filter:
 
 
 def _convolved(sampler: Sampler, x: Tensor, weight: Tensor, shape: Sequence[int], own: _Filter) -> Tensor:
-    """Of a convolution of `x`; `weight` is ``[out, in / groups, *taps]``, of a transposed one ``[in, out / groups, ...]``."""
+    """Of a convolution of `x`; the weight begins with channels of the result, of a transposed one of `x`."""
     taps, inputs = weight.shape[2:], x.shape[1] // own.groups
     outputs = shape[1] // own.groups
     groups = sampler.positions(own.groups, _side(sampler, 1, 3))
@@ -155,18 +156,8 @@ def _wgrad(sampler: Sampler, small: Tensor, large: Tensor, weight: Tensor, own: 
     small, large = _channels(small, groups, one, first), _channels(large, groups, two, second)
     found = []
     for number in sampler.positions(len(taps), most).tolist():
-        ends = [_overlap(own, dim, tap, small, large) for dim, tap in enumerate(taps[number])]
-        rows = small[(..., *(slice(low, high) for low, high, _ in ends))]
-        columns = large[
-            (
-                ...,
-                *(
-                    slice(at, at + (high - low - 1) * step + 1 if high > low else at, step)
-                    for (low, high, at), step in zip(ends, own.stride, strict=True)
-                ),
-            )
-        ]
-        rows, columns = (part.transpose(0, 2).transpose(0, 1).flatten(2) for part in (rows, columns))
+        pair = _overlap(own, taps[number], small, large)
+        rows, columns = (part.transpose(0, 2).transpose(0, 1).flatten(2) for part in pair)
         found.append(inner_products(rows, columns).flatten())
     return torch.cat(found)
 
@@ -174,61 +165,42 @@ def _wgrad(sampler: Sampler, small: Tensor, large: Tensor, weight: Tensor, own: 
 def _channels(x: Tensor, groups: Tensor, chosen: Tensor, count: int) -> Tensor:
     """Channels of groups as ``[n, groups, channels, *space]``."""
     index = (groups[:, None] * count + chosen).flatten().to(x.device)
-    return x.index_select(1, index).unflatten(1, (len(groups), len(chosen)))
+    found: Tensor = x.index_select(1, index).unflatten(1, (len(groups), len(chosen)))
+    return found
 
 
-def _overlap(own: _Filter, dim: int, tap: int, small: Tensor, large: Tensor) -> tuple[int, int, int]:
-    """From and to which place of the smaller one this tap meets the larger one, and where it begins there."""
-    stride, at = own.stride[dim], own.dilation[dim] * tap - own.padding[dim]
-    low = max(0, -(at // stride))
-    high = min(small.shape[3 + dim], (large.shape[3 + dim] - 1 - at) // stride + 1)
-    return low, max(low, high), low * stride + at
+def _overlap(own: _Filter, tap: Sequence[int], small: Tensor, large: Tensor) -> tuple[Tensor, Tensor]:
+    """The parts of both that this tap brings together."""
+    for dim, offset in enumerate(tap):
+        stride, at = own.stride[dim], own.dilation[dim] * offset - own.padding[dim]
+        low = max(0, -(at // stride))
+        count = max(0, min(small.shape[3 + dim], (large.shape[3 + dim] - 1 - at) // stride + 1) - low)
+        small = small.narrow(3 + dim, low, count) if count else small.narrow(3 + dim, 0, 0)
+        first = low * stride + at if count else 0
+        large = torch.ops.aten.slice(large, 3 + dim, first, first + (count - 1) * stride + 1 if count else 0, stride)
+    return small, large
 
 
-def _convolution(
-    sampler: Sampler,
-    y: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    transposed: bool,
-    output_padding: Any,
-    groups: int,
-) -> Tensor:
-    options = (_broadcast(own, x) for own in (stride, padding, dilation))
-    return _convolved(sampler, x, weight, y.shape, _Filter(*options, transposed, groups))
+def _filter(dims: int, options: Sequence[Any]) -> _Filter:
+    """Of the arguments of a convolution behind its tensors."""
+    stride, padding, dilation = (list(own) * dims if len(own) == 1 else list(own) for own in options[:3])
+    return _Filter(stride, padding, dilation, bool(options[3]), int(options[5]))
 
 
-def _broadcast(option: Sequence[int], x: Tensor) -> list[int]:
-    dims = x.dim() - 2
-    return list(option) * dims if len(option) == 1 else list(option)
+def _convolution(sampler: Sampler, y: Tensor, x: Tensor, weight: Tensor, bias: Any, *options: Any) -> Tensor:
+    return _convolved(sampler, x, weight, y.shape, _filter(x.dim() - 2, options))
 
 
 def _convolution_backward(
-    sampler: Sampler,
-    y: Any,
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    transposed: bool,
-    output_padding: Any,
-    groups: int,
-    mask: Sequence[bool],
+    sampler: Sampler, y: Any, grad: Tensor, x: Tensor, weight: Tensor, bias: Any, *options: Any
 ) -> tuple[Tensor | None, ...]:
-    options = [_broadcast(own, x) for own in (stride, padding, dilation)]
+    own, mask = _filter(x.dim() - 2, options), options[6]
     found: list[Tensor | None] = [None, None, None]
     if mask[0]:
-        found[0] = _convolved(sampler, grad, weight, x.shape, _Filter(*options, not transposed, groups))
+        found[0] = _convolved(sampler, grad, weight, x.shape, replace(own, transposed=not own.transposed))
     if mask[1]:
-        small, large = (x, grad) if transposed else (grad, x)
-        found[1] = _wgrad(sampler, small, large, weight, _Filter(*options, transposed, groups))
+        small, large = (x, grad) if own.transposed else (grad, x)
+        found[1] = _wgrad(sampler, small, large, weight, own)
     if mask[2]:
         lines = sampler.lines(grad, [dim for dim in range(grad.dim()) if dim != 1])
         found[2] = ratio(lines.abs().sum(1).double(), lines.double().sum(1))

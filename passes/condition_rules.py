@@ -40,8 +40,8 @@ def ratio(numerator: Tensor, y: Tensor) -> Tensor:
     >>> ratio(torch.tensor([0.0, 1.0, 3.0, 1.0]), torch.tensor([0.0, 0.0, -2.0, torch.inf])).tolist()
     [0.0, inf, 1.5, nan]
     """
-    quotient = (numerator / y.abs()).masked_fill_(numerator == 0, 0.0)
-    return quotient.add_(y - y).add_(numerator - numerator)  # 0, or NaN where one is not finite
+    quotient = (numerator / y).abs_().masked_fill_(numerator == 0, 0.0)
+    return quotient.add_(y, alpha=0).add_(numerator, alpha=0)  # NaN where one is not finite, for 0 times that is
 
 
 def is_real(x: Any) -> bool:
@@ -81,7 +81,7 @@ def _each(value: Any, function: Callable[[Tensor], Tensor]) -> Kappas:
 
 def copied(y: Tensor) -> Tensor:
     """1, and 0 where y is 0."""
-    return (y != 0).double().add_(y - y)  # 0, or NaN where it is not finite
+    return (y != 0).double().add_(y, alpha=0)  # NaN where it is not finite
 
 
 #: Of results that do not change with the values of floating-point arguments.

@@ -79,8 +79,8 @@ class Sampler:
         count, terms = math.prod(shape), math.prod(x.shape[dim] for dim in along)
         x = x.permute(*kept, *along)
         chosen = self.rows_of(count, terms if like is None else like)
-        if len(chosen) < count and len(kept) == 1:
-            x = x.index_select(0, chosen.to(x.device))
+        if len(chosen) < count and (len(kept) == 1 or x.is_contiguous()):
+            x = x.reshape(count, *x.shape[len(kept) :]).index_select(0, chosen.to(x.device))
         elif len(chosen) < count:
             x = x[torch.unravel_index(chosen.to(x.device), shape)]
         x = x.reshape(len(chosen), terms)

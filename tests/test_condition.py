@@ -678,7 +678,7 @@ def test_products_have_the_condition_numbers_of_a_direct_computation(samples: in
 
     with torch.no_grad():
         StepRunner(step).run(argument, watch=watch)
-    assert checked == 22
+    assert checked == 21
 
 
 def test_a_convolutions_sample_is_part_of_all() -> None:
