@@ -7,7 +7,7 @@ from precc.passes.condition import ConditionNumbers
 from precc.passes.forward_error import ForwardError
 from precc.passes.lint import lint
 from precc.passes.sensitivity import Sensitivity
-from precc.passes.value_range import ValueRanges
+from precc.passes.value_range import ValueRanges, described
 
 __all__ = ["analyse"]
 
@@ -26,4 +26,6 @@ def analyse(step: TracedStep, options: AnalysisOptions) -> Findings:
     gains = ForwardError(options.seed).watcher(step)
     found = sensitivity.run(step, [ranges.watch, conditions.watch, gains.watch])
     by_name = {node.name: own for node, own in conditions.result().items()}
-    return Findings(found, gains.result(), ranges.result(), by_name, lint(step))
+    first = ranges.first_nonfinite
+    nonfinite = described(first) if first is not None else ""
+    return Findings(found, gains.result(), ranges.result(), by_name, lint(step), nonfinite)

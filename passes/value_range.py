@@ -24,9 +24,9 @@ from precc.analysis.value_range import RangeLoss, ValueRange
 from precc.annotations import products_of
 from precc.formats import Format
 from precc.passes.products import op_name
-from precc.passes.source_places import place_of
 from precc.precision import Precision
 from precc.round_op import ROUND
+from precc.source_places import place_of
 
 __all__ = ["DEFAULT_CANDIDATES", "RangeWatcher", "ValueRanges", "described"]
 

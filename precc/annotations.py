@@ -6,6 +6,7 @@ import torch
 from torch.fx import Graph, Node
 
 from precc.accumulation.accumulator import Accumulator
+from precc.analysis.records import SlotRecord
 from precc.formats import format_of_dtype
 from precc.plan import PrecisionPlan
 from precc.precision import Precision
@@ -112,7 +113,7 @@ class InFusedCall:
     """A node of a fused op, which has no slots beside those of the op."""
 
 
-Annotation = Product | Unrounded | InFusedCall | Slot
+Annotation = Product | Unrounded | InFusedCall | Slot | SlotRecord
 
 
 def annotate(node: Node, record: Annotation) -> None:

@@ -228,7 +228,7 @@ def _displaced_graph(step: TracedStep, displacement: _Displacement) -> GraphModu
     return GraphModule(step.graph, copy)
 
 
-def _replaced(known: Mapping[Node, Node], old: Node, new: Node, node: Node) -> Node:
+def _replaced(known: Mapping[Node, Node], old: object, new: Node, node: Node) -> Node:
     return new if node is old else known[node]
 
 

@@ -103,18 +103,19 @@ def _moved(node: Node, index: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, t
 
 
 def _permutation(node: Node, dims: int) -> Sequence[int] | None:
-    name = str(node.target)
-    order: Any = list(range(dims))
+    name, arguments = str(node.target), node.args
+    order = list(range(dims))
+    given: Any = arguments[1:]
     if name.startswith("aten.permute"):
-        order = [dim % dims for dim in node.args[1]]  # type: ignore[union-attr]
+        order = [dim % dims for dim in given[0]]
     elif name.startswith("aten.transpose"):
-        first, second = (int(dim) % dims for dim in node.args[1:3])  # type: ignore[arg-type]
+        first, second = given[0] % dims, given[1] % dims
         order[first], order[second] = order[second], order[first]
     elif name.startswith("aten.t."):
         order.reverse()
     else:
         return None
-    return list(order)
+    return order
 
 
 def sites_of(step: TracedStep) -> tuple[SlotSite, ...]:
