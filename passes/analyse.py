@@ -7,7 +7,7 @@ from precc.passes.condition import ConditionNumbers
 from precc.passes.forward_error import ForwardError
 from precc.passes.lint import lint
 from precc.passes.sensitivity import Sensitivity
-from precc.passes.value_range import ValueRanges, described
+from precc.passes.value_range import USUAL_CANDIDATES, ValueRanges, described
 
 __all__ = ["analyse"]
 
@@ -21,7 +21,7 @@ def analyse(step: TracedStep, options: AnalysisOptions) -> Findings:
         seed=options.seed,
         candidates=tuple(options.candidates),
     )
-    ranges = ValueRanges(options.candidates).watcher(step)
+    ranges = ValueRanges((*USUAL_CANDIDATES, *options.candidates)).watcher(step)
     conditions = ConditionNumbers(seed=options.seed).watcher(step)
     gains = ForwardError(options.seed).watcher(step)
     found = sensitivity.run(step, [ranges.watch, conditions.watch, gains.watch])

@@ -118,12 +118,13 @@ class GainWatcher:
 def _known_gains(node: Node, values: Values) -> list[tuple[Node, float]] | None:
     """Of sums and products of white noise; None for other operators."""
     product = node.meta.get("precc")
-    if isinstance(product, Product) and node.target in _PLAIN:
-        a, b = (node.args[operand.position] for operand in product.operands)
-        terms = values[a].shape[-1]  # type: ignore[index]
-        gains = [(a, terms * _mean_square(values[b])), (b, terms * _mean_square(values[a]))]  # type: ignore[index]
-        return gains + ([(node.args[0], 1.0)] if node.target in _ADDED else [])  # type: ignore[list-item]
-    return None
+    if not isinstance(product, Product) or node.target not in _PLAIN:
+        return None
+    arguments: Any = node.args
+    a, b = (arguments[operand.position] for operand in product.operands)
+    terms = values[a].shape[-1]
+    gains = [(a, terms * _mean_square(values[b])), (b, terms * _mean_square(values[a]))]
+    return [*gains, (arguments[0], 1.0)] if node.target in _ADDED else gains
 
 
 _aten = torch.ops.aten

@@ -14,6 +14,7 @@ errors that reach the gradient through the loss of a few hard examples, is then 
 Musco, Musco and Woodruff 2021). The displacements are ``|z| = 2**-6 (|v| + rms(v))``, 0 where v is.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -188,7 +189,7 @@ def _norm(gradients: Mapping[str, Tensor], metric: Mapping[str, Tensor]) -> floa
     for name, gradient in gradients.items():
         own = gradient.detach().double().square()
         squares += float((own * metric[name] if name in metric else own).sum())
-    return squares**0.5
+    return math.sqrt(squares)
 
 
 def _sample(

@@ -28,18 +28,20 @@ from precc.precision import Precision
 from precc.round_op import ROUND
 from precc.source_places import place_of
 
-__all__ = ["DEFAULT_CANDIDATES", "RangeWatcher", "ValueRanges", "described"]
+__all__ = ["DEFAULT_CANDIDATES", "USUAL_CANDIDATES", "RangeWatcher", "ValueRanges", "described"]
 
 #: What stands before the path of a module in the net.
 _ROOT = re.compile(r"^L\['\w+'\]\.?")
 _SMALL = ("e2m1", "e2m3", "e3m2", "e3m4", "e4m3", "e5m2", "e4m5", "e5m4")
 
-#: Single values unscaled, those under 16 bits also with a power of two for the tensor, and blocks.
-DEFAULT_CANDIDATES: tuple[Precision, ...] = (
+#: Single values unscaled, and those under 16 bits also with a scale for the tensor.
+USUAL_CANDIDATES: tuple[Precision, ...] = (
     *(Precision(name) for name in (*_SMALL, "float16", "bfloat16")),
     *(Precision(name, scaling="tensor") for name in _SMALL),
-    *(Precision(name) for name in ("mxfp8", "mxfp4", "nvfp4")),
 )
+
+#: With blocks beside them, which cost a few passes a slot each.
+DEFAULT_CANDIDATES = (*USUAL_CANDIDATES, *(Precision(name) for name in ("mxfp8", "mxfp4", "nvfp4")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ class RangeWatcher:
 
     def _slot(self, site: SlotSite, value: Tensor) -> None:
         whole = self._whole(site.origin, value)
-        blocks = BlockLosses(value, whole.zeros, whole.nonfinite) if self._by_block else None
+        blocks = BlockLosses(value, whole.zeros, whole.nonfinite, whole.amin) if self._by_block else None
         axes = {"axis": site.operand.contracted, "channel": site.operand.channel}
         own = {one.precision: blocks.loss(one, **axes) for one in self._by_block if blocks is not None}
         self._found[site.name] = replace(whole, losses={**whole.losses, **own})

@@ -170,8 +170,11 @@ def adversarial(fmt: FloatFormat | FixedPoint, dtype: torch.dtype, scaling: Scal
 # ---- single tensors ----
 
 
-@pytest.mark.parametrize("scaling", WHOLE_SCALINGS, ids=str)
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("mode", "scaling"),
+    [(mode, own) for mode in MODES for own in (WHOLE_SCALINGS if mode == "nearest_even" else WHOLE_SCALINGS[:3])],
+    ids=str,
+)
 def test_all_thresholds_of_small_formats(mode: str, scaling: Scaling | None) -> None:
     for index, fmt in enumerate(SMALL):
         if scaling is not None and isinstance(fmt, FloatFormat) and fmt.scale != 1.0:
@@ -179,7 +182,7 @@ def test_all_thresholds_of_small_formats(mode: str, scaling: Scaling | None) -> 
         dtype = DTYPES[index % 2] if scaling is None else DTYPES[(index + len(mode)) % 4]
         x = adversarial(fmt, dtype, scaling)
         if mode == "stochastic":
-            x = x[x.isfinite()][:: max(1, len(x) // 300)]
+            x = x[x.isfinite()][:: max(1, len(x) // 100)]
         same(x, Precision(fmt, mode, scaling))
 
 
@@ -220,7 +223,8 @@ ALONG = (
 @pytest.mark.parametrize("scaling", ALONG, ids=str)
 @pytest.mark.parametrize("axis", [0, 1, -1])
 def test_scales_along_dimensions(scaling: Scaling, axis: int) -> None:
-    for name, dtype in itertools.product(("e2m1", "e4m3", "fixed8.4", "int8", "ue5m3"), DTYPES):
+    for index, name in enumerate(("e2m1", "e4m3", "fixed8.4", "int8", "ue5m3", "e5m2", "e3m4", "fixed6.2")):
+        dtype = DTYPES[(index + axis) % 4]
         precision = Precision(name, "nearest_even", scaling)
         x = wide(6, 37, dtype, seed=axis)
         same(x, precision, axis=axis, channel=0)
@@ -336,7 +340,7 @@ def step_of(name: str, net: nn.Module | None = None) -> TracedStep:
     torch.manual_seed(0)
     loss: Callable[[Any], Tensor]
     if name == "gpt":
-        net, x, y = GPT(), torch.randint(128, (2, 32)), torch.randint(128, (2, 32))
+        net, x, y = GPT(width=64, layers=2), torch.randint(128, (2, 32)), torch.randint(128, (2, 32))
 
         def loss(output: Any) -> Tensor:
             return nn.functional.cross_entropy(output.flatten(0, 1), y.flatten())

@@ -18,7 +18,8 @@ class LastTangents:
 
     def follow(self, output: Any) -> None:
         """Forget those of the call before, and wait for those of this one."""
-        self.found = found = {}
+        found: dict[int, Tensor] = {}
+        self.found = found
         for position, leaf in enumerate(_pytree.tree_leaves(output)):
             if isinstance(leaf, Tensor) and leaf.requires_grad and leaf.grad_fn is not None:
                 leaf.register_hook(_keeping(found, position))

@@ -133,11 +133,13 @@ class BlockLosses:
         x: the tensor, in the layout in which it is rounded.
         zeros: how many of its elements are 0.
         nonfinite: how many are infinite or NaN.
+        amin: a number that no magnitude but 0 is below.
     """
 
     x: Tensor
     zeros: int
     nonfinite: int
+    amin: float = 0.0
     magnitudes: Tensor = field(init=False)  #: NaN where not finite
     _amax: dict[tuple[int, ...], Tensor] = field(init=False, default_factory=dict)
     _rows: dict[tuple[int, ...], Tensor] = field(init=False, default_factory=dict)
@@ -175,13 +177,12 @@ class BlockLosses:
         underflow = overflow = 0
         for sign, magnitudes in enumerate(self._signs(extent, found)):
             lost, kept = (self._floats(own[:, sign])[index] for own in (found.lost, found.kept))
-            underflow += _count(magnitudes <= _shown(lost, extent))
+            if self.amin <= float(lost.amax()):
+                underflow += _count(magnitudes <= _shown(lost, extent)) - (self.zeros if found.is_symmetric else 0)
             overflow += self._beyond(magnitudes, kept, extent)
-        if found.is_symmetric:
-            underflow -= self.zeros
-        if bool(found.zero_overflows.any()):
-            flags = _shown(found.zero_overflows.to(self.x.device)[index], extent)
-            overflow += _count((self._cut(extent) == 0) & flags)
+        flags = found.zero_overflows.to(self.x.device)[index]
+        if bool(flags.any()):
+            overflow += _count((self._cut(extent) == 0) & _shown(flags, extent))
         return RangeLoss(underflow, overflow, self.x.numel())
 
     def _beyond(self, magnitudes: Tensor, kept: Tensor, extent: tuple[int, ...]) -> int:

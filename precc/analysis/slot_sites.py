@@ -67,8 +67,10 @@ class SlotSite:
     def through(self, value: Tensor, values: Values) -> Tensor:
         """What the slot reads if the origin has this value."""
         for node in self.chain:
-            own = {**{argument: values.get(argument) for argument in node.all_input_nodes}, node.args[0]: value}
-            value = computed(node, own)
+            own = {argument: values.get(argument) for argument in node.all_input_nodes}
+            shown = node.args[0]
+            assert isinstance(shown, Node)
+            value = computed(node, {**own, shown: value})
         return value
 
     def back(self, shown: Tensor, origin: Tensor) -> Tensor:

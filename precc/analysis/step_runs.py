@@ -128,10 +128,10 @@ def forward_nodes(step: TracedStep) -> frozenset[Node]:
 
 def computed(node: Node, values: Mapping[Node, Any]) -> Any:
     """The value of a node that calls an operator."""
-    args = torch.fx.node.map_arg(node.args, lambda argument: values[argument])
+    args: Any = torch.fx.node.map_arg(node.args, lambda argument: values[argument])
     kwargs: Any = torch.fx.node.map_arg(node.kwargs, lambda argument: values[argument])
     if node.target is _DETACH:
-        return args[0]  # type: ignore[index]
+        return args[0]
     target: Any = node.target
     result = target(*args, **kwargs)
     if not torch.is_grad_enabled() or not _lacks_derivative(result):
