@@ -92,11 +92,12 @@ class GainWatcher:
         elif node.target is operator.getitem:
             self._add(node, ((arguments[0].name, 1.0),))
         elif (known := _known_gains(node, values)) is not None:
-            self._add(node, tuple((argument.name, gain) for argument, gain in known if argument in self.carriers))
+            found = tuple((argument.name, gain) for argument, gain in known if argument in self.carriers)
+            self._add(node, found, _accumulator(node))
         else:
             gains = tuple((argument.name, self._gain(node, argument, value, values)) for argument in arguments)
-            if any(gain for _, gain in gains):
-                self._add(node, gains)
+            if any(gain for _, gain in gains) or _accumulator(node):
+                self._add(node, gains, _accumulator(node))
 
     def _add(self, node: Node, arguments: tuple[tuple[str, float], ...], slot: str = "") -> None:
         self.found.append(GainedNode(node.name, arguments, slot))
@@ -113,6 +114,11 @@ class GainWatcher:
         own = {other: values[other] for other in node.all_input_nodes}
         moved = _first(computed(node, {**own, argument: x + noise}))
         return _mean_square(moved - y) / _mean_square(noise)
+
+
+def _accumulator(node: Node) -> str:
+    product = node.meta.get("precc")
+    return next((slot.name for slot in product.accumulators), "") if isinstance(product, Product) else ""
 
 
 def _known_gains(node: Node, values: Values) -> list[tuple[Node, float]] | None:

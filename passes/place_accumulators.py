@@ -14,7 +14,7 @@ from precc.grouped_product import GROUPED_PRODUCT
 from precc.passes.products import CONVOLUTION_BACKWARD, op_name
 from precc.protocols import GraphContext
 
-__all__ = ["PlaceAccumulators"]
+__all__ = ["PlaceAccumulators", "operator_of"]
 
 #: Names of the operators for products that are no ATen op.
 _OWN: dict[Any, str] = {GROUPED_PRODUCT: "grouped_mm"}
@@ -40,7 +40,7 @@ def _replace(graph: Graph, node: Node, product: Product) -> None:
     rounding = node.args[product.operands[0].position]
     assert isinstance(rounding, Node)
     plan, row = rounding.args[1], product.accumulator_row
-    operator, arguments = _operator(node)
+    operator, arguments = operator_of(node)
     if operator not in PRODUCT_OPS:
         raise CaptureError(f"{product.op}: {op_name(node)} has no form with a rounded sum")
     # of convolution_backward, whose one result is taken out of three, the node that takes it
@@ -55,8 +55,8 @@ def _replace(graph: Graph, node: Node, product: Product) -> None:
         graph.erase_node(node)
 
 
-def _operator(node: Node) -> tuple[str, tuple[Any, ...]]:
-    """The name of the operator, and the arguments that it shares with the ATen op."""
+def operator_of(node: Node) -> tuple[str, tuple[Any, ...]]:
+    """The name in `PRODUCT_OPS` for a product of a graph, and the arguments that it shares with the node."""
     if node.target is not CONVOLUTION_BACKWARD:
         return _OWN.get(node.target, op_name(node).removeprefix("aten.")), node.args
     mask: Any = node.args[_MASK]

@@ -34,6 +34,7 @@ from precc.analysis.step_runs import StepRunner, Values, Watch
 from precc.analysis.taps import Taps
 from precc.analysis.traced_step import TracedStep
 from precc.precision import Precision
+from precc.passes.accumulator_samples import AccumulatorSamples, AccumulatorWatcher
 from precc.rounding import slot_number
 
 __all__ = ["Sensitivity"]
@@ -49,6 +50,7 @@ class Sensitivity:
     Args:
         probes: vectors r for the gradient; half of them are found, the others random.
         samples: values of each tensor at which adjoints are kept.
+        sums: dot products of each product that are kept, with adjoints, for plans that round sums.
         metric: by name of the parameter, the diagonal of M; none is the identity.
         seed: of signs and samples.
         candidates: precisions whose scales along an axis will be asked for.
@@ -56,6 +58,7 @@ class Sensitivity:
 
     probes: int = 4
     samples: int = 8192
+    sums: int = 0
     metric: Mapping[str, Tensor] = field(default_factory=dict)
     seed: int = 0
     candidates: tuple[Precision, ...] = ()
@@ -67,7 +70,9 @@ class Sensitivity:
         taps = Taps.of(step, self.samples, self.seed)
         kinks = Kinks.of(step, self.samples, self.seed)
         runner = StepRunner(step, {**uses_of(list(taps.sites.values())), **kinks.uses()})
-        probed = self._probe(runner, taps, kinks, [kinks.see, *watches])
+        sums = AccumulatorSamples(self.sums, self.seed).watcher(step) if self.sums else None
+        seen = [kinks.see, *([sums.see] if sums is not None else []), *watches]
+        probed = self._probe(runner, taps, kinks, sums, seen)
         moves = _Moves(taps, Noise(self.seed))
         moved = moves.adjoints(runner, kinks)
         samples = tuple(
@@ -75,9 +80,17 @@ class Sensitivity:
             for origin, sites in groups_of(list(taps.sites.values())).items()
         )
         squares = {site.name: moves.squares[site.origin] for site in taps.sites.values() if site.name in moved}
-        return Sensitivities(samples, kinks.flips(), squares, probed.loss, probed.norm, probed.exact)
+        found = sums.result() if sums is not None else ()
+        return Sensitivities(samples, found, kinks.flips(), squares, probed.loss, probed.norm, probed.exact)
 
-    def _probe(self, runner: StepRunner, taps: Taps, kinks: Kinks, watches: Sequence[Watch]) -> "_Probed":
+    def _probe(
+        self,
+        runner: StepRunner,
+        taps: Taps,
+        kinks: Kinks,
+        sums: AccumulatorWatcher | None,
+        watches: Sequence[Watch],
+    ) -> "_Probed":
         """Differentiate the gradient along random vectors."""
         result = _Probed(taps, self.candidates)
         with torch.enable_grad():
@@ -88,6 +101,8 @@ class Sensitivity:
             if run.loss.requires_grad:
                 torch.autograd.grad(run.loss, taps.leaves, allow_unused=True, retain_graph=True)
                 result.loss_adjoints = taps.adjoints
+                if sums is not None:
+                    sums.loss_adjoints()
             answering = {name: own for name, own in run.gradients.items() if own.requires_grad}
             directions = Directions(answering, self.metric, self.seed)
             leaves = taps.leaves
@@ -101,6 +116,8 @@ class Sensitivity:
                 torch.autograd.grad(list(answering.values()), leaves, r, allow_unused=True, retain_graph=kept)
                 result.adjoints.append({name: own * scale for name, own in taps.adjoints.items()})
                 kinks.next_probe(scale)
+                if sums is not None:
+                    sums.next_probe(scale)
         return result
 
 

@@ -19,7 +19,7 @@ from precc.accumulation.rows import parse_accumulator_row
 from precc.accumulation.tensor_ops import accumulate_tensor_ops
 from precc.grouped_product import GROUPED_PRODUCT, by_group
 
-__all__ = ["PRODUCT_OPS", "define_products"]
+__all__ = ["PRODUCT_OPS", "define_products", "product_functions"]
 
 _aten = torch.ops.aten
 
@@ -50,12 +50,15 @@ class Accumulate(Protocol):
 
 def define_products(prefix: str, accumulate: Accumulate) -> dict[str, torch._ops.OpOverload]:
     """The operators ``precc::<prefix><name>`` by name, with sums by `accumulate`."""
-    functions = _functions(partial(_multiplier, accumulate))
+    functions = product_functions(partial(_multiplier, accumulate))
     return {name: _define(f"{prefix}{name}", name, function) for name, function in functions.items()}
 
 
-def _functions(read: "_Multiplier") -> dict[str, Callable[..., Tensor]]:
-    """By name, with `read` to say how the product of a row multiplies."""
+def product_functions(read: "_Multiplier") -> dict[str, Callable[..., Tensor]]:
+    """What the operators compute, by name; ``read(plan, row, swapped=...)`` says how the product of a row multiplies.
+
+    It returns ``multiply(a, b, first)``, or None for the tensors' own arithmetic; `swapped`: b is the first operand.
+    """
     return {
         "mm": partial(_matrix, read, _aten.mm),
         "bmm": partial(_matrix, read, _aten.bmm),
@@ -164,7 +167,7 @@ def _gradient(index: int, gradient: Tensor, x: Tensor, weight: Tensor, sizes: Se
 
 
 #: What the operators are where nothing is rounded, which gives the shapes of their results too.
-_PLAIN = _functions(lambda plan, row, swapped=False: None)
+_PLAIN = product_functions(lambda plan, row, swapped=False: None)
 
 #: The operators that `precc.passes.place_accumulators` puts into a graph; a backend may put its own in their place.
 PRODUCT_OPS = define_products("", accumulate_tensor_ops)

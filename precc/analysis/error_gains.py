@@ -2,13 +2,30 @@
 
 For a node ``y = f(x_1, x_2, ...)`` with small independent errors in its arguments, the mean square error of y is
 ``sum over k of G_k**2 * (mean square error of x_k)``, where ``G_k**2`` is the mean square of ``J_k n`` for white noise
-n of mean square 1. Roundings add the mean squares of their errors.
+n of mean square 1. Roundings add the mean squares of their errors, and so do sums; near 0, where rectifiers have their
+kink, a sum errs less than elsewhere.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["ErrorGains", "GainedNode"]
+__all__ = ["ErrorGains", "GainedNode", "MeanSquare"]
+
+
+@dataclass(frozen=True, slots=True)
+class MeanSquare:
+    """Of errors.
+
+    Args:
+        usual: of all values.
+        near_zero: of values near 0.
+    """
+
+    usual: float
+    near_zero: float
+
+
+_NO_ERROR = MeanSquare(0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +35,17 @@ class GainedNode:
     Args:
         name: of the node.
         arguments: names of the nodes whose errors it takes in, with ``G**2``.
-        slot: that is rounded here; empty if none is.
+        slot: that is rounded here, or the accumulator of a product; empty if there is none.
     """
 
     name: str
     arguments: tuple[tuple[str, float], ...]
     slot: str = ""
+
+    @property
+    def shows_values(self) -> bool:
+        """Whether its values are those of its one argument."""
+        return len(self.arguments) == 1 and self.arguments[0][1] == 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +54,12 @@ class ErrorGains:
 
     nodes: tuple[GainedNode, ...]
 
-    def mean_squares(self, errors: Mapping[str, float]) -> dict[str, float]:
-        """The mean square error of each node's values, if roundings in slots have these mean square errors."""
-        found: dict[str, float] = {}
+    def mean_squares(self, errors: Mapping[str, MeanSquare]) -> dict[str, MeanSquare]:
+        """The mean square error of each node's values, if roundings in slots and sums have these mean square errors."""
+        found: dict[str, MeanSquare] = {}
         for node in self.nodes:
-            total = sum(gain * found.get(argument, 0.0) for argument, gain in node.arguments)
-            found[node.name] = total + errors.get(node.slot, 0.0)
+            total = sum(gain * found.get(argument, _NO_ERROR).usual for argument, gain in node.arguments)
+            own = errors.get(node.slot, _NO_ERROR)
+            near = found.get(node.arguments[0][0], _NO_ERROR).near_zero if node.shows_values else total
+            found[node.name] = MeanSquare(total + own.usual, near + own.near_zero)
         return found

@@ -26,22 +26,26 @@ class FlipSample:
         ratios: ``|z| / t`` for a known set of errors, those of all forward slots at once, [samples].
         squares: ``c**2`` of what each of them stands for, [probes, samples].
         drawn: mean square of those errors.
+        near_zero: whether z is a value near 0, and not the distance of two values.
     """
 
     node: str
     ratios: Tensor
     squares: Tensor
     drawn: float
+    near_zero: bool
 
     @classmethod
-    def of(cls, node: str, z: Tensor, errors: Tensor, change: Tensor, weight: Tensor) -> "FlipSample":
+    def of(
+        cls, node: str, z: Tensor, errors: Tensor, change: Tensor, weight: Tensor, *, near_zero: bool
+    ) -> "FlipSample":
         """From sampled z, draws of errors [draws, samples], and changes [probes, samples] that stand for so many."""
         n = len(errors)
         unbiased = math.sqrt(n / 2) * math.gamma(n / 2) / math.gamma((n + 1) / 2)  # of a deviation from n draws
         deviation = errors.square().mean(0).sqrt() * unbiased
         may = (z != 0) & (deviation != 0)
         drawn = float((errors.square() * weight).mean(0).sum() / weight.sum()) if len(weight) else 0.0
-        return cls(node, z[may].abs() / deviation[may], (change.square() * weight)[:, may], drawn)
+        return cls(node, z[may].abs() / deviation[may], (change.square() * weight)[:, may], drawn, near_zero)
 
     def variance(self, mean_square: float) -> Tensor:
         """Mean square of the change of ``<g, r>`` for each probe, where z has errors of this mean square."""

@@ -85,7 +85,8 @@ class _Kink:
 
     def flips(self) -> FlipSample:
         change = torch.stack(self.adjoints) * self.gradient
-        return FlipSample.of(self.argument.name, self.distance, torch.stack(self.errors), change, self.weight)
+        errors, single = torch.stack(self.errors), self.second is None
+        return FlipSample.of(self.argument.name, self.distance, errors, change, self.weight, near_zero=single)
 
 
 @dataclass(slots=True, eq=False)

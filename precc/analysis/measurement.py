@@ -3,7 +3,8 @@
 Nearest rounding repeated at one point is one draw. So in each draw the values that slots read are displaced at random
 within one quantum, in the step without rounding just as in the step under the plan; a stochastic rounding draws new
 bits instead. Values that a format holds exactly, that it flushes to zero or that overflow stay where they are: their
-errors are no matter of chance.
+errors are no matter of chance. Operands of products whose sums are rounded are displaced by up to one quantum of the
+accumulator, relative to each value: all errors of operands and sums are then drawn anew.
 """
 
 import math
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
+from precc.analysis.accumulator_sample import relative_quantum
 from precc.analysis.error_estimate import ErrorEstimate, StandardErrors
 from precc.analysis.slot_sites import SlotSite, groups_of, sites_of
 from precc.analysis.traced_step import TracedStep
@@ -155,11 +157,19 @@ class _Displacement:
         if self._plan is None:
             return value
         if self.recording:
-            quantum = self._quantum(value, self.groups[group], self._plan)
-            if quantum is not None:
-                noise = torch.rand(value.shape, generator=self._generator).to(value) - 0.5
-                self._moves[group] = noise * quantum
+            move = self._move(value, self.groups[group], self._plan)
+            if move is not None:
+                self._moves[group] = move
         return value + self._moves[group] if group in self._moves else value
+
+    def _move(self, value: Tensor, sites: Sequence[SlotSite], plan: PrecisionPlan) -> Tensor | None:
+        quantum, of_sums = self._quantum(value, sites, plan), _quantum_of_sums(sites, plan)
+        if quantum is None and not of_sums:
+            return None
+        own = value.abs() * of_sums
+        noise = torch.rand(value.shape, generator=self._generator).to(value) - 0.5
+        common = torch.rand((), generator=self._generator).to(value) - 0.5
+        return noise * (own if quantum is None else torch.maximum(own, quantum)) + common * of_sums * value
 
     def _quantum(self, value: Tensor, sites: Sequence[SlotSite], plan: PrecisionPlan) -> Tensor | None:
         found: dict[Any, Tensor] = {}
@@ -174,6 +184,12 @@ class _Displacement:
                 own = quanta(shown, precision, site.operand)
                 found[key] = site.back(own, value) if laid_out else own
         return torch.stack(list(found.values())).amax(0) if len(found) > 1 else next(iter(found.values()), None)
+
+
+def _quantum_of_sums(sites: Sequence[SlotSite], plan: PrecisionPlan) -> float:
+    """By how much operands must vary, relative to them, so that sums are rounded another way; random bits need none."""
+    sums = [site.product.sums(plan) for site in sites]
+    return max((relative_quantum(own) for own in sums if own is not None and not own.is_stochastic), default=0.0)
 
 
 def quanta(x: Tensor, precision: Precision, operand: Operand) -> Tensor:

@@ -5,20 +5,25 @@ that are a matter of chance (a nearest rounding of values that vary by more than
 independent: variances ``sum(Jbar**2 * d**2)`` add up. Slots that read the same values make errors together, with the
 adjoint ``sum over slots of Jbar * d``. Values that overflow or vanish have a mean: ``sum(Jbar * d)``. To second order
 ``E[dL] = 1/2 sum(d**2 * d2L/dv2)``. Elements of the gradient that appear or vanish at kinks come beside that
-(`precc.analysis.flips`), for errors of the size that `precc.analysis.error_gains` finds there.
+(`precc.analysis.flips`), for errors of the size that `precc.analysis.error_gains` finds there. The errors of sums
+(`precc.analysis.accumulator_sample`) have variances ``sum(Jbar**2 * d**2)`` too, and a mean ``beta * sum(Jbar * s)``.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from precc.accumulation.product_ops import Accumulate
+from precc.accumulation.tensor_ops import accumulate_tensor_ops
+from precc.analysis.accumulator_sample import AccumulatorSample, SumErrors, errors_of_sums
 from precc.analysis.calibration import Calibration, Correction
 from precc.analysis.error_estimate import ErrorEstimate, StandardErrors
-from precc.analysis.error_gains import ErrorGains
-from precc.analysis.rounding_error import TENSOR, RoundingErrors, rounding_errors
+from precc.analysis.error_gains import ErrorGains, MeanSquare
+from precc.analysis.rounding_error import TENSOR, RoundingErrors, rounded_rows, rounding_errors
 from precc.analysis.sensitivities import Sensitivities
 from precc.analysis.slot_sample import SlotAdjoints, ValueSample
 from precc.plan import PrecisionPlan
@@ -62,20 +67,24 @@ class Prediction:
         sensitivities: samples and flips.
         gains: of the forward part.
         calibration: measured over predicted, so far.
+        accumulate: emulates accumulators.
     """
 
     sensitivities: Sensitivities
     gains: ErrorGains
     calibration: Calibration
+    accumulate: Accumulate = accumulate_tensor_ops
+    _sums: dict[tuple[Any, ...], SumErrors] = field(default_factory=dict)
 
     def of(self, plan: PrecisionPlan) -> ErrorEstimate:
         """The error of a plan.
 
         Raises:
             AnalysisError: scales of the plan come from magnitudes that the analysis has not.
-            UnsupportedError: the plan has a transform, or accumulators.
+            UnsupportedError: the plan has a transform.
         """
         parts = [self.contribution(sample, plan) for sample in self.sensitivities.samples]
+        parts += [self.contribution_of_sums(sample, plan) for sample in self.sensitivities.sums]
         return self._total([part for part in parts if part is not None], self._flipped(plan))
 
     def contribution(self, sample: ValueSample, plan: PrecisionPlan) -> Contribution | None:
@@ -109,6 +118,44 @@ class Prediction:
             (w * (chance.square() + drawn)).sum(1),
         )
 
+    def contribution_of_sums(self, sample: AccumulatorSample, plan: PrecisionPlan) -> Contribution | None:
+        """Of the sums of one product; None if the plan does not round them."""
+        found = self.errors_of_sums(sample, plan)
+        if found is None:
+            return None
+        correction = self.calibration.of(sample.name)
+        loss, probes = sample.loss_totals, sample.gradient_totals
+        by_factor = torch.tensor([own.by_factor for own in probes], dtype=torch.float64) * correction.gradient
+        variances = torch.tensor([found.variance_of(own) for own in probes], dtype=torch.float64)
+        return Contribution(
+            found.slope * loss.by_factor,
+            found.variance_of(loss) * correction.loss**2,
+            0.0,
+            found.slope * by_factor,
+            found.slope_variance * by_factor.square(),
+            variances * correction.gradient**2,
+        )
+
+    def errors_of_sums(self, sample: AccumulatorSample, plan: PrecisionPlan) -> SumErrors | None:
+        """The errors of sampled sums of operands that are rounded as the plan says; None if it does not round sums."""
+        accumulator = plan.accumulator(sample.name)
+        if accumulator is None:
+            return None
+        first, second = (plan.precision(name) for name in sample.slots)
+        key = (sample.name, accumulator, first, second)
+        if key not in self._sums:
+            operands = (self._rounder(sample.slots[0], first), self._rounder(sample.slots[1], second))
+            self._sums[key] = errors_of_sums(sample, accumulator, self.accumulate, operands=operands)
+        return self._sums[key]
+
+    def _rounder(self, slot: str, precision: Precision) -> Callable[[Tensor], Tensor]:
+        amax = next(own.amax for own in self.sensitivities.samples for site in own.slots if site.name == slot)
+
+        def rounded(rows: Tensor) -> Tensor:
+            return rounded_rows(rows, precision, amax) if precision.changes(rows.dtype) else rows
+
+        return rounded
+
     def _flipped(self, plan: PrecisionPlan) -> Tensor:
         """Mean square of the change of ``<g, r>`` at kinks, [probes]."""
         flips = self.sensitivities.flips
@@ -116,20 +163,28 @@ class Prediction:
         if not flips:
             return total
         planned = self.gains.mean_squares(self.mean_squares(plan))
-        usual = self.gains.mean_squares(self.sensitivities.displacements)
+        displaced = {name: MeanSquare(own, own) for name, own in self.sensitivities.displacements.items()}
+        usual = self.gains.mean_squares(displaced)
         for flip in flips:
-            if usual.get(flip.node):
-                total += flip.variance(flip.drawn * planned[flip.node] / usual[flip.node])
+            if flip.node in usual and usual[flip.node].usual:
+                own = planned[flip.node]
+                size = own.near_zero if flip.near_zero else own.usual
+                total += flip.variance(flip.drawn * size / usual[flip.node].usual)
         return total
 
-    def mean_squares(self, plan: PrecisionPlan) -> dict[str, float]:
-        """Mean square rounding error in each slot of the forward part under a plan."""
+    def mean_squares(self, plan: PrecisionPlan) -> dict[str, MeanSquare]:
+        """Mean square error of each slot and each accumulator of the forward part under a plan."""
         found = {}
         for sample in self.sensitivities.samples:
             for slot in sample.slots:
                 precision = plan.precision(slot.name)
                 if slot.loss is not None and precision.changes(sample.values.dtype):
-                    found[slot.name] = errors_of(sample, slot, precision).mean_square(sample.weights)
+                    size = errors_of(sample, slot, precision).mean_square(sample.weights)
+                    found[slot.name] = MeanSquare(size, size)
+        for sums in self.sensitivities.sums:
+            errors = self.errors_of_sums(sums, plan) if sums.loss is not None else None
+            if errors is not None:
+                found[sums.name] = MeanSquare(errors.mean_square(sums.weights), errors.chance[0])
         return found
 
     def _total(self, parts: Sequence[Contribution], flipped: Tensor) -> ErrorEstimate:

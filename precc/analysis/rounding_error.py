@@ -10,10 +10,10 @@ from precc.errors import AnalysisError, UnsupportedError
 from precc.formats import Granularity
 from precc.precision import Precision
 from precc.rounding import RoundingMode, Row
-from precc.rounding.scales import block_scales, divisor_of
+from precc.rounding.scales import block_scales, divisor_of, scale_of
 from precc.rounding.tensor_ops import carrier_of, round_elements
 
-__all__ = ["RoundingErrors", "ScaleKey", "rounding_errors", "scale_key"]
+__all__ = ["RoundingErrors", "ScaleKey", "rounded_rows", "rounding_errors", "scale_key"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +110,24 @@ def rounding_errors(
         return RoundingErrors(torch.where(overflows, error, -quantum / 2), spread.copysign(error), zero)
     lost = overflows | ((rounded == 0) & (v != 0))
     return RoundingErrors(torch.where(lost, error, 0.0), torch.where(lost, 0.0, spread.copysign(error)), zero)
+
+
+def rounded_rows(rows: Tensor, precision: Precision, amax: Tensor) -> Tensor:
+    """Rows of an operand [rows, terms], which lie along its contracted dimension, in a precision.
+
+    The scale of a tensor comes from its largest magnitude `amax`; others are found from the rows themselves. Where the
+    precision draws random bits, rows are rounded to nearest.
+
+    Raises:
+        UnsupportedError: the precision has a transform.
+    """
+    if precision.transform is not None:
+        raise UnsupportedError(f"the error of {precision} is not that of single values: measure it")
+    row = precision.row(axis=1, channel=0).current
+    row = replace(row, mode=RoundingMode.NEAREST_EVEN) if row.is_stochastic else row
+    x = rows.to(carrier_of(rows, row).dtype)
+    scale = block_scales(amax.to(x.dtype).reshape(1), row.scale) if scale_key(row) is TENSOR else scale_of(x, row)
+    return (round_elements(x / divisor_of(scale), row) * scale).to(rows.dtype)
 
 
 def _overflows(scaled: Tensor, row: Row) -> Tensor:

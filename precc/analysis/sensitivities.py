@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from precc.analysis.accumulator_sample import AccumulatorSample
 from precc.analysis.flips import FlipSample
 from precc.analysis.slot_sample import ValueSample
 
@@ -18,6 +19,7 @@ class Sensitivities:
 
     Args:
         samples: of all values that slots read, with the adjoints there.
+        sums: dot products of all products, with the adjoints there.
         flips: at kinks.
         displacements: by slot of the forward, mean square of the displacements that `flips` come from.
         loss: without any rounding.
@@ -26,6 +28,7 @@ class Sensitivities:
     """
 
     samples: tuple[ValueSample, ...]
+    sums: tuple[AccumulatorSample, ...]
     flips: tuple[FlipSample, ...]
     displacements: Mapping[str, float]
     loss: float
