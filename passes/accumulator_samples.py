@@ -123,9 +123,10 @@ class _Seen:
 
     def note(self, adjoint: Tensor) -> None:
         own, drawn = adjoint.detach(), self.gather.drawn
-        alpha = float(self.node.kwargs.get("alpha", 1))  # type: ignore[arg-type]
-        totals = AdjointTotals.of(own * alpha, self.sums() / alpha)
-        self.adjoint = _Adjoint(own.reshape(-1)[drawn.positions].double() * alpha, totals)
+        sums, alpha = self.sums(), float(self.node.kwargs.get("alpha", 1))  # type: ignore[arg-type]
+        if alpha != 1:
+            own, sums = own * alpha, sums / alpha
+        self.adjoint = _Adjoint(own.reshape(-1)[drawn.positions].double(), AdjointTotals.of(own, sums))
 
     def sample(self) -> AccumulatorSample:
         gather, drawn = self.gather, self.gather.drawn
@@ -192,7 +193,7 @@ class _Gather:
         own = torch.fx.node.map_arg(arguments, lambda argument: values[argument].detach())
         self.elements = self.result.numel()
         self._draw()
-        product_functions(self._read)[name](*own, None, 0, **_numbers(node))  # type: ignore[misc]
+        product_functions(self._read)[name](*own, None, 0, **_numbers(node))
         del self.result
 
     def _draw(self) -> None:

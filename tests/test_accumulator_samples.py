@@ -131,7 +131,9 @@ def test_sampled_dot_products_are_the_outputs(kind: int, samples: int) -> None:
     before = torch.get_rng_state()
     found, results = sampled(step, samples)
     assert torch.equal(torch.get_rng_state(), before)
-    assert len(found) == len(products_of(step.graph.graph))
+    assert [own.node for own in found] == [
+        node.name for node, _ in products_of(step.graph.graph) if node.name in results
+    ]
     for sample in found:
         alpha = 0.5 if "baddbmm" in sample.node else 1.0
         expected = results[sample.node].detach().reshape(-1)[sample.positions]
@@ -145,26 +147,19 @@ def test_operands_are_in_the_order_of_the_slots() -> None:
     for kind in range(len(KINDS)):
         step = step_of_kind(kind)
         found, _ = sampled(step, 10_000)
-        inputs = {site.name: site for site in _operands(step)}
+        inputs = operands_of(step)
         for sample in found:
             for slot, rows in zip(sample.slots, (sample.left, sample.right), strict=True):
-                own = inputs[slot].reshape(-1)
-                assert torch.isin(rows[rows != 0], own).all(), slot
+                assert torch.isin(rows[rows != 0], inputs[slot]).all(), slot
 
 
-class _Named(Tensor):
-    name: str
-
-
-def _operands(step: TracedStep) -> list[Any]:
-    found = []
+def operands_of(step: TracedStep) -> dict[str, Tensor]:
+    """What each slot reads."""
+    found = {}
 
     def at_slot(node: Node, values: Values) -> Tensor:
-        value = argument(node, values)
-        own = value.detach().clone().as_subclass(_Named)
-        own.name = node.meta["precc"].name
-        found.append(own)
-        return value
+        found[node.meta["precc"].name] = argument(node, values).detach().clone()
+        return argument(node, values)
 
     StepRunner(step).run(at_slot)
     return found
@@ -214,7 +209,7 @@ def sample_of(left: Tensor, right: Tensor) -> AccumulatorSample:
 def test_swamped_sums_have_a_slope_and_others_none() -> None:
     ones = torch.ones(64, 1000)
     swamped = errors_of_sums(sample_of(ones, ones), Accumulator(format="e8m3"))
-    assert swamped.slope == pytest.approx(16 / 1000 - 1, abs=0.01)
+    assert swamped.slope == pytest.approx(16 / 1000 - 1, abs=0.03)
     random = sample_of(torch.randn(64, 100), torch.randn(64, 100))
     assert errors_of_sums(random, Accumulator(format="e8m10")).slope == 0
     shrunk = errors_of_sums(random, Accumulator(format="e8m7", rounding="toward_zero"))

@@ -51,8 +51,8 @@ class AdjointTotals:
     def of(cls, adjoint: Tensor, sums: Tensor) -> "AdjointTotals":
         """From all of them."""
         both = adjoint * sums
-        found = (both, adjoint.square(), both.square())
-        return cls(*(float(own.sum(dtype=torch.float64)) for own in found))
+        norm = torch.linalg.vector_norm
+        return cls(float(both.sum()), float(norm(adjoint)) ** 2, float(norm(both)) ** 2)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,8 +3,8 @@
 Nearest rounding repeated at one point is one draw. So in each draw the values that slots read are displaced at random
 within one quantum, in the step without rounding just as in the step under the plan; a stochastic rounding draws new
 bits instead. Values that a format holds exactly, that it flushes to zero or that overflow stay where they are: their
-errors are no matter of chance. Operands of products whose sums are rounded are displaced by up to one quantum of the
-accumulator, relative to each value: all errors of operands and sums are then drawn anew.
+errors are no matter of chance. Operands of products whose sums are rounded are displaced by more, each one and all
+together (`relative_quantum`): partial sums then move by a quantum of their own.
 """
 
 import math
