@@ -17,6 +17,7 @@ def analyse(step: TracedStep, options: AnalysisOptions) -> Findings:
     sensitivity = Sensitivity(
         probes=options.probes,
         samples=options.samples,
+        sums=options.sums,
         metric=options.metric,
         seed=options.seed,
         candidates=tuple(options.candidates),

@@ -33,8 +33,8 @@ from precc.analysis.slot_sites import SlotSite, groups_of, uses_of
 from precc.analysis.step_runs import StepRunner, Values, Watch
 from precc.analysis.taps import Taps
 from precc.analysis.traced_step import TracedStep
-from precc.precision import Precision
 from precc.passes.accumulator_samples import AccumulatorSamples, AccumulatorWatcher
+from precc.precision import Precision
 from precc.rounding import slot_number
 
 __all__ = ["Sensitivity"]

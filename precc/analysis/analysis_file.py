@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from precc.analysis.accumulator_sample import AccumulatorSample, AdjointTotals
 from precc.analysis.calibration import Calibration
 from precc.analysis.condition import Condition
 from precc.analysis.error_gains import ErrorGains, GainedNode
@@ -39,6 +40,8 @@ _FORMAT = "precc analysis 1"
 _CLASSES: dict[str, type[Any]] = {
     kind.__name__: kind
     for kind in (
+        AccumulatorSample,
+        AdjointTotals,
         Condition,
         ErrorGains,
         Finding,
@@ -55,6 +58,14 @@ _CLASSES: dict[str, type[Any]] = {
         ValueRange,
         ValueSample,
     )
+}
+
+#: Fields that are written as float32 and read as float64: estimates, whose first digits count.
+_SHORT = {
+    "AccumulatorSample": ("loss", "gradient", "weights"),
+    "FlipSample": ("ratios", "squares"),
+    "SlotAdjoints": ("loss", "gradient", "curvature"),
+    "ValueSample": ("weights",),
 }
 
 
@@ -106,7 +117,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Enum):
         return {"": "Granularity", "value": value.value}
     if is_dataclass(value):
-        return {"": type(value).__name__, **{own.name: _plain(getattr(value, own.name)) for own in fields(value)}}
+        kind = type(value).__name__
+        entries = {own.name: getattr(value, own.name) for own in fields(value)}
+        short = {name: entries[name].float() for name in _SHORT.get(kind, ()) if entries[name] is not None}
+        return {"": kind, **{name: _plain(own) for name, own in {**entries, **short}.items()}}
     if isinstance(value, Mapping):
         return {"": "pairs", "pairs": [[_plain(key), _plain(own)] for key, own in value.items()]}
     if isinstance(value, (tuple, list)):
@@ -128,4 +142,6 @@ def _typed(value: Any) -> Any:
         return precision_from_json(value["json"])
     if kind == "Granularity":
         return Granularity(value["value"])
+    long = {name: value[name].double() for name in _SHORT.get(kind, ()) if value[name] is not None}
+    value = {**value, **long}
     return _CLASSES[kind](**{name: _typed(own) for name, own in value.items() if name})

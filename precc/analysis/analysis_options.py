@@ -18,6 +18,8 @@ class AnalysisOptions:
     Args:
         probes: vectors along which the gradient is differentiated; each costs about two to three steps.
         samples: values of each tensor at which adjoints are kept.
+        sums: dot products of each product at which adjoints are kept, for plans that round sums (64 is a good number;
+            about five steps); 0: such plans can be measured, not predicted.
         metric: by name of the parameter, weights of the squares in the gradient's norm, such as ``1 / (sqrt(v) + eps)``
             of Adam; parameters that are not named have 1.
         candidates: precisions beside the usual ones for which losses of range, and magnitudes that give scales along
@@ -30,6 +32,7 @@ class AnalysisOptions:
 
     probes: int = 4
     samples: int = 8192
+    sums: int = 0
     metric: Mapping[str, Tensor] = field(default_factory=dict)
     candidates: Sequence[Precision] = ()
     seed: int = 0
@@ -39,6 +42,8 @@ class AnalysisOptions:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise AnalysisError(f"{name} is a whole number of at least 1, not {value!r}")
+        if type(self.sums) is not int or self.sums < 0:
+            raise AnalysisError(f"sums is a whole number of at least 0, not {self.sums!r}")
         if type(self.seed) is not int or self.seed < 0:
             raise AnalysisError(f"seed is a whole number of at least 0, not {self.seed!r}")
         for name, own in self.metric.items():

@@ -26,6 +26,7 @@ from precc.analysis.error_gains import ErrorGains, MeanSquare
 from precc.analysis.rounding_error import TENSOR, RoundingErrors, rounded_rows, rounding_errors
 from precc.analysis.sensitivities import Sensitivities
 from precc.analysis.slot_sample import SlotAdjoints, ValueSample
+from precc.errors import AnalysisError
 from precc.plan import PrecisionPlan
 from precc.precision import Precision
 
@@ -80,9 +81,14 @@ class Prediction:
         """The error of a plan.
 
         Raises:
-            AnalysisError: scales of the plan come from magnitudes that the analysis has not.
+            AnalysisError: scales of the plan come from magnitudes that the analysis has not, or it rounds sums, and
+                the analysis has none.
             UnsupportedError: the plan has a transform.
         """
+        if plan.rounds_sums and not self.sensitivities.sums:
+            raise AnalysisError(
+                "the plan rounds sums, and the analysis kept none: net.analyze(..., options=AnalysisOptions(sums=64))"
+            )
         parts = [self.contribution(sample, plan) for sample in self.sensitivities.samples]
         parts += [self.contribution_of_sums(sample, plan) for sample in self.sensitivities.sums]
         return self._total([part for part in parts if part is not None], self._flipped(plan))
