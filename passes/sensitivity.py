@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from precc.analysis.derivatives import missing_derivatives_named
 from precc.analysis.directions import Directions
 from precc.analysis.kinks import Kinks
 from precc.analysis.noise import Noise
@@ -93,7 +94,7 @@ class Sensitivity:
     ) -> "_Probed":
         """Differentiate the gradient along random vectors."""
         result = _Probed(taps, self.candidates)
-        with torch.enable_grad():
+        with torch.enable_grad(), missing_derivatives_named():
             inputs = taps.inputs(runner.step)
             run = runner.run(result.at_slot, inputs=inputs, watch=partial(_watch_all, watches))
             result.loss = float(run.loss.detach())

@@ -63,8 +63,10 @@ def run_analysis(
 
 def _check_finite(findings: Findings, title: str) -> None:
     """Refuse what is computed from infinities and NaN."""
-    if findings.nonfinite:
-        raise AnalysisError(f"a step of {title} on these inputs is not finite: {findings.nonfinite}")
+    found = findings.sensitivities
+    if not (math.isfinite(found.loss) and math.isfinite(found.gradient_norm)):
+        first = findings.nonfinite or "the loss or its gradient, in float32 sums"
+        raise AnalysisError(f"a step of {title} on these inputs is not finite; first is {first}")
 
 
 def _check_loss(step: TracedStep, implied: bool, tangents: Mapping[int, Tensor]) -> None:

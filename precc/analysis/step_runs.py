@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._decomp import decomposition_table
 from torch.fx import Node
 
+from precc.analysis.derivatives import differentiable
 from precc.analysis.traced_step import TracedStep
-from precc.errors import UnsupportedError
 from precc.generators import Generators
 from precc.round_op import ROUND
 
@@ -132,24 +131,10 @@ def computed(node: Node, values: Mapping[Node, Any]) -> Any:
     kwargs: Any = torch.fx.node.map_arg(node.kwargs, lambda argument: values[argument])
     if node.target is _DETACH:
         return args[0]
+    if torch.is_grad_enabled():
+        return differentiable(node, args, kwargs)
     target: Any = node.target
-    result = target(*args, **kwargs)
-    if not torch.is_grad_enabled() or not _lacks_derivative(result):
-        return result
-    if target not in decomposition_table:
-        raise UnsupportedError(
-            f"{target}, node {node.name!r}, has no second derivative and torch has no decomposition of it: the "
-            "sensitivity of a gradient cannot be computed by differentiating it"
-        )
-    return decomposition_table[target](*args, **kwargs)
-
-
-def _lacks_derivative(result: Any) -> bool:
-    results = result if isinstance(result, (tuple, list)) else (result,)
-    return any(
-        isinstance(own, Tensor) and own.grad_fn is not None and own.grad_fn.name().startswith("NotImplemented")
-        for own in results
-    )
+    return target(*args, **kwargs)
 
 
 def _tangent(node: Node) -> Tensor:

@@ -1,0 +1,113 @@
+"""Operators as an analysis differentiates them: those without a derivative in the place of which others stand.
+
+Backward operators are differentiated like any other. Of some autograd has no derivative: they are opened by torch's own
+decomposition, or by one that is here. A norm over groups is opened with its backward, whose derivative by the mean and
+deviation that the forward saved would be lost otherwise.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._decomp import decomposition_table
+from torch.fx import Node
+
+from precc.errors import UnsupportedError
+from precc.source_places import place_of
+
+__all__ = ["differentiable", "missing_derivatives_named"]
+
+_aten = torch.ops.aten
+
+
+def differentiable(node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """The value of a node, by operators that can be differentiated.
+
+    Raises:
+        UnsupportedError: there are none.
+    """
+    target: Any = node.target
+    if target in _REPLACED:
+        return _REPLACED[target](*args, **kwargs)
+    if _is_random(target):
+        # what is drawn does not depend on the values
+        args = torch.utils._pytree.tree_map_only(Tensor, Tensor.detach, args)
+        return target(*args, **kwargs)
+    result = target(*args, **kwargs)
+    if not _lacks_derivative(result):
+        return result
+    if target not in decomposition_table:
+        raise _unsupported(f"{target} in {place_of(node, node.name)}")
+    return decomposition_table[target](*args, **kwargs)
+
+
+@contextmanager
+def missing_derivatives_named() -> Iterator[None]:
+    """Word the errors of operators whose derivative is found missing when it is needed.
+
+    Raises:
+        UnsupportedError: one is.
+    """
+    try:
+        yield
+    except (NotImplementedError, RuntimeError) as error:
+        if isinstance(error, UnsupportedError) or "derivative" not in str(error):
+            raise
+        raise _unsupported(str(error).splitlines()[0]) from error
+
+
+def _unsupported(what: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"a step with this operator cannot be analysed, for its gradient cannot be differentiated: {what}. Analyse the "
+        "net with another in its place"
+    )
+
+
+def _is_random(target: Any) -> bool:
+    tags = getattr(target, "tags", ())
+    return torch.Tag.nondeterministic_seeded in tags
+
+
+def _lacks_derivative(result: Any) -> bool:
+    results = result if isinstance(result, (tuple, list)) else (result,)
+    found = (own.grad_fn for own in results if isinstance(own, Tensor))
+    return any(type(grad_fn).__name__ == "NotImplemented" for grad_fn in found if grad_fn is not None)
+
+
+def _embedding_bag_backward(
+    gradient: Tensor,
+    indices: Tensor,
+    offsets: Tensor,
+    offset2bag: Tensor,
+    bag_size: Tensor,
+    maximum_indices: Tensor,
+    num_weights: int,
+    scale_grad_by_freq: bool,
+    mode: int,
+    sparse: bool,
+    per_sample_weights: Tensor | None,
+    padding_idx: int = -1,
+) -> Tensor:
+    """Of bags that are summed (mode 0) or averaged (mode 1)."""
+    if mode not in (0, 1) or scale_grad_by_freq or sparse:
+        raise _unsupported("aten._embedding_bag_backward of maxima, of sparse gradients, or scaled by frequency")
+    places = torch.arange(len(indices), device=indices.device)
+    bags = torch.bucketize(places, offsets, right=True) - 1
+    rows = gradient.index_select(0, bags)
+    if mode == 1:
+        counts = torch.zeros(len(gradient), dtype=gradient.dtype, device=gradient.device)
+        counts = counts.index_add(0, bags, (indices != padding_idx).to(gradient.dtype)).clamp(min=1)
+        rows = rows / counts[bags][:, None]
+    if per_sample_weights is not None:
+        rows = rows * per_sample_weights[:, None]
+    rows = rows * (indices != padding_idx)[:, None]
+    return gradient.new_zeros(num_weights, gradient.shape[1]).index_add(0, indices, rows)
+
+
+_REPLACED: dict[Any, Callable[..., Any]] = {
+    _aten._embedding_bag_backward.default: _embedding_bag_backward,
+    _aten.native_group_norm.default: decomposition_table[_aten.native_group_norm.default],
+    _aten.native_group_norm_backward.default: decomposition_table[_aten.native_group_norm_backward.default],
+}
