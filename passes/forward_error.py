@@ -4,6 +4,7 @@ Gains come from one run of the forward part in which each operator is called onc
 noise of ``2**-10`` of the argument's root mean square added to it.
 """
 
+import math
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -141,7 +142,12 @@ _PLAIN = frozenset({_aten.mm.default, _aten.bmm.default, *_ADDED})
 
 
 def _mean_square(x: Tensor) -> float:
-    return float(x.square().mean()) if x.numel() else 0.0
+    """Of the finite values: masks hold infinities."""
+    found = float(x.square().mean()) if x.numel() else 0.0
+    if math.isfinite(found):
+        return found
+    finite = x[x.isfinite()].double()
+    return float(finite.square().mean()) if finite.numel() else 0.0
 
 
 def _first(value: Any) -> Any:

@@ -106,8 +106,38 @@ def _embedding_bag_backward(
     return gradient.new_zeros(num_weights, gradient.shape[1]).index_add(0, indices, rows)
 
 
+def _attention_backward(
+    gradient: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    logsumexp: Tensor,
+    dropout_p: float,
+    is_causal: bool,
+    *,
+    attn_mask: Tensor | None = None,
+    scale: float | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of ``softmax(scale Q K^T + mask) V``, from Q, K and V alone."""
+    if dropout_p or query.shape[1] != key.shape[1]:
+        raise _unsupported("attention as one op with dropout, or with fewer heads of keys; attention='products' is not")
+    factor = query.shape[-1] ** -0.5 if scale is None else scale
+    scores = query @ key.transpose(-1, -2) * factor
+    if is_causal:
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(later, -torch.inf)
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype is torch.bool else scores + attn_mask
+    weights = scores.softmax(-1)
+    of_weights = gradient @ value.transpose(-1, -2)
+    of_scores = weights * (of_weights - (of_weights * weights).sum(-1, keepdim=True)) * factor
+    return of_scores @ key, of_scores.transpose(-1, -2) @ query, weights.transpose(-1, -2) @ gradient
+
+
 _REPLACED: dict[Any, Callable[..., Any]] = {
     _aten._embedding_bag_backward.default: _embedding_bag_backward,
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward.default: _attention_backward,
     _aten.native_group_norm.default: decomposition_table[_aten.native_group_norm.default],
     _aten.native_group_norm_backward.default: decomposition_table[_aten.native_group_norm_backward.default],
 }

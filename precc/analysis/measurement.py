@@ -23,6 +23,7 @@ from precc.analysis.error_estimate import ErrorEstimate, StandardErrors
 from precc.analysis.slot_sites import SlotSite, groups_of, sites_of
 from precc.analysis.traced_step import TracedStep
 from precc.annotations import Operand, products_of
+from precc.errors import AnalysisError
 from precc.formats import Granularity
 from precc.generators import Generators
 from precc.pipeline import Pipeline
@@ -71,25 +72,46 @@ class StepMeasurement:
         backend: that computes it, eagerly.
         accumulating: passes for plans that round sums.
         gradient_norm: of the gradient without rounding.
+        metric: weights of the squares in that norm, by name of the parameter; those that are not named have 1.
     """
 
     step: TracedStep
     backend: Backend
     accumulating: Pipeline
     gradient_norm: float
+    metric: Mapping[str, Tensor] = field(default_factory=dict)
     _compiled: dict[bool, BoxedCallable] = field(default_factory=dict)
     _displacement: "_Displacement" = field(init=False)
     _generators: Generators = field(init=False)
+    _versions: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
         self._generators = self._present()
+        self._versions = {name: value._version for name, value in self._tensors.items()}
         self._displacement = _Displacement(tuple(groups_of(sites_of(self.step)).values()))
 
+    @property
+    def _tensors(self) -> dict[str, Tensor]:
+        return {name: value for name, value in self.step.inputs.items() if isinstance(value, Tensor)}
+
     def _present(self) -> Generators:
-        return Generators.of(value for value in self.step.inputs.values() if isinstance(value, Tensor))
+        return Generators.of(self._tensors.values())
+
+    def _check_unchanged(self) -> None:
+        changed = [name for name, value in self._tensors.items() if value._version != self._versions[name]]
+        if changed:
+            what = self.step.parameters.get(changed[0], "an input")
+            raise AnalysisError(
+                f"{what} has changed since the analysis (and {len(changed) - 1} more tensors): call net.analyze again"
+            )
 
     def draws(self, plan: PrecisionPlan, repetitions: int, seed: int = 0) -> Draws:
-        """Errors of loss and gradient in so many draws."""
+        """Errors of loss and gradient in so many draws.
+
+        Raises:
+            AnalysisError: a parameter, buffer or input was written to since the step was traced.
+        """
+        self._check_unchanged()
         generator = torch.Generator().manual_seed(seed)
         losses, gradients = [], []
         for _ in range(repetitions):
@@ -99,7 +121,7 @@ class StepMeasurement:
                 self._displacement.recording = False
                 rounded = self.run(plan, key)
             losses.append(float(rounded[0].double() - exact[0].double()))
-            gradients.append(_distance(rounded[1], exact[1]))
+            gradients.append(self._distance(rounded[1], exact[1]))
         relative = torch.tensor(gradients, dtype=torch.float64) / self.gradient_norm
         return Draws(torch.tensor(losses, dtype=torch.float64), relative)
 
@@ -119,6 +141,11 @@ class StepMeasurement:
         finally:
             before.restore()
         return outputs[0], dict(zip(self.step.gradients, outputs[1:], strict=True))
+
+    def _distance(self, first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> float:
+        squares = {name: (own.double() - second[name].double()).square() for name, own in first.items()}
+        weighted = (own * self.metric[name] if name in self.metric else own for name, own in squares.items())
+        return math.sqrt(sum(float(own.sum()) for own in weighted))
 
     def _callable(self, accumulates: bool) -> BoxedCallable:
         if accumulates not in self._compiled:
@@ -207,11 +234,6 @@ def quanta(x: Tensor, precision: Precision, operand: Operand) -> Tensor:
     distance = ((above - below).abs() * scale).to(x.dtype)
     kept = distance.isfinite() & (round_elements(scaled, row) != 0)
     return torch.where(kept, distance, 0.0)
-
-
-def _distance(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> float:
-    squares = sum(float((first[name].double() - second[name].double()).square().sum()) for name in first)
-    return math.sqrt(squares)
 
 
 def _argument(node: Node, values: Mapping[str, Any]) -> Any:

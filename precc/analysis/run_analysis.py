@@ -50,23 +50,47 @@ def run_analysis(
         regions=compiled.regions,
     )
     _check_loss(step, loss is None, tangents.found)
+    _check_metric(options, step, title)
     findings = compiled.analyzer(step, options)
-    _check_finite(findings, title)
+    _check_finite(step, findings, title)
     records = build_records(step, findings)
     seconds = time.perf_counter() - started
     norm = findings.sensitivities.gradient_norm
     if norm == 0.0 and step.gradients:
         warn_caller(f"the gradient of {title} is zero on these inputs: errors relative to it are NaN")
-    measurement = StepMeasurement(step, compiled.measuring, compiled.accumulating, norm if norm else math.nan)
+    relative = norm if norm else math.nan
+    measurement = StepMeasurement(step, compiled.measuring, compiled.accumulating, relative, options.metric)
     return Analysis(title, records, findings, seconds, calibration, measurement)
 
 
-def _check_finite(findings: Findings, title: str) -> None:
+def _check_finite(step: TracedStep, findings: Findings, title: str) -> None:
     """Refuse what is computed from infinities and NaN."""
     found = findings.sensitivities
     if not (math.isfinite(found.loss) and math.isfinite(found.gradient_norm)):
-        first = findings.nonfinite or "the loss or its gradient, in float32 sums"
+        first = _first_input(step) or findings.nonfinite or "a sum of its gradient"
         raise AnalysisError(f"a step of {title} on these inputs is not finite; first is {first}")
+
+
+def _first_input(step: TracedStep) -> str:
+    """The first parameter, buffer or input that is not finite; empty if all are."""
+    for name, value in step.inputs.items():
+        if isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
+            own = step.parameters.get(name)
+            kind = "a buffer" if name in step.constants else "an input"
+            return f"the parameter {own!r}" if own else f"{kind} of shape {list(value.shape)}"
+    return ""
+
+
+def _check_metric(options: AnalysisOptions, step: TracedStep, title: str) -> None:
+    """Refuse weights of parameters that the step has not, or that are of another shape."""
+    for name, own in options.metric.items():
+        node = step.gradients.get(name)
+        if node is None:
+            some = ", ".join(list(step.gradients)[:3])
+            raise AnalysisError(f"the metric names {name!r}, of which {title} has no gradient; it has {some}, ...")
+        if own.shape != node.meta["val"].shape:
+            shape = list(node.meta["val"].shape)
+            raise AnalysisError(f"the metric of {name!r} has the shape {list(own.shape)}, its gradient {shape}")
 
 
 def _check_loss(step: TracedStep, implied: bool, tangents: Mapping[int, Tensor]) -> None:

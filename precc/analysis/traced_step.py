@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch._C._dynamo.eval_frame import reset_code
 from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.exc import Unsupported
 from torch.fx import Graph, GraphModule, Node
 
 from precc.decompositions import decomposition_table
@@ -24,7 +25,7 @@ from precc.dynamo_graph import (
     refuse_several_devices,
     with_plan_input,
 )
-from precc.errors import AnalysisError
+from precc.errors import AnalysisError, CaptureError
 from precc.open_regions import open_regions
 from precc.pipeline import Pipeline
 from precc.protocols import GraphContext
@@ -102,6 +103,10 @@ def trace_step(
             optimized(entry)(net, args, dict(kwargs), loss)
     except _Captured:
         pass
+    except CaptureError as error:
+        if not isinstance(error.__cause__, Unsupported):
+            raise
+        raise AnalysisError(f"an analysis needs the step, with its loss, as one graph, and {error}") from error
     finally:
         reset_code(code)
     if tracer.step is None:
