@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch._decomp import decomposition_table
 from torch.fx import Node
+from torch.utils._pytree import tree_map_only
 
 from precc.errors import UnsupportedError
 from precc.source_places import place_of
@@ -31,13 +32,11 @@ def differentiable(node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any])
     target: Any = node.target
     if target in _REPLACED:
         return _REPLACED[target](*args, **kwargs)
-    if _is_random(target):
-        # what is drawn does not depend on the values
-        args = torch.utils._pytree.tree_map_only(Tensor, Tensor.detach, args)
-        return target(*args, **kwargs)
     result = target(*args, **kwargs)
     if not _lacks_derivative(result):
         return result
+    if torch.Tag.nondeterministic_seeded in target.tags:
+        return tree_map_only(Tensor, Tensor.detach, result)  # what is drawn does not depend on the values
     if target not in decomposition_table:
         raise _unsupported(f"{target} in {place_of(node, node.name)}")
     return decomposition_table[target](*args, **kwargs)
@@ -63,11 +62,6 @@ def _unsupported(what: str) -> UnsupportedError:
         f"a step with this operator cannot be analysed, for its gradient cannot be differentiated: {what}. Analyse the "
         "net with another in its place"
     )
-
-
-def _is_random(target: Any) -> bool:
-    tags = getattr(target, "tags", ())
-    return torch.Tag.nondeterministic_seeded in tags
 
 
 def _lacks_derivative(result: Any) -> bool:

@@ -41,7 +41,7 @@ class FlipSample:
     ) -> "FlipSample":
         """From sampled z, draws of errors [draws, samples], and changes [probes, samples] that stand for so many."""
         n = len(errors)
-        unbiased = math.sqrt(n / 2) * math.gamma(n / 2) / math.gamma((n + 1) / 2)  # of a deviation from n draws
+        unbiased = math.sqrt(n / 2) * math.exp(math.lgamma(n / 2) - math.lgamma((n + 1) / 2))  # from n draws
         deviation = errors.square().mean(0).sqrt() * unbiased
         may = (z != 0) & (deviation != 0)
         drawn = float((errors.square() * weight).mean(0).sum() / weight.sum()) if len(weight) else 0.0
