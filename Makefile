@@ -44,6 +44,8 @@ bench: .venv/.complete  ## the published numbers: JSON files in benchmarks/resul
 	$(RUN) benchmarks/step_overhead.py
 	$(RUN) benchmarks/trust_region_lenet5.py
 	$(RUN) benchmarks/tiny_llama_shakespeare.py
+	$(RUN) benchmarks/error_model.py
+	$(RUN) benchmarks/analysis_cost.py
 
 clean:  ## remove the environment and what was built
 	rm -rf .venv build out precc.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -20,12 +20,15 @@ _checkout.install()
 from precc.accumulation.accumulator import Accumulator  # noqa: E402
 from precc.accumulation.integer_sums import int_matmul, safe_chain_length  # noqa: E402
 from precc.accumulation.named import ACCUMULATORS, parse_accumulator  # noqa: E402
+from precc.analysis.analysis import Analysis  # noqa: E402
+from precc.analysis.analysis_options import AnalysisOptions  # noqa: E402
+from precc.analysis.error_estimate import ErrorEstimate  # noqa: E402
 from precc.api import compile, export_onnx  # noqa: E402
 from precc.by_hand.numerics import matmul, round_to  # noqa: E402
 from precc.by_hand.product_arithmetic import ProductArithmetic  # noqa: E402
 from precc.by_hand.two_pass import TwoPass, convolution_two_pass, matmul_two_pass  # noqa: E402
 from precc.control.trust_region import TrustRegion  # noqa: E402
-from precc.errors import FormatError, PlanError, PreccError, PrecisionWarning  # noqa: E402
+from precc.errors import AnalysisError, FormatError, PlanError, PreccError, PrecisionWarning  # noqa: E402
 from precc.formats import (  # noqa: E402
     FORMATS,
     BlockFormat,
@@ -49,7 +52,11 @@ __all__ = [
     "ACCUMULATORS",
     "FORMATS",
     "Accumulator",
+    "Analysis",
+    "AnalysisError",
+    "AnalysisOptions",
     "BlockFormat",
+    "ErrorEstimate",
     "FixedPoint",
     "FloatFormat",
     "Format",

@@ -20,7 +20,7 @@ from precc.plan import PrecisionPlan
 __all__ = ["Analysis"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Analysis:
     """What is known of a step from one run of the passes. Made by ``net.analyze``.
 
@@ -39,6 +39,10 @@ class Analysis:
     seconds: float
     calibration: Calibration = field(default_factory=Calibration)
     measurement: StepMeasurement | None = None
+
+    def __repr__(self) -> str:
+        found = f"loss {self.loss:.4g}, gradient {self.gradient_norm:.4g}"
+        return f"<analysis of {self.title}: {found}, {len(self.operands)} slots of operands, {self.seconds:.1f} s>"
 
     @property
     def loss(self) -> float:

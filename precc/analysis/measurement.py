@@ -8,6 +8,7 @@ together (`relative_quantum`): partial sums then move by a quantum of their own.
 """
 
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from rich.progress import track
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
@@ -114,7 +116,7 @@ class StepMeasurement:
         self._check_unchanged()
         generator = torch.Generator().manual_seed(seed)
         losses, gradients = [], []
-        for _ in range(repetitions):
+        for _ in track(range(repetitions), "measuring", transient=True, disable=not sys.stderr.isatty()):
             key = int(torch.randint(1 << 62, (), generator=generator)) + 1
             with self._displacement.within(plan, generator):
                 exact = self.run(None)

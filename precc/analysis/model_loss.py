@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_batchedtensor, is_legacy_batchedtensor
 from torch.utils import _pytree
 
 __all__ = ["LastTangents", "implied_loss"]
@@ -31,7 +32,8 @@ class LastTangents:
 
 def _keeping(found: dict[int, Tensor], position: int) -> Callable[[Tensor], None]:
     def keep(gradient: Tensor) -> None:
-        found[position] = gradient.detach()
+        if not (is_batchedtensor(gradient) or is_legacy_batchedtensor(gradient)):  # many gradients at once
+            found[position] = gradient.detach()
 
     return keep
 
