@@ -8,21 +8,23 @@ from precc.passes.forward_error import ForwardError
 from precc.passes.lint import lint
 from precc.passes.sensitivity import Sensitivity
 from precc.passes.value_range import USUAL_CANDIDATES, ValueRanges, described
+from precc.precision import Precision
 
 __all__ = ["analyse"]
 
 
 def analyse(step: TracedStep, options: AnalysisOptions) -> Findings:
     """What the passes find."""
+    candidates = tuple(Precision.of(choice) for choice in options.candidates)
     sensitivity = Sensitivity(
         probes=options.probes,
         samples=options.samples,
         sums=options.sums,
         metric=options.metric,
         seed=options.seed,
-        candidates=tuple(options.candidates),
+        candidates=candidates,
     )
-    ranges = ValueRanges((*USUAL_CANDIDATES, *options.candidates)).watcher(step)
+    ranges = ValueRanges((*USUAL_CANDIDATES, *candidates)).watcher(step)
     conditions = ConditionNumbers(seed=options.seed).watcher(step)
     gains = ForwardError(options.seed).watcher(step)
     found = sensitivity.run(step, [ranges.watch, conditions.watch, gains.watch])

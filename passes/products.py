@@ -7,6 +7,7 @@ import torch
 from torch.fx import Node
 from torch.utils.flop_counter import flop_registry
 
+from precc.analysis.slot_sites import VIEWS
 from precc.annotations import Size
 from precc.grouped_product import GROUPED_PRODUCT
 
@@ -100,25 +101,7 @@ OPAQUE_PRODUCTS = (
 ) - frozenset(str(op.overloadpacket) for op in (*PRODUCTS, CONVOLUTION_BACKWARD))
 
 #: Ops whose result holds the values of their first argument, at other places or in another dtype.
-_SAME_VALUES = frozenset(
-    f"aten.{name}"
-    for name in (
-        "_reshape_alias",
-        "_to_copy",
-        "_unsafe_view",
-        "alias",
-        "clone",
-        "detach",
-        "expand",
-        "permute",
-        "reshape",
-        "squeeze",
-        "t",
-        "transpose",
-        "unsqueeze",
-        "view",
-    )
-)
+_SAME_VALUES = VIEWS | {"aten._to_copy"}
 
 
 def multiply_adds(node: Node) -> Size:

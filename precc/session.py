@@ -82,8 +82,17 @@ class Session:
         return (PrecisionPlan("float64") if plan is None else plan).under(rules)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A copied or unpickled net has plan, rules and amax history; graphs, counts of work and events are its own."""
-        return _copied, (self.options, self.chosen, self.full_precision, self.builds.accumulates, self.amax, self.rules)
+        """A copy has plan, rules, amax history and calibration; graphs, counts of work and analyses are its own."""
+        accumulates = self.builds.accumulates
+        return _copied, (
+            self.options,
+            self.chosen,
+            self.full_precision,
+            accumulates,
+            self.amax,
+            self.rules,
+            self.calibration,
+        )
 
     @property
     def plan(self) -> PrecisionPlan:
@@ -278,5 +287,8 @@ def _copied(
     accumulates: bool,
     amax: AmaxHistory,
     rules: tuple[Rule, ...],
+    calibration: Calibration,
 ) -> Session:
-    return Session(options, chosen, full_precision, accumulates=accumulates, amax=amax, rules=rules)
+    return Session(
+        options, chosen, full_precision, accumulates=accumulates, amax=amax, rules=rules, calibration=calibration
+    )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from precc.errors import AnalysisError
+from precc.formats import Format
 from precc.precision import Precision
 
 __all__ = ["AnalysisOptions"]
@@ -22,22 +23,24 @@ class AnalysisOptions:
             about five steps); 0: such plans can be measured, not predicted.
         metric: by name of the parameter, weights of the squares in the gradient's norm, such as ``1 / (sqrt(v) + eps)``
             of Adam; parameters that are not named have 1.
-        candidates: precisions beside the usual ones for which losses of range, and magnitudes that give scales along
-            an axis, are found.
+        candidates: precisions, or formats, beside the usual ones for which losses of range are counted; with scales
+            along an axis they can be predicted only if they are named here.
         seed: of all random numbers; the generators of torch stay as they are.
 
     Raises:
         AnalysisError: a number below 1, or a metric that is not of positive numbers.
+        FormatError: a candidate is no format.
     """
 
     probes: int = 4
     samples: int = 8192
     sums: int = 0
     metric: Mapping[str, Tensor] = field(default_factory=dict)
-    candidates: Sequence[Precision] = ()
+    candidates: Sequence[Precision | Format | str] = ()
     seed: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "candidates", tuple(Precision.of(choice) for choice in self.candidates))
         for name in ("probes", "samples"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:

@@ -11,7 +11,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from precc.analysis.accumulator_sample import relative_quantum
 from precc.analysis.error_estimate import ErrorEstimate, StandardErrors
+from precc.analysis.neighbours import neighbours
 from precc.analysis.slot_sites import SlotSite, groups_of, sites_of
 from precc.analysis.traced_step import TracedStep
 from precc.annotations import Operand, products_of
@@ -33,7 +34,7 @@ from precc.plan import PrecisionPlan
 from precc.plan_rows import rows_of_product
 from precc.precision import Precision
 from precc.protocols import Backend, BoxedCallable, GraphContext
-from precc.rounding import KEY_COLUMNS, ROW_WIDTH, RoundingMode, key_halves
+from precc.rounding import KEY_COLUMNS, ROW_WIDTH, key_halves
 from precc.rounding.scales import divisor_of, scale_of
 from precc.rounding.tensor_ops import carrier_of, round_elements
 from precc.slots import CallNumbers
@@ -227,13 +228,11 @@ def quanta(x: Tensor, precision: Precision, operand: Operand) -> Tensor:
     It is 0 where the value is one of them, overflows, or becomes 0.
     """
     row = precision.row(axis=operand.contracted, channel=operand.channel).current
-    between = replace(row, mode=RoundingMode.HYSTERESIS)
     values = x.to(carrier_of(x, row).dtype)
     scale = scale_of(values, row)
     scaled = values / divisor_of(scale)
-    no, yes = (torch.full_like(scaled, flag, dtype=torch.bool) for flag in (False, True))
-    below, above = round_elements(scaled, between, away=no), round_elements(scaled, between, away=yes)
-    distance = ((above - below).abs() * scale).to(x.dtype)
+    near, far = neighbours(scaled, row)
+    distance = ((far - near).abs() * scale).to(x.dtype)
     kept = distance.isfinite() & (round_elements(scaled, row) != 0)
     return torch.where(kept, distance, 0.0)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from precc.analysis.neighbours import neighbours
 from precc.errors import AnalysisError, UnsupportedError
 from precc.formats import Granularity
 from precc.precision import Precision
@@ -94,10 +95,8 @@ def rounding_errors(
     x = values.to(carrier_of(values, row).dtype)
     scale = _scale(x, row, amax, precision)
     scaled = x / divisor_of(scale)
-    between = replace(row, mode=RoundingMode.HYSTERESIS)
-    no, yes = (torch.full_like(scaled, flag, dtype=torch.bool) for flag in (False, True))
     scales = scale.double()
-    near, far = (round_elements(scaled, between, away=away).double() * scales for away in (no, yes))
+    near, far = (value.double() * scales for value in neighbours(scaled, row))
     v, overflows = values.double(), _overflows(scaled, row)
     quantum = torch.where(overflows, 0.0, far - near)
     zero = torch.zeros_like(v)
@@ -142,7 +141,7 @@ def _scale(x: Tensor, row: Row, amax: Mapping[ScaleKey, Tensor], precision: Prec
     if key not in amax:
         raise AnalysisError(
             f"the analysis has no largest magnitudes for the scales of {precision}: name it among the candidates, "
-            f"net.analyze(..., candidates=[{str(precision.format.name)!r}, ...])"
+            "net.analyze(..., options=precc.AnalysisOptions(candidates=[...]))"
         )
     found = amax[key].to(x.dtype).reshape(-1)
     # a second level of scales comes from the largest magnitude of all
