@@ -20,6 +20,8 @@ from precc.analysis.slot_sites import VIEWS, sites_of
 from precc.analysis.step_runs import StepRunner, Values, computed, forward_nodes
 from precc.analysis.traced_step import TracedStep
 from precc.annotations import Product
+from precc.captured_graph import size_value
+from precc.passes.op_classes import OpClass, classify
 from precc.round_op import ROUND
 from precc.rounding import slot_number
 
@@ -83,25 +85,27 @@ class GainWatcher:
         if node not in self.forward:
             return
         if node.target is ROUND:
-            self._add(node, ((str(node.args[0]), 1.0),), self.slots[node])
+            self._add(node, value, ((str(node.args[0]), 1.0),), self.slots[node])
             return
         arguments = [argument for argument in node.all_input_nodes if argument in self.carriers]
         if not arguments or node.op != "call_function":
             return
         if _keeps_size(node):
-            self._add(node, ((arguments[0].name, 1.0),))
+            self._add(node, value, ((arguments[0].name, 1.0),))
         elif node.target is operator.getitem:
-            self._add(node, ((arguments[0].name, 1.0),))
+            self._add(node, value, ((arguments[0].name, 1.0),))
         elif (known := _known_gains(node, values)) is not None:
             found = tuple((argument.name, gain) for argument, gain in known if argument in self.carriers)
-            self._add(node, found, _accumulator(node))
+            self._add(node, value, found, _accumulator(node))
         else:
             gains = tuple((argument.name, self._gain(node, argument, value, values)) for argument in arguments)
             if any(gain for _, gain in gains) or _accumulator(node):
-                self._add(node, gains, _accumulator(node))
+                self._add(node, value, gains, _accumulator(node))
 
-    def _add(self, node: Node, arguments: tuple[tuple[str, float], ...], slot: str = "") -> None:
-        self.found.append(GainedNode(node.name, arguments, slot))
+    def _add(self, node: Node, value: Any, arguments: tuple[tuple[str, float], ...], slot: str = "") -> None:
+        y = _first(value)
+        size = _mean_square(y.detach()) if isinstance(y, Tensor) and y.is_floating_point() else 0.0
+        self.found.append(GainedNode(node.name, arguments, slot, size, _unit(node, y), _terms(node)))
         self.carriers.add(node)
 
     def _gain(self, node: Node, argument: Node, value: Any, values: Values) -> float:
@@ -115,6 +119,21 @@ class GainWatcher:
         own = {other: values[other] for other in node.all_input_nodes}
         moved = _first(computed(node, {**own, argument: x + noise}))
         return _mean_square(moved - y) / _mean_square(noise)
+
+
+def _unit(node: Node, y: Any) -> float:
+    """Unit roundoff of what the operator does; 0 of those that are exact."""
+    known = classify(node)
+    exact = node.target in (ROUND, operator.getitem) or (known is not None and known.kind is OpClass.EXACT)
+    return 0.0 if exact or not isinstance(y, Tensor) or not y.is_floating_point() else torch.finfo(y.dtype).eps / 2
+
+
+def _terms(node: Node) -> int:
+    product = node.meta.get("precc")
+    if not isinstance(product, Product) or not product.accumulators:
+        return 0
+    outputs: int = node.meta["val"].numel()
+    return max(1, size_value(product.multiply_adds, {}) // max(1, outputs))
 
 
 def _accumulator(node: Node) -> str:

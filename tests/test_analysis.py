@@ -212,6 +212,7 @@ def test_calibration_corrects_and_is_kept() -> None:
     assert found.predict(plan).gradient == pytest.approx(2 * before)
     ratios = found.calibrate(precc.Uniform("e8m5").assign(), 4)
     assert set(ratios) == {name.rpartition("/")[2] for name in found.operands}
+    assert "calibration  wgrad.input, 2 measured" in net.explain("fc2/wgrad.input")
     state = net.precision_state()["calibration"]
     assert state["wgrad.input"]["gradient"]["count"] == 2
     other = compiled()

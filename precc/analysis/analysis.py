@@ -9,6 +9,7 @@ from precc.analysis.analysis_file import read_analysis, written_analysis
 from precc.analysis.calibration import Calibration, group_of
 from precc.analysis.error_estimate import ErrorEstimate
 from precc.analysis.findings import Findings
+from precc.analysis.forward_errors import NodeError
 from precc.analysis.measurement import Draws, StepMeasurement
 from precc.analysis.prediction import Prediction
 from precc.analysis.records import SlotRecord
@@ -161,6 +162,15 @@ class Analysis:
             if estimate.gradient or estimate.loss or estimate.loss_mean:
                 found[name] = estimate
         return found
+
+    def forward_errors(self, plan: PrecisionPlan) -> dict[str, NodeError]:
+        """Relative errors of the values of each node of the forward part, by name of the node in the graph of the step.
+
+        Raises:
+            PlanError, AnalysisError, UnsupportedError: as `predict`.
+        """
+        self._check(plan)
+        return self._prediction.forward_errors(plan, self.findings.conditions)
 
     def refresh_interval(self, step_seconds: float, share: float = 0.02) -> int:
         """Steps from one analysis to the next, so that analyses take at most this share of the time.

@@ -36,11 +36,17 @@ class GainedNode:
         name: of the node.
         arguments: names of the nodes whose errors it takes in, with ``G**2``.
         slot: that is rounded here, or the accumulator of a product; empty if there is none.
+        mean_square: of its values.
+        unit: unit roundoff of its own operation; 0 where it rounds nothing.
+        terms: of each sum of a product; 0 of others.
     """
 
     name: str
     arguments: tuple[tuple[str, float], ...]
     slot: str = ""
+    mean_square: float = 0.0
+    unit: float = 0.0
+    terms: int = 0
 
     @property
     def shows_values(self) -> bool:

@@ -3,6 +3,7 @@
 from difflib import get_close_matches
 
 from precc.analysis.analysis import Analysis
+from precc.analysis.calibration import group_of
 from precc.analysis.error_estimate import ErrorEstimate
 from precc.analysis.records import SlotRecord
 from precc.errors import AnalysisError, PlanError, UnsupportedError
@@ -29,9 +30,8 @@ def explained(analysis: Analysis, slot: str, plan: PrecisionPlan) -> str:
         return "\n".join([f"{name}: sums in {plan.accumulator(name) or 'the format of the tensors'}", *_values(record)])
     own = plan.precision(name)
     lines = [f"{name}: {own}", *_values(record), *_sensitivity(record)]
-    return "\n".join(
-        [*lines, *_shares(analysis, name, plan), _cost(analysis, record, own), *_others(analysis, name, own)]
-    )
+    lines += [*_calibration(analysis, name), *_shares(analysis, name, plan), _cost(analysis, record, own)]
+    return "\n".join([*lines, *_others(analysis, name, own)])
 
 
 def full_name(analysis: Analysis, slot: str) -> str:
@@ -72,6 +72,17 @@ def _sensitivity(record: SlotRecord) -> list[str]:
     assert own is not None
     gradient = f"the gradient by {own.gradient:.2g}%"
     return [f"  sensitivity  relative errors of 1% move the loss by {own.loss / 100:.1e}, {gradient}"]
+
+
+def _calibration(analysis: Analysis, name: str) -> list[str]:
+    """What measurements said of predictions for the group of the slot."""
+    group = group_of(name)
+    count = analysis.calibration.counts().get(group, 0)
+    if not count:
+        return []
+    own = analysis.calibration.of(name)
+    times = f"the loss's deviation {own.loss:.2f}, the gradient's error {own.gradient:.2f} times what is predicted"
+    return [f"  calibration  {group}, {count} measured: {times}"]
 
 
 def _shares(analysis: Analysis, name: str, plan: PrecisionPlan) -> list[str]:

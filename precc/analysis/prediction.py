@@ -21,8 +21,10 @@ from precc.accumulation.product_ops import Accumulate
 from precc.accumulation.tensor_ops import accumulate_tensor_ops
 from precc.analysis.accumulator_sample import AccumulatorSample, SumErrors, errors_of_sums
 from precc.analysis.calibration import Calibration, Correction
+from precc.analysis.condition import Condition
 from precc.analysis.error_estimate import ErrorEstimate, StandardErrors
 from precc.analysis.error_gains import ErrorGains, MeanSquare
+from precc.analysis.forward_errors import NodeError, forward_errors
 from precc.analysis.rounding_error import TENSOR, RoundingErrors, rounded_rows, rounding_errors
 from precc.analysis.sensitivities import Sensitivities
 from precc.analysis.slot_sample import SlotAdjoints, ValueSample
@@ -177,6 +179,16 @@ class Prediction:
                 size = own.near_zero if flip.near_zero else own.usual
                 total += flip.variance(flip.drawn * size / usual[flip.node].usual)
         return total
+
+    def forward_errors(self, plan: PrecisionPlan, conditions: Mapping[str, Condition]) -> dict[str, NodeError]:
+        """Errors of the values of each node of the forward part under a plan, by its name."""
+        roundings = {
+            slot.name: errors_of(sample, slot, plan.precision(slot.name)).relative(sample.values, sample.weights)
+            for sample in self.sensitivities.samples
+            for slot in sample.slots
+            if slot.loss is not None and plan.precision(slot.name).changes(sample.values.dtype)
+        }
+        return forward_errors(self.gains, conditions, plan, roundings, self.mean_squares(plan))
 
     def mean_squares(self, plan: PrecisionPlan) -> dict[str, MeanSquare]:
         """Mean square error of each slot and each accumulator of the forward part under a plan."""

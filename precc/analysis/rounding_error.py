@@ -1,5 +1,6 @@
 """The error that rounding makes in single values, where the largest magnitudes that give their scales are known."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -14,7 +15,7 @@ from precc.rounding import RoundingMode, Row
 from precc.rounding.scales import block_scales, divisor_of, scale_of
 from precc.rounding.tensor_ops import carrier_of, round_elements
 
-__all__ = ["RoundingErrors", "ScaleKey", "rounded_rows", "rounding_errors", "scale_key"]
+__all__ = ["RelativeError", "RoundingErrors", "ScaleKey", "rounded_rows", "rounding_errors", "scale_key"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,19 @@ def scale_key(row: Row) -> ScaleKey | None:
     return ScaleKey(row.granularity, row.scale.rows, row.scale.columns, row.scale.axis)
 
 
+@dataclass(frozen=True, slots=True)
+class RelativeError:
+    """Of a rounding, relative to the values.
+
+    Args:
+        largest: of any value.
+        rms: root mean square.
+    """
+
+    largest: float
+    rms: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class RoundingErrors:
     """Of each value; in the units of the values, float64.
@@ -56,11 +70,23 @@ class RoundingErrors:
         mean: of the error.
         spread: standard deviation of a rounding that the value decides, with the sign of the error that it has.
         variance: of a rounding that random bits decide.
+        largest: magnitude that the error may have.
     """
 
     mean: Tensor
     spread: Tensor
     variance: Tensor
+    largest: Tensor
+
+    def relative(self, values: Tensor, weights: Tensor) -> RelativeError:
+        """To the values that are not 0, where each value stands for so many."""
+        there = values != 0
+        if not bool(there.any()):
+            return RelativeError(0.0, 0.0)
+        v, w = values[there].double(), weights[there]
+        squares = (self.mean.square() + self.spread.square() + self.variance)[there] / v.square()
+        rms = math.sqrt(float((squares * w).sum() / w.sum()))
+        return RelativeError(float((self.largest[there] / v.abs()).max()), rms)
 
     def mean_square(self, weights: Tensor) -> float:
         """Of the errors, where each value stands for so many."""
@@ -102,13 +128,16 @@ def rounding_errors(
     zero = torch.zeros_like(v)
     if row.is_stochastic:
         variance = torch.where(overflows, 0.0, (v - near) * (far - v))
-        return RoundingErrors(torch.where(overflows, near - v, 0.0), zero, variance.clamp(min=0.0))
+        lost = torch.where(overflows, near - v, 0.0)
+        return RoundingErrors(lost, zero, variance.clamp(min=0.0), torch.where(overflows, lost, quantum).abs())
     rounded = round_elements(scaled, row).double() * scales
     error, spread = torch.where(v == 0, 0.0, rounded - v), quantum.abs() / 12**0.5
     if row.mode is RoundingMode.TOWARD_ZERO:
-        return RoundingErrors(torch.where(overflows, error, -quantum / 2), spread.copysign(error), zero)
+        mean = torch.where(overflows, error, -quantum / 2)
+        return RoundingErrors(mean, spread.copysign(error), zero, torch.where(overflows, error, quantum).abs())
     lost = overflows | ((rounded == 0) & (v != 0))
-    return RoundingErrors(torch.where(lost, error, 0.0), torch.where(lost, 0.0, spread.copysign(error)), zero)
+    mean, chance = torch.where(lost, error, 0.0), torch.where(lost, 0.0, spread.copysign(error))
+    return RoundingErrors(mean, chance, zero, torch.where(lost, error, quantum / 2).abs())
 
 
 def rounded_rows(rows: Tensor, precision: Precision, amax: Tensor) -> Tensor:
