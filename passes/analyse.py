@@ -8,13 +8,14 @@ from precc.passes.forward_error import ForwardError
 from precc.passes.lint import lint
 from precc.passes.sensitivity import Sensitivity
 from precc.passes.value_range import USUAL_CANDIDATES, ValueRanges, described
+from precc.plan import PrecisionPlan
 from precc.precision import Precision
 
 __all__ = ["analyse"]
 
 
-def analyse(step: TracedStep, options: AnalysisOptions) -> Findings:
-    """What the passes find."""
+def analyse(step: TracedStep, options: AnalysisOptions, plan: PrecisionPlan | None = None) -> Findings:
+    """What the passes find; of lint, under a plan's accumulators."""
     candidates = tuple(Precision.of(choice) for choice in options.candidates)
     sensitivity = Sensitivity(
         probes=options.probes,
@@ -31,4 +32,4 @@ def analyse(step: TracedStep, options: AnalysisOptions) -> Findings:
     by_name = {node.name: own for node, own in conditions.result().items()}
     first = ranges.first_nonfinite
     nonfinite = described(first) if first is not None else ""
-    return Findings(found, gains.result(), ranges.result(), by_name, lint(step), nonfinite)
+    return Findings(found, gains.result(), ranges.result(), by_name, lint(step, plan), nonfinite)

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.fx import Node
 
 from precc.analysis.condition import Condition, conditions_of
-from precc.analysis.slot_sites import VIEWS
-from precc.analysis.step_runs import StepRunner, Values
+from precc.analysis.slot_sites import is_view
+from precc.analysis.step_runs import StepRunner, Values, unrounded
 from precc.analysis.traced_step import TracedStep
 from precc.generators import Generators
 from precc.passes.condition_elementwise import ELEMENTWISE
@@ -62,13 +62,8 @@ class ConditionNumbers:
         """The record of each node that calls an op and whose result is floating-point; of several results the first."""
         watcher = self.watcher(step)
         with torch.no_grad():
-            StepRunner(step).run(_argument, watch=watcher.watch)
+            StepRunner(step).run(unrounded, watch=watcher.watch)
         return watcher.result()
-
-
-def _argument(node: Node, values: Values) -> Tensor:
-    value: Tensor = values[node.args[0]]  # type: ignore[index]
-    return value
 
 
 @dataclass(slots=True, eq=False)
@@ -88,7 +83,7 @@ class _Watcher:
         if node.target is operator.getitem:
             source, index = node.args
             self.parts[node] = (self.parts[source][index],)  # type: ignore[index]
-        elif node.target is ROUND or _is_view(node):
+        elif node.target is ROUND or is_view(node):
             self.parts[node] = (self._copied(node, value),)
         else:
             self.parts[node] = self._computed(node, value, values)
@@ -152,10 +147,6 @@ def _has_reals(value: Any) -> bool:
     if isinstance(value, tuple | list):
         return any(_has_reals(own) for own in value)
     return is_real(value)
-
-
-def _is_view(node: Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and str(node.target.overloadpacket) in VIEWS
 
 
 def differences(target: Any, sampler: Sampler, value: Any, args: Any, kwargs: Any) -> Kappas:

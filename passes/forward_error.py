@@ -6,7 +6,7 @@ noise of ``2**-10`` of the argument's root mean square added to it.
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -16,8 +16,8 @@ from torch.fx import Node
 
 from precc.analysis.error_gains import ErrorGains, GainedNode
 from precc.analysis.noise import Noise
-from precc.analysis.slot_sites import VIEWS, sites_of
-from precc.analysis.step_runs import StepRunner, Values, computed, forward_nodes
+from precc.analysis.slot_sites import is_view, sites_of
+from precc.analysis.step_runs import StepRunner, Values, computed, forward_nodes, unrounded
 from precc.analysis.traced_step import TracedStep
 from precc.annotations import Product
 from precc.captured_graph import size_value
@@ -50,13 +50,8 @@ class ForwardError:
         """Find them in a run of its own."""
         watcher = self.watcher(step)
         with torch.no_grad():
-            StepRunner(step).run(_argument, gradients=False, watch=watcher.watch)
+            StepRunner(step).run(unrounded, gradients=False, watch=watcher.watch)
         return watcher.result()
-
-
-def _argument(node: Node, values: Values) -> Tensor:
-    value: Tensor = values[node.args[0]]  # type: ignore[index]
-    return value
 
 
 @dataclass(slots=True, eq=False)
@@ -74,6 +69,7 @@ class GainWatcher:
     forward: frozenset[Node]
     found: list[GainedNode] = field(default_factory=list)
     carriers: set[Node] = field(default_factory=set)  # nodes whose values have errors
+    several: dict[Node, list[tuple[tuple[str, float], ...]]] = field(default_factory=dict)  # of each of many results
 
     def result(self) -> ErrorGains:
         """Those of all nodes seen."""
@@ -90,35 +86,48 @@ class GainWatcher:
         arguments = [argument for argument in node.all_input_nodes if argument in self.carriers]
         if not arguments or node.op != "call_function":
             return
-        if _keeps_size(node):
-            self._add(node, value, ((arguments[0].name, 1.0),))
+        if isinstance(value, (tuple, list)):
+            self.carriers.add(node)
+            self.several[node] = [self._gains(node, arguments, own, values, index) for index, own in enumerate(value)]
         elif node.target is operator.getitem:
+            self._add(node, value, self.several[arguments[0]][int(str(node.args[1]))])
+        elif is_view(node):
             self._add(node, value, ((arguments[0].name, 1.0),))
         elif (known := _known_gains(node, values)) is not None:
             found = tuple((argument.name, gain) for argument, gain in known if argument in self.carriers)
             self._add(node, value, found, _accumulator(node))
         else:
-            gains = tuple((argument.name, self._gain(node, argument, value, values)) for argument in arguments)
+            gains = self._gains(node, arguments, value, values)
             if any(gain for _, gain in gains) or _accumulator(node):
                 self._add(node, value, gains, _accumulator(node))
 
+    def _gains(
+        self, node: Node, arguments: Sequence[Node], value: Any, values: Values, index: int | None = None
+    ) -> tuple[tuple[str, float], ...]:
+        """Of one result of a node, for each argument."""
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            return ()
+        return tuple((argument.name, self._gain(node, argument, value, values, index)) for argument in arguments)
+
     def _add(self, node: Node, value: Any, arguments: tuple[tuple[str, float], ...], slot: str = "") -> None:
-        y = _first(value)
-        size = _mean_square(y.detach()) if isinstance(y, Tensor) and y.is_floating_point() else 0.0
-        self.found.append(GainedNode(node.name, arguments, slot, size, _unit(node, y), _terms(node)))
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            return
+        size = _mean_square(value.detach())
+        self.found.append(GainedNode(node.name, arguments, slot, size, _unit(node, value), _terms(node)))
         self.carriers.add(node)
 
-    def _gain(self, node: Node, argument: Node, value: Any, values: Values) -> float:
-        x, y = values[argument], _first(value)
-        if not isinstance(x, Tensor) or not isinstance(y, Tensor) or not (x.numel() and y.is_floating_point()):
+    def _gain(self, node: Node, argument: Node, y: Tensor, values: Values, index: int | None) -> float:
+        x = values[argument]
+        if not isinstance(x, Tensor) or not x.is_floating_point() or not x.numel():
             return 0.0
-        size = _mean_square(x) ** 0.5 * _NOISE
+        size = _mean_square(x) ** 0.5 * max(_NOISE, 8 * torch.finfo(x.dtype).eps)
         if not size:
             return 0.0
         noise = self.noise.normal(x, slot_number(argument.name)) * size
         own = {other: values[other] for other in node.all_input_nodes}
-        moved = _first(computed(node, {**own, argument: x + noise}))
-        return _mean_square(moved - y) / _mean_square(noise)
+        moved = computed(node, {**own, argument: x + noise})
+        size = _mean_square(noise)
+        return _mean_square((moved if index is None else moved[index]) - y) / size if size else 0.0
 
 
 def _unit(node: Node, y: Any) -> float:
@@ -149,8 +158,10 @@ def _known_gains(node: Node, values: Values) -> list[tuple[Node, float]] | None:
     arguments: Any = node.args
     a, b = (arguments[operand.position] for operand in product.operands)
     terms = values[a].shape[-1]
-    gains = [(a, terms * _mean_square(values[b])), (b, terms * _mean_square(values[a]))]
-    return [*gains, (arguments[0], 1.0)] if node.target in _ADDED else gains
+    alpha, beta = (float(str(node.kwargs.get(name, 1))) for name in ("alpha", "beta"))
+    scale = terms * alpha * alpha
+    gains = [(a, scale * _mean_square(values[b])), (b, scale * _mean_square(values[a]))]
+    return [(arguments[0], beta * beta), *gains] if node.target in _ADDED else gains
 
 
 _aten = torch.ops.aten
@@ -162,16 +173,9 @@ _PLAIN = frozenset({_aten.mm.default, _aten.bmm.default, *_ADDED})
 
 def _mean_square(x: Tensor) -> float:
     """Of the finite values: masks hold infinities."""
-    found = float(x.square().mean()) if x.numel() else 0.0
+    wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
+    found = float(wide.square().mean()) if x.numel() else 0.0
     if math.isfinite(found):
         return found
     finite = x[x.isfinite()].double()
     return float(finite.square().mean()) if finite.numel() else 0.0
-
-
-def _first(value: Any) -> Any:
-    return value[0] if isinstance(value, (tuple, list)) else value
-
-
-def _keeps_size(node: Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and str(node.target.overloadpacket) in VIEWS

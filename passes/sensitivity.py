@@ -74,7 +74,7 @@ class Sensitivity:
         sums = AccumulatorSamples(self.sums, self.seed).watcher(step) if self.sums else None
         seen = [kinks.see, *([sums.see] if sums is not None else []), *watches]
         probed = self._probe(runner, taps, kinks, sums, seen)
-        moves = _Moves(taps, Noise(self.seed))
+        moves = _Moves(taps, Noise(self.seed * 1000))
         moved = moves.adjoints(runner, kinks)
         samples = tuple(
             _sample(origin, sites, probed, moves, moved)
@@ -108,7 +108,7 @@ class Sensitivity:
             directions = Directions(answering, self.metric, self.seed)
             leaves = taps.leaves
             for draw in range(self.probes // 2):
-                directions.add(_Moves(taps, Noise(self.seed + draw + 1)).gradients(runner, kinks))
+                directions.add(_Moves(taps, Noise(self.seed * 1000 + draw + 1)).gradients(runner, kinks))
             result.exact = directions.known
             vectors = directions.vectors(self.probes) if answering else []
             for position, (r, scale) in enumerate(vectors):
@@ -190,10 +190,11 @@ class _Moves:
         return site.through(self.moved[site.origin], values)
 
     def _displacement(self, site: SlotSite, value: Tensor) -> Tensor:
-        rms = value.square().mean().sqrt()
-        z = (value + value.sign() * rms) * self.noise.signs(value, slot_number(site.name)) * _DISPLACEMENT
+        norm = torch.linalg.vector_norm(value, dtype=torch.float64)
+        rms = (norm / max(1, value.numel()) ** 0.5).to(value.dtype)
+        z: Tensor = (value + value.sign() * rms) * self.noise.signs(value, slot_number(site.name)) * _DISPLACEMENT
         self.sizes[site.origin] = self.taps.taken(site.origin, z)
-        self.squares[site.origin] = float(z.square().mean()) if z.numel() else 0.0
+        self.squares[site.origin] = float(torch.linalg.vector_norm(z, dtype=torch.float64)) ** 2 / max(1, z.numel())
         return z
 
 

@@ -17,8 +17,8 @@ from torch.fx import Node
 
 from precc.analysis.magnitude_counts import MagnitudeCounts, stored
 from precc.analysis.range_losses import BlockLosses, RangeCandidate, candidate_of
-from precc.analysis.slot_sites import VIEWS, SlotSite, sites_of
-from precc.analysis.step_runs import StepRunner, Values
+from precc.analysis.slot_sites import SlotSite, is_view, sites_of
+from precc.analysis.step_runs import StepRunner, Values, unrounded
 from precc.analysis.traced_step import TracedStep
 from precc.analysis.value_range import RangeLoss, ValueRange
 from precc.annotations import products_of
@@ -66,17 +66,12 @@ class ValueRanges:
         """The ranges by name of the slot."""
         watcher = self.watcher(step)
         with torch.no_grad():
-            StepRunner(step).run(_argument, watch=watcher.watch)
+            StepRunner(step).run(unrounded, watch=watcher.watch)
         return watcher.result()
 
     def watcher(self, step: TracedStep) -> "RangeWatcher":
         """What looks on while the step runs."""
         return RangeWatcher(step, tuple(candidate_of(Precision.of(choice)) for choice in self.candidates))
-
-
-def _argument(node: Node, values: Values) -> Tensor:
-    value: Tensor = values[node.args[0]]  # type: ignore[index]
-    return value
 
 
 @dataclass(eq=False)
@@ -109,7 +104,7 @@ class RangeWatcher:
             if self.first_nonfinite is None:
                 self._look_for_nonfinite(node, value)
             if node in self._sites:
-                self._slot(self._sites[node], _argument(node, values).detach())
+                self._slot(self._sites[node], unrounded(node, values).detach())
             elif node in self._sums:
                 (result,) = _tensors(value)  # of the backward of a convolution the one that is asked for
                 for slot in self._sums[node]:
@@ -181,9 +176,7 @@ def _without_scales(found: ValueRange) -> ValueRange:
 
 def _only_shows(node: Node) -> bool:
     """Whether a node's values are those of its first argument."""
-    target = node.target
-    shows = isinstance(target, torch._ops.OpOverload) and str(target.overloadpacket) in VIEWS
-    return shows or target in (ROUND, operator.getitem)
+    return is_view(node) or node.target in (ROUND, operator.getitem)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -1,6 +1,7 @@
 """PrecisionModule: the user's model, computing under a precision plan."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +132,8 @@ class PrecisionModule(SharedClone):
 
         Args:
             inputs: as the net takes them.
-            loss: of the net's output, one real number: ``lambda output: loss_fn(output, y)``. None: the loss that the
-                model returns, or else the gradients that the last backward had for the output of the
+            loss: of the net's output, one real number: ``lambda output: loss_fn(output, y)``. None: the ``loss`` in the
+                model's output, or else the gradients that the last backward had for the output of the
                 last call with inputs of these shapes. These stay fixed, so what errors of the output do to them is then
                 no part of the estimate.
             options: how thoroughly.
@@ -146,7 +147,7 @@ class PrecisionModule(SharedClone):
         """
         session = session_of(self)
         session.belongs_to(self)
-        session.analysis = run_analysis(
+        analysis: Analysis = _analyse_untraced(
             self,
             inputs,
             named_inputs,
@@ -156,8 +157,10 @@ class PrecisionModule(SharedClone):
             options=options,
             calibration=session.calibration,
             tangents=session.tangents,
+            plan=session.plan,
         )
-        return session.analysis
+        session.analysis = replace(analysis, measurement=None)  # or the net would keep the batch
+        return analysis
 
     def explain(self, slot: str) -> str:
         """Why a slot has its format: range, condition, sensitivity, share of the error, cost, and what others would do.
@@ -183,6 +186,10 @@ class PrecisionModule(SharedClone):
         """Deep copies and pickles carry the plan and compile graphs of their own; a shallow copy shares all of it."""
         super().__setstate__(state)
         session_of(self).belongs_to(self)
+
+
+#: Dynamo would trace the passes.
+_analyse_untraced = torch.compiler.disable(run_analysis)
 
 
 def _run(net: PrecisionModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

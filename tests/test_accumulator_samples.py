@@ -171,7 +171,7 @@ def test_adjoints_and_totals_are_those_of_the_sums() -> None:
     layer = nn.Linear(6, 5).double()
     x, target = torch.randn(8, 6, dtype=torch.float64), torch.randn(8, 5, dtype=torch.float64)
     step = traced(layer, x, lambda y: ((y - target) ** 4).sum())
-    found = Sensitivity(probes=3).run(step).sums
+    found = Sensitivity(probes=3, sums=64).run(step).sums
     fprop, wgrad = found
     sums = x @ layer.weight.detach().T
     adjoint = 4 * (sums + layer.bias.detach() - target) ** 3
@@ -181,8 +181,9 @@ def test_adjoints_and_totals_are_those_of_the_sums() -> None:
     assert fprop.loss_totals == AdjointTotals(*(pytest.approx(float(own.sum())) for own in totals))
     assert wgrad.loss is None
     assert wgrad.loss_totals == AdjointTotals(0.0, 0.0, 0.0)
-    assert wgrad.gradient.abs().eq(1).all()
-    assert [own.squares for own in wgrad.gradient_totals] == [30.0] * 3
+    squares = [own.squares for own in wgrad.gradient_totals]  # of what each probe has of the weight's 30 elements
+    assert sum(squares) / 3 == pytest.approx(30, rel=0.2)
+    torch.testing.assert_close(wgrad.gradient.square().sum(1), torch.tensor(squares, dtype=torch.float64))
 
 
 def sample_of(left: Tensor, right: Tensor) -> AccumulatorSample:
@@ -256,7 +257,7 @@ def trained(model_class: type[nn.Module]) -> tuple[Prediction, StepMeasurement]:
         optimizer.step()
     labels = data.train_labels[:32]
     step = traced(model, data.train_images[:32], lambda y: F.cross_entropy(y, labels))
-    found = Sensitivity(probes=8).run(step)
+    found = Sensitivity(probes=8, sums=64).run(step)
     prediction = Prediction(found, ForwardError().run(step), Calibration(), accumulate)
     return prediction, StepMeasurement(step, Cpp(), accumulating_pipeline(), found.gradient_norm)
 
@@ -288,8 +289,8 @@ def test_predictions_are_near_measurements(
     prediction, measurement = trained(model_class)
     plan = PrecisionPlan(operands, default_accumulator=accumulator)
     predicted, measured = prediction.of(plan), measurement.draws(plan, draws).estimate
-    assert 1 / 1.5 < root_mean_square(predicted) / root_mean_square(measured) < 1.5
-    assert 1 / 1.5 < predicted.gradient / measured.gradient < 1.5
+    assert 1 / 2 < root_mean_square(predicted) / root_mean_square(measured) < 2
+    assert 1 / 2 < predicted.gradient / measured.gradient < 2
 
 
 @pytest.mark.parametrize("name", ["e5m10", "e8m3"])

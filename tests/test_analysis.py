@@ -1,7 +1,9 @@
 """net.analyze: what it predicts is what is measured, it changes nothing, and it refuses what it cannot analyse."""
 
 import copy
+import gc
 import math
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -319,8 +321,8 @@ def test_explanations(analysis: Analysis) -> None:
     assert text == net.explain("fc2/product/fprop.weight")
     head, *rest = text.splitlines()
     assert head == "fc2/product/fprop.weight: float8_e4m3fn"
-    assert [line.split()[0] for line in rest[:5]] == ["range", "condition", "sensitivity", "error", "cost"]
-    assert [line.split()[1].rstrip(":") for line in rest[5:]] == [
+    assert [line.split()[0] for line in rest[:6]] == ["range", "condition", "lost", "sensitivity", "error", "cost"]
+    assert [line.split()[1].rstrip(":") for line in rest[6:]] == [
         "float4_e2m1fn/tensor",
         "float6_e3m2fn/tensor",
         "e4m5/tensor",
@@ -410,7 +412,8 @@ def test_frozen_parameters_and_unused_ones() -> None:
     assert set(found.step.gradients) == {"fc2.weight", "fc2.bias", "fc3.weight", "fc3.bias"}
     assert "fc1/product/wgrad.input" not in found.records
     model.requires_grad_(False)
-    whole = compiled(model).analyze(images(), loss=cross_entropy)
+    with pytest.warns(PrecisionWarning, match="of no parameter"):
+        whole = compiled(model).analyze(images(), loss=cross_entropy)
     estimate = whole.predict(precc.Uniform("e8m5").assign())
     assert estimate.loss > 0
     assert math.isnan(estimate.gradient)
@@ -461,3 +464,194 @@ def test_a_step_that_is_gone_is_not_measured() -> None:
     with pytest.raises(AnalysisError, match=r"fc2\.weight has changed"):
         found.measure(precc.Uniform("e4m3").assign())
     assert found.predict(precc.Uniform("e4m3").assign()).loss > 0
+
+
+class TwoResults(nn.Module):
+    """A net of two outputs, of which a loss may use one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = F.relu(self.a(x))
+        return self.b(hidden), hidden
+
+
+def test_outputs_that_the_loss_does_not_use() -> None:
+    net, x = compiled(TwoResults()), torch.randn(4, 6)
+    net(x)[0].square().sum().backward()
+    implied = net.analyze(x)
+    given = net.analyze(x, loss=lambda output: output[0].square().sum())
+    assert implied.gradient_norm == pytest.approx(given.gradient_norm, rel=1e-5)
+    entry = ZOO["llama"]
+    llama: Any = precc.compile(entry.factory(), backend="reference")
+    llama(**entry.inputs(2, torch.Generator().manual_seed(1))).loss.backward()
+    assert llama.get_input_embeddings().weight.grad is not None
+
+
+def test_a_single_output_is_the_loss_only_without_a_backward() -> None:
+    net, x = compiled(nn.Sequential(nn.Linear(6, 1))), torch.randn(1, 6)
+    loss = (net(x) - 5).square().sum()
+    loss.backward()
+    norm = math.sqrt(sum(float(parameter.grad.square().sum()) for parameter in net.parameters()))
+    assert net.analyze(x).gradient_norm == pytest.approx(norm, rel=1e-5)
+
+
+def test_inputs_that_record_gradients() -> None:
+    x = images().requires_grad_()
+    found = compiled().analyze(x, loss=cross_entropy)
+    plain = compiled().analyze(images(), loss=cross_entropy)
+    plan = precc.Uniform("e8m5").assign()
+    assert found.predict(plan) == plain.predict(plan)
+    assert x.grad is None
+
+
+class Routed(nn.Module):
+    """Indices in the forward, as a router of experts has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.expert, self.head = nn.Linear(8, 6), nn.Linear(8, 6), nn.Linear(2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, chosen = self.gate(x).topk(2, -1)
+        logits: Tensor = self.head(self.expert(x).gather(-1, chosen))
+        return logits
+
+
+def test_indices_in_the_forward() -> None:
+    found = compiled(Routed()).analyze(torch.randn(16, 8), loss=lambda output: output.square().mean())
+    plan = precc.Uniform("e8m7").assign()
+    assert 1 / 2 < found.predict(plan).loss / found.measure(plan, 12).loss < 2
+
+
+@pytest.mark.parametrize("kind", [nn.LeakyReLU(0.2), nn.ReLU6(), nn.Hardtanh(-0.5, 0.5)], ids=str)
+def test_kinks_of_other_functions(kind: nn.Module) -> None:
+    model = nn.Sequential(nn.Linear(20, 60), kind, nn.Linear(60, 60), kind, nn.Linear(60, 3))
+    found = compiled(model).analyze(torch.randn(32, 20), loss=lambda output: output.square().mean())
+    plan = precc.Uniform("e8m6").assign()
+    assert found.findings.sensitivities.flips
+    assert 1 / 1.5 < found.predict(plan).gradient / found.measure(plan, 16).gradient < 1.5
+
+
+def test_a_rectifier_that_is_the_identity_has_no_flips() -> None:
+    model = nn.Sequential(nn.Linear(20, 60), nn.LeakyReLU(1.0), nn.Linear(60, 3))
+    found = compiled(model).analyze(torch.randn(32, 20), loss=lambda output: output.square().mean())
+    assert all(float(flip.squares.sum()) == 0.0 for flip in found.findings.sensitivities.flips)
+
+
+@pytest.mark.parametrize("rounding", ["nearest_even", "toward_zero"])
+def test_values_that_vanish_are_lost_and_said_so(rounding: str) -> None:
+    options = AnalysisOptions(probes=40)  # all in one direction, which few random ones see
+    found = compiled().analyze(images(), loss=lambda output: cross_entropy(output) * 1e-4, options=options)
+    plan = precc.PrecisionPlan("float32", {"fc1/product/wgrad.grad_output": precc.Precision("e4m3", rounding)})
+    predicted, measured = found.predict(plan), found.measure(plan, 3)
+    assert predicted.lost > 0.9
+    assert "unsure, for a slot loses" in str(predicted)
+    assert 1 / 1.5 < predicted.gradient / measured.gradient < 1.5
+
+
+def test_a_plan_that_overflows_has_no_finite_error() -> None:
+    found = compiled().analyze(images() * 1e6, loss=cross_entropy)
+    estimate = found.predict(precc.Uniform("e5m2").assign())
+    assert math.isinf(estimate.gradient)
+    assert math.isinf(estimate.loss)
+
+
+def test_half_precision_does_not_overflow_in_the_analysis() -> None:
+    model = MLP().half()
+    found = compiled(model).analyze(images().half() * 500, loss=lambda output: output.float().square().mean() * 1e-6)
+    estimate = found.predict(precc.Uniform("e4m3", scaling="tensor").assign())
+    assert 0 < estimate.gradient < 1
+    assert 0 < estimate.loss < 1
+
+
+def test_a_net_explains_the_plan_that_it_has() -> None:
+    net = compiled(policy="mxfp4")
+    found = net.analyze(images(), loss=cross_entropy)
+    assert found.predict(net.plan).gradient > 0
+    assert "mxfp4_e2m1" in net.explain("fc2/fprop.weight")
+
+
+def test_a_net_does_not_keep_the_batch() -> None:
+    net = compiled()
+    net.analyze(images(), loss=cross_entropy)
+    assert precc.module.session_of(net).analysis.measurement is None
+    with pytest.raises(AnalysisError, match="output alone"):
+        net.analyze(images(), loss=nn.CrossEntropyLoss())
+    with pytest.raises(AnalysisError, match="AnalysisOptions"):
+        net.analyze(images(), loss=cross_entropy, options={"probes": 2})
+
+
+def test_a_training_forward_does_not_spoil_an_analysis() -> None:
+    net = compiled(Everything())
+    found = net.analyze(images(), loss=cross_entropy)
+    net(images())
+    assert found.measure(precc.Uniform("e4m3").assign(), 2).gradient > 0
+
+
+def test_an_analysis_leaves_nothing_behind() -> None:
+    """Neither Dynamo nor the net keeps batch, graph or model."""
+    model = MLP()
+    x = images()
+    known = [weakref.ref(model.fc1.weight), weakref.ref(x)]
+    net = compiled(model)
+    net.analyze(x, loss=cross_entropy)
+    with pytest.raises(AnalysisError):
+        net.analyze(x, loss=lambda output: output)
+    del net, model, x
+    gc.collect()
+    assert [own() for own in known] == [None, None]
+
+
+class Rewritten(nn.Module):
+    """Operators that autograd opens in ways of their own: assignment to a slice, a number taken out of a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(12, 12), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.a(x)
+        hidden[:, 0] = 0
+        logits: Tensor = self.b(hidden)
+        return logits
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        (Rewritten(), (8, 12), lambda output: output.square().mean()),
+        (nn.Linear(12, 5), (8, 12), lambda output: output.square().mean() * float(output.detach().abs().max())),
+        (
+            nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU()).bfloat16(),
+            (16, 1, 28, 28),
+            lambda output: output.float().mean(),
+        ),
+    ],
+    ids=["slice", "number", "bf16"],
+)
+def test_steps_of_other_kinds(case: tuple[nn.Module, tuple[int, ...], Any]) -> None:
+    model, shape, loss = case
+    x = torch.randn(shape).to(next(model.parameters()).dtype)
+    estimate = compiled(model).analyze(x, loss=loss).predict(precc.Uniform("e4m3", scaling="tensor").assign())
+    assert 0 < estimate.gradient < 1
+
+
+def test_what_no_version_counts_is_seen() -> None:
+    net = compiled()
+    found = net.analyze(images(), loss=cross_entropy)
+    net.fc3.weight.data.mul_(5)
+    with pytest.raises(AnalysisError, match="the step has now the loss"):
+        found.measure(precc.Uniform("e4m3").assign(), 2)
+
+
+def test_inference_mode_is_refused() -> None:
+    net = compiled()
+    with torch.inference_mode():
+        x = images()
+        with pytest.raises(AnalysisError, match="inference_mode"):
+            net.analyze(x, loss=cross_entropy)
+    with pytest.raises(AnalysisError, match="inference_mode"):
+        net.analyze(x, loss=cross_entropy)

@@ -396,7 +396,7 @@ def test_the_thresholds_are_where_exp_overflows_and_underflows(dtype: torch.dtyp
 
 
 def empty_step(graph: Graph) -> TracedStep:
-    return TracedStep(GraphModule({}, graph), {}, "plan", {}, {})
+    return TracedStep(GraphModule({}, graph), {}, "plan", {}, frozenset(), {})
 
 
 def test_a_graph_without_ops() -> None:

@@ -55,7 +55,7 @@ class AdjointTotals:
         return cls(float(both.sum()), float(norm(adjoint)) ** 2, float(norm(both)) ** 2)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class AccumulatorSample:
     """Dot products of one product, drawn at random from its outputs.
 

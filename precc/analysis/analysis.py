@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 
 from precc.analysis.analysis_file import read_analysis, written_analysis
@@ -17,6 +18,7 @@ from precc.analysis.traced_step import TracedStep
 from precc.errors import AnalysisError, PlanError
 from precc.files import write_whole
 from precc.plan import PrecisionPlan
+from precc.precision import Precision
 
 __all__ = ["Analysis"]
 
@@ -40,6 +42,11 @@ class Analysis:
     seconds: float
     calibration: Calibration = field(default_factory=Calibration)
     measurement: StepMeasurement | None = None
+    _prediction: Prediction = field(init=False)
+
+    def __post_init__(self) -> None:
+        prediction = Prediction(self.findings.sensitivities, self.findings.gains, self.calibration)
+        object.__setattr__(self, "_prediction", prediction)
 
     def __repr__(self) -> str:
         found = f"loss {self.loss:.4g}, gradient {self.gradient_norm:.4g}"
@@ -52,7 +59,7 @@ class Analysis:
 
     @property
     def gradient_norm(self) -> float:
-        """The 2-norm of the gradient of all parameters, without rounding."""
+        """The norm of the gradient of all parameters, without rounding: the 2-norm, or that of the metric."""
         return self.findings.sensitivities.gradient_norm
 
     @property
@@ -85,10 +92,6 @@ class Analysis:
         self._check(plan)
         return self._prediction.of(plan)
 
-    @property
-    def _prediction(self) -> Prediction:
-        return Prediction(self.findings.sensitivities, self.findings.gains, self.calibration)
-
     def measure(self, plan: PrecisionPlan, repetitions: int = 10, *, seed: int = 0) -> ErrorEstimate:
         """The error of loss and gradient under a plan, observed in independent draws.
 
@@ -110,6 +113,8 @@ class Analysis:
             PlanError, AnalysisError: as `measure`.
         """
         self._check(plan)
+        if type(seed) is not int or not 0 <= seed < 2**63:
+            raise AnalysisError(f"seed is a whole number from 0 to 2**63 - 1, not {seed!r}")
         if type(repetitions) is not int or repetitions < 2:
             raise AnalysisError(f"repetitions is a whole number of at least 2, not {repetitions!r}")
         return self._measurement.draws(plan, repetitions, seed)
@@ -157,8 +162,12 @@ class Analysis:
         """
         self._check(plan)
         found = {}
-        for name in self.operands:
-            estimate = self._prediction.of(PrecisionPlan("float64", {name: plan.precision(name)}))
+        for name, record in self.records.items():
+            if record.sensitivity is None:
+                alone = PrecisionPlan("float64", accumulators={name: plan.accumulator(name)})
+            else:
+                alone = PrecisionPlan("float64", {name: plan.precision(name)})
+            estimate = self._prediction.of(alone)
             if estimate.gradient or estimate.loss or estimate.loss_mean:
                 found[name] = estimate
         return found
@@ -175,13 +184,13 @@ class Analysis:
     def refresh_interval(self, step_seconds: float, share: float = 0.02) -> int:
         """Steps from one analysis to the next, so that analyses take at most this share of the time.
 
-        >>> math.ceil(3.0 / (0.1 * 0.02))  # an analysis of 3 s, steps of 0.1 s
-        1500
+        An analysis of 3 s beside steps of 0.1 s takes 2% of the time every 1,500 steps.
 
         Raises:
             AnalysisError: a duration that is not positive, or a share outside of (0, 1].
         """
-        if not step_seconds > 0 or not 0 < share <= 1:
+        numbers = isinstance(step_seconds, (int, float)) and isinstance(share, (int, float))
+        if not numbers or not step_seconds * share > 1e-300 or not 0 < share <= 1:
             raise AnalysisError(f"a step of {step_seconds!r} s and a share of {share!r} give no interval")
         return max(1, math.ceil(self.seconds / (step_seconds * share)))
 
@@ -207,11 +216,15 @@ class Analysis:
 
     def _check(self, plan: PrecisionPlan) -> None:
         if not isinstance(plan, PrecisionPlan):
-            hint = "; for a policy, policy.assign(analysis)" if hasattr(plan, "assign") else ""
-            raise PlanError(f"not a plan: {plan!r:.80}{hint}")
+            named = isinstance(plan, (str, Precision))
+            hint = "; for one precision everywhere, precc.PrecisionPlan(...)" if named else ""
+            hint = "; for a policy, policy.assign(analysis)" if hasattr(plan, "assign") else hint
+            raise PlanError(f"not a plan: {plan!r:.40}{hint}")
         strange = sorted({*plan.slots, *plan.accumulators} - set(self.records))
         if strange:
-            raise PlanError(f"the plan names {strange[0]!r}, which {self.title} does not have")
+            near = get_close_matches(strange[0], self.records, n=1)
+            hint = f": did you mean {near[0]!r}?" if near else ""
+            raise PlanError(f"the plan names {strange[0]!r}, a slot that {self.title} does not have{hint}")
 
 
 def _ratio(measured: float, predicted: float) -> float | None:

@@ -68,6 +68,19 @@ _SHORT = {
     "ValueSample": ("weights",),
 }
 
+#: What reading a damaged or foreign file raises.
+_DAMAGED = (
+    PreccError,
+    pickle.UnpicklingError,
+    AttributeError,
+    EOFError,
+    IndexError,
+    KeyError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
 
 def written_analysis(
     title: str, records: Mapping[str, SlotRecord], findings: Findings, seconds: float, calibration: Calibration
@@ -100,8 +113,11 @@ def read_analysis(path: Path) -> tuple[str, dict[str, SlotRecord], Findings, flo
             raise ValueError(f"its format is {document['format']!r}, not {_FORMAT!r}")
         records, findings = _typed(document["records"]), _typed(document["findings"])
         calibration = Calibration.from_json(document["calibration"])
+        typed = isinstance(document["title"], str) and isinstance(findings, Findings) and isinstance(records, dict)
+        if not typed or not all(isinstance(own, SlotRecord) for own in records.values()):
+            raise ValueError("its entries are not those of an analysis")
         return document["title"], records, findings, float(document["seconds"]), calibration
-    except (PreccError, pickle.UnpicklingError, RuntimeError, KeyError, TypeError, ValueError, EOFError) as error:
+    except _DAMAGED as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise AnalysisError(f"{str(path)!r} holds no analysis: {reason}") from error
 

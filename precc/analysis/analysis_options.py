@@ -35,7 +35,7 @@ class AnalysisOptions:
     probes: int = 4
     samples: int = 8192
     sums: int = 0
-    metric: Mapping[str, Tensor] = field(default_factory=dict)
+    metric: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     candidates: Sequence[Precision | Format | str] = ()
     seed: int = 0
 
@@ -49,6 +49,12 @@ class AnalysisOptions:
             raise AnalysisError(f"sums is a whole number of at least 0, not {self.sums!r}")
         if type(self.seed) is not int or self.seed < 0:
             raise AnalysisError(f"seed is a whole number of at least 0, not {self.seed!r}")
+        if not isinstance(self.metric, Mapping):
+            raise AnalysisError(f"a metric is a dictionary by name of the parameter, not {self.metric!r:.40}")
         for name, own in self.metric.items():
-            if not isinstance(own, Tensor) or not bool((own > 0).all()):
+            if not isinstance(name, str):
+                raise AnalysisError(
+                    "a metric is by name of the parameter: {name: ... for name, p in net.named_parameters()}"
+                )
+            if not isinstance(own, Tensor) or not bool(((own > 0) & own.isfinite()).all()):
                 raise AnalysisError(f"the metric of {name!r} is a tensor of positive numbers")

@@ -1,7 +1,7 @@
 """What measurements say of predictions: their ratio in each group of slots, as a running record.
 
 A group is the slots of one operand of one role, such as ``fprop.weight``. The record is the mean of the logarithms of
-measured over predicted deviations; predictions are multiplied by its exponential.
+measured over predicted deviations; errors of the group are multiplied by its exponential. Sums are not corrected.
 """
 
 import math
@@ -15,6 +15,9 @@ __all__ = ["Calibration", "Correction", "group_of"]
 
 #: Measurements that the running mean remembers.
 _MEMORY = 10
+
+#: A ratio beyond this, or below its inverse, says that the step is no step to calibrate by.
+_MOST = 30.0
 
 
 def group_of(slot: str) -> str:
@@ -55,10 +58,13 @@ class Calibration:
     _ratios: dict[str, dict[str, _Ratio]] = field(default_factory=dict)
 
     def note(self, group: str, *, loss: float | None, gradient: float | None) -> None:
-        """Add a measurement: measured over predicted, None where neither is defined."""
+        """Add a measurement: measured over predicted, None where neither is defined.
+
+        Ratios beyond 30, as of a net that fits its batch to the last digit, are left out.
+        """
         own = self._ratios.setdefault(group, {})
         for name, ratio in (("loss", loss), ("gradient", gradient)):
-            if ratio is not None and 0 < ratio < math.inf:
+            if ratio is not None and 1 / _MOST <= ratio <= _MOST:
                 own.setdefault(name, _Ratio()).note(ratio)
 
     def of(self, slot: str) -> Correction:
@@ -89,6 +95,9 @@ class Calibration:
             PlanError: it is none.
         """
         try:
+            strange = {name for own in data.values() for name in own} - {"loss", "gradient"}
+            if strange:
+                raise ValueError(strange)
             return cls({group: {name: _ratio(own[name]) for name in own} for group, own in data.items()})
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise PlanError(f"the precision_state has a calibration that is none: {data!r:.80}") from error
@@ -96,6 +105,6 @@ class Calibration:
 
 def _ratio(data: Mapping[str, Any]) -> _Ratio:
     count, mean = data["count"], data["log_ratio"]
-    if type(count) is not int or count < 1 or type(mean) is not float or not math.isfinite(mean):
+    if type(count) is not int or count < 1 or type(mean) is not float or not abs(mean) <= math.log(_MOST):
         raise ValueError(data)
     return _Ratio(count, mean)

@@ -22,6 +22,9 @@ __all__ = ["differentiable", "missing_derivatives_named"]
 
 _aten = torch.ops.aten
 
+#: What torch says where a derivative is missing.
+_MISSING = ("derivative", "no autograd formula")
+
 
 def differentiable(node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """The value of a node, by operators that can be differentiated.
@@ -52,7 +55,7 @@ def missing_derivatives_named() -> Iterator[None]:
     try:
         yield
     except (NotImplementedError, RuntimeError) as error:
-        if isinstance(error, UnsupportedError) or "derivative" not in str(error):
+        if isinstance(error, UnsupportedError) or not any(words in str(error) for words in _MISSING):
             raise
         raise _unsupported(str(error).splitlines()[0]) from error
 
@@ -130,6 +133,8 @@ def _attention_backward(
 
 
 _REPLACED: dict[Any, Callable[..., Any]] = {
+    _aten.copy.default: lambda x, source, non_blocking=False: source.to(x.dtype).expand(x.shape).clone(),
+    torch.ops.prims.convert_element_type.default: lambda x, dtype: x.to(dtype),
     _aten._embedding_bag_backward.default: _embedding_bag_backward,
     _aten._scaled_dot_product_flash_attention_for_cpu_backward.default: _attention_backward,
     _aten.native_group_norm.default: decomposition_table[_aten.native_group_norm.default],

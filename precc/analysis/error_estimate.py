@@ -5,10 +5,17 @@ from dataclasses import dataclass
 
 __all__ = ["ErrorEstimate", "StandardErrors"]
 
+#: Share of a slot's sum of squares above which a prediction says that it is not sure.
+_UNSURE = 0.1
+
 
 @dataclass(frozen=True, slots=True)
 class StandardErrors:
-    """Standard errors of the fields of an `ErrorEstimate`; NaN where there is only one draw."""
+    """Standard errors of the fields of an `ErrorEstimate`; NaN where they are not known.
+
+    Of a measurement they come from its draws. Of a prediction they are those of its random probes and samples: how far
+    the estimate would change with another seed, and not how far the model is from the truth.
+    """
 
     loss_mean: float
     loss: float
@@ -22,14 +29,18 @@ class ErrorEstimate:
     Args:
         loss_mean: mean of the error of the loss; absolute.
         loss: standard deviation of the error of the loss; absolute.
-        gradient: root mean square of the 2-norm of the gradient's error, relative to the 2-norm of the gradient.
+        gradient: root mean square of the norm of the gradient's error, relative to the norm of the gradient: the
+            2-norm, or that of the analysis's metric.
         standard_error: of these three.
+        lost: of a prediction, the largest share of a slot's sum of squares that the plan loses, to 0 and beyond the
+            ends of its formats; above a tenth or so errors of slots no longer add up, and the prediction is not sure.
     """
 
     loss_mean: float
     loss: float
     gradient: float
     standard_error: StandardErrors
+    lost: float = 0.0
 
     def __str__(self) -> str:
         """In one line.
@@ -38,5 +49,6 @@ class ErrorEstimate:
         loss +1.2e-04 +- 6.6e-04, gradient 14.8% (+- 0.9%)
         """
         sure = self.standard_error.gradient
-        known = f" (+- {sure:.1%})" if math.isfinite(sure) and sure else ""
-        return f"loss {self.loss_mean:+.1e} +- {self.loss:.1e}, gradient {self.gradient:.1%}{known}"
+        known = f" (+- {100 * sure:.2g}%)" if math.isfinite(sure) and sure else ""
+        unsure = f"; unsure, for a slot loses {self.lost:.0%}: measure it" if self.lost > _UNSURE else ""
+        return f"loss {self.loss_mean:+.1e} +- {self.loss:.1e}, gradient {100 * self.gradient:.3g}%{known}{unsure}"

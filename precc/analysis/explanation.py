@@ -29,7 +29,7 @@ def explained(analysis: Analysis, slot: str, plan: PrecisionPlan) -> str:
     if record.sensitivity is None:
         return "\n".join([f"{name}: sums in {plan.accumulator(name) or 'the format of the tensors'}", *_values(record)])
     own = plan.precision(name)
-    lines = [f"{name}: {own}", *_values(record), *_sensitivity(record)]
+    lines = [f"{name}: {own}", *_values(record), *_losses(record, own), *_sensitivity(record)]
     lines += [*_calibration(analysis, name), *_shares(analysis, name, plan), _cost(analysis, record, own)]
     return "\n".join([*lines, *_others(analysis, name, own)])
 
@@ -40,6 +40,8 @@ def full_name(analysis: Analysis, slot: str) -> str:
     Raises:
         PlanError: there is none, or several.
     """
+    if not isinstance(slot, str):
+        raise PlanError(f"a slot goes by its name, such as 'conv2/fprop.weight', not {slot!r:.40}")
     if slot in analysis.records:
         return slot
     meant = [name for name in analysis.records if short_name(name) == slot]
@@ -67,11 +69,20 @@ def _values(record: SlotRecord) -> list[str]:
     return lines
 
 
+def _losses(record: SlotRecord, own: Precision) -> list[str]:
+    """What the slot's precision loses of its values, where that was counted."""
+    lost = record.value_range.losses.get(own)
+    if lost is None or not (lost.underflow or lost.overflow):
+        return []
+    return [f"  lost         {lost.underflow_share:.2%} become 0, {lost.overflow_share:.2%} overflow in {own}"]
+
+
 def _sensitivity(record: SlotRecord) -> list[str]:
     own = record.sensitivity
     assert own is not None
     gradient = f"the gradient by {own.gradient:.2g}%"
-    return [f"  sensitivity  relative errors of 1% move the loss by {own.loss / 100:.1e}, {gradient}"]
+    loss = f"the loss by {own.loss / 100:.1e}" if own.loss else "the loss not at all"
+    return [f"  sensitivity  relative errors of 1% move {loss}, {gradient}"]
 
 
 def _calibration(analysis: Analysis, name: str) -> list[str]:
@@ -86,7 +97,10 @@ def _calibration(analysis: Analysis, name: str) -> list[str]:
 
 
 def _shares(analysis: Analysis, name: str, plan: PrecisionPlan) -> list[str]:
-    every = analysis.contributions(plan)
+    try:
+        every = analysis.contributions(plan)
+    except (AnalysisError, UnsupportedError) as error:
+        return [f"  error        not known ({error})"]
     own = every.get(name)
     if own is None:
         return ["  error        rounds nothing"]

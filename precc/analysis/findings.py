@@ -10,11 +10,12 @@ from precc.analysis.finding import Finding
 from precc.analysis.sensitivities import Sensitivities
 from precc.analysis.traced_step import TracedStep
 from precc.analysis.value_range import ValueRange
+from precc.plan import PrecisionPlan
 
 __all__ = ["Analyzer", "Findings"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Findings:
     """What the passes find.
 
@@ -35,4 +36,5 @@ class Findings:
     nonfinite: str = ""
 
 
-Analyzer = Callable[[TracedStep, AnalysisOptions], Findings]
+#: Of a step, how to look at it, and the plan in force.
+Analyzer = Callable[[TracedStep, AnalysisOptions, PrecisionPlan], Findings]

@@ -17,7 +17,7 @@ from torch import Tensor
 __all__ = ["FlipSample"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class FlipSample:
     """Of one rectifier or pooling.
 

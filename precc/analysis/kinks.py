@@ -1,6 +1,6 @@
 """Where a small error changes which way a gradient goes: rectifiers and max-pooling, as they stand in a joint graph."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,8 +18,18 @@ __all__ = ["Kinks"]
 
 _aten = torch.ops.aten
 
-#: Backward operators of functions with a kink at 0: (gradient, result or argument, ...).
-_RECTIFIERS = frozenset({_aten.threshold_backward.default, _aten.leaky_relu_backward.default})
+#: Backward operators of functions with kinks, (gradient, result or argument, ...): where the kinks are, and by what
+#: share of the incoming gradient the outgoing one changes there.
+_RECTIFIERS: dict[Any, Callable[[Node], tuple[tuple[float, ...], float]]] = {
+    _aten.threshold_backward.default: lambda node: ((_number(node, 2),), 1.0),
+    _aten.leaky_relu_backward.default: lambda node: ((0.0,), 1.0 - _number(node, 2)),
+    _aten.hardtanh_backward.default: lambda node: ((_number(node, 2), _number(node, 3)), 1.0),
+}
+
+
+def _number(node: Node, position: int) -> float:
+    return float(str(node.args[position]))
+
 
 #: (gradient, argument, kernel, stride, padding, dilation, ceil mode, indices).
 _POOLING = frozenset({_aten.max_pool2d_with_indices_backward.default})
@@ -38,6 +48,8 @@ class _Kink:
         incoming: the gradient that passes or does not.
         samples: how many elements or windows are kept.
         seed: of the choice.
+        places: of the kinks, in the argument.
+        share: of the incoming gradient that appears or vanishes.
     """
 
     node: Node
@@ -45,8 +57,11 @@ class _Kink:
     incoming: Node
     samples: int
     seed: int
+    places: tuple[float, ...] = (0.0,)
+    share: float = 1.0
     first: Tensor = field(init=False)  # positions in the argument: of the element; of the largest in a window
     second: Tensor | None = None  # of the next one in the window
+    here: Tensor = field(init=False)  # the argument there
     distance: Tensor = field(init=False)  # from the kink
     weight: Tensor = field(init=False)  # elements that each one stands for
     gradient: Tensor = field(init=False)  # that passes here
@@ -62,11 +77,18 @@ class _Kink:
             g: the incoming gradient.
         """
         self._choose(z.detach(), g.detach())
-        self.distance = self._at(z)
+        self.here = self._at(z)
+        self.distance = self._from_kink(self.here)
 
     def _choose(self, z: Tensor, g: Tensor) -> None:
-        self.first, self.weight = _near_and_far(z.reshape(-1).abs(), self.samples, self.seed)
-        self.gradient = g.reshape(-1)[self.first].double()
+        size = self._from_kink(z.reshape(-1)).abs()
+        self.first, self.weight = _near_and_far(size, self.samples, self.seed)
+        self.gradient = g.reshape(-1)[self.first].double() * self.share
+
+    def _from_kink(self, z: Tensor) -> Tensor:
+        """To the nearest one."""
+        distances = torch.stack([z - place for place in self.places])
+        return distances.gather(0, distances.abs().argmin(0, keepdim=True))[0] if len(distances) > 1 else distances[0]
 
     def _at(self, value: Tensor) -> Tensor:
         flat = value.detach().reshape(-1)
@@ -81,7 +103,7 @@ class _Kink:
         self.adjoint = None
 
     def displace(self, argument: Tensor) -> None:
-        self.errors.append(self._at(argument) - self.distance)
+        self.errors.append(self._at(argument) - self.here)
 
     def flips(self) -> FlipSample:
         change = torch.stack(self.adjoints) * self.gradient
@@ -133,7 +155,7 @@ def _near_and_far(size: Tensor, samples: int, seed: int) -> tuple[Tensor, Tensor
     drawn = drawn_positions(size.numel(), samples, seed, size.device)
     if len(drawn) == size.numel():
         return drawn, torch.ones(len(drawn), dtype=torch.float64, device=size.device)
-    some = size[drawn]
+    some = size[drawn].float()
     positive = some[some > 0]
     limit = positive.quantile(samples / 2 / size.numel()) if len(positive) else some.new_zeros(())
     near = ((size <= limit) & (size > 0)).nonzero()[:, 0]
@@ -223,7 +245,8 @@ def _kink(node: Node, samples: int, seed: int) -> _Kink | None:
     if gradient.target in _POOLING and _before(gradient.args[1]) is _before(node.args[1]):
         incoming: Any = gradient.args[0]
         return _PooledRectifier(node, argument, incoming, samples, seed, pool=gradient)
-    return _Kink(node, argument, gradient, samples, seed)
+    places, share = _RECTIFIERS[node.target](node)
+    return _Kink(node, argument, gradient, samples, seed, places, share)
 
 
 def _before(node: Any, *functions: Any) -> Node:

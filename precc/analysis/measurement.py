@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from threading import Lock
 from typing import Any
 
 import torch
@@ -75,6 +76,7 @@ class StepMeasurement:
         backend: that computes it, eagerly.
         accumulating: passes for plans that round sums.
         gradient_norm: of the gradient without rounding.
+        loss: without rounding, when the step was analysed.
         metric: weights of the squares in that norm, by name of the parameter; those that are not named have 1.
     """
 
@@ -83,6 +85,8 @@ class StepMeasurement:
     accumulating: Pipeline
     gradient_norm: float
     metric: Mapping[str, Tensor] = field(default_factory=dict)
+    loss: float = math.nan
+    _lock: Lock = field(default_factory=Lock)
     _compiled: dict[bool, BoxedCallable] = field(default_factory=dict)
     _displacement: "_Displacement" = field(init=False)
     _generators: Generators = field(init=False)
@@ -104,9 +108,11 @@ class StepMeasurement:
         changed = [name for name, value in self._tensors.items() if value._version != self._versions[name]]
         if changed:
             what = self.step.parameters.get(changed[0], "an input")
-            raise AnalysisError(
-                f"{what} has changed since the analysis (and {len(changed) - 1} more tensors): call net.analyze again"
-            )
+            more = f", and {len(changed) - 1} more tensors," if len(changed) > 1 else ""
+            raise AnalysisError(f"{what}{more} has changed since the analysis: call net.analyze again")
+        loss = float(self.run(None)[0])  # what `.data` and fused optimizers write is not counted
+        if math.isfinite(self.loss) and abs(loss - self.loss) > 1e-3 * abs(self.loss) + 1e-6:
+            raise AnalysisError(f"the step has now the loss {loss:.4g}, not {self.loss:.4g}: call net.analyze again")
 
     def draws(self, plan: PrecisionPlan, repetitions: int, seed: int = 0) -> Draws:
         """Errors of loss and gradient in so many draws.
@@ -115,6 +121,10 @@ class StepMeasurement:
             AnalysisError: a parameter, buffer or input was written to since the step was traced.
         """
         self._check_unchanged()
+        with self._lock:
+            return self._draws(plan, repetitions, seed)
+
+    def _draws(self, plan: PrecisionPlan, repetitions: int, seed: int) -> Draws:
         generator = torch.Generator().manual_seed(seed)
         losses, gradients = [], []
         for _ in track(range(repetitions), "measuring", transient=True, disable=not sys.stderr.isatty()):

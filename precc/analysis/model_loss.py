@@ -11,49 +11,66 @@ from torch.utils import _pytree
 __all__ = ["LastTangents", "implied_loss"]
 
 
+#: Bytes of gradients of outputs that are kept after each backward without being asked for.
+_UNASKED = 1 << 24
+
+
 class LastTangents:
-    """Gradients with respect to the outputs of the last call, as the backward computed them."""
+    """Gradients with respect to the outputs of the last call, as the backward computed them.
+
+    Large ones are kept only once an analysis was asked for that needs them.
+    """
 
     def __init__(self) -> None:
         self.found: dict[int, Tensor] = {}
+        self.asked = False
 
     def follow(self, output: Any) -> None:
-        """Forget those of the call before, and wait for those of this one."""
+        """Wait for those of this call."""
+        leaves = dict(enumerate(_pytree.tree_leaves(output)))
+        wanted = {
+            position: leaf
+            for position, leaf in leaves.items()
+            if isinstance(leaf, Tensor) and leaf.requires_grad and leaf.grad_fn is not None
+        }
+        if not self.asked and sum(leaf.numel() * leaf.element_size() for leaf in wanted.values()) > _UNASKED:
+            return
         found: dict[int, Tensor] = {}
         self.found = found
-        for position, leaf in enumerate(_pytree.tree_leaves(output)):
-            if isinstance(leaf, Tensor) and leaf.requires_grad and leaf.grad_fn is not None:
-                leaf.register_hook(_keeping(found, position))
+        for position, leaf in wanted.items():
+            leaf.register_hook(_keeping(found, position))
 
     def forget(self) -> None:
         """Give back the memory."""
         self.found = {}
 
 
-def _keeping(found: dict[int, Tensor], position: int) -> Callable[[Tensor], None]:
-    def keep(gradient: Tensor) -> None:
-        if not (is_batchedtensor(gradient) or is_legacy_batchedtensor(gradient)):  # many gradients at once
+def _keeping(found: dict[int, Tensor], position: int) -> Callable[[Tensor | None], None]:
+    def keep(gradient: Tensor | None) -> None:
+        # none comes to an output that the loss does not use; many at once are no step's
+        if gradient is not None and not (is_batchedtensor(gradient) or is_legacy_batchedtensor(gradient)):
             found[position] = gradient.detach()
 
     return keep
 
 
 def implied_loss(tangents: Mapping[int, Tensor]) -> Callable[[Any], Tensor]:
-    """The loss that the model returns, or else ``sum over outputs of <tangent, output>``.
+    """What the model calls its loss, or ``sum over outputs of <tangent, output>``, or a first output of one number.
 
     The gradients of the second are those of the step that had these tangents; its curvature is 0. The result is no
-    single number where there is neither.
+    single number where there is none of them.
     """
 
     def loss(output: Any) -> Tensor:
-        own = _own(output)
+        own = _named(output)
         if isinstance(own, Tensor) and own.numel() == 1:
             return own.reshape(())
         leaves = dict(enumerate(_pytree.tree_leaves(output)))
         terms = [(leaves[position] * own).sum() for position, own in tangents.items() if _fits(leaves, position, own)]
-        if not terms or len(terms) < len(tangents):
-            return next(leaf for leaf in leaves.values() if isinstance(leaf, Tensor)).reshape(-1).repeat(2)
-        return torch.stack(terms).sum() if len(terms) > 1 else terms[0]
+        if terms and len(terms) == len(tangents):
+            return torch.stack(terms).sum() if len(terms) > 1 else terms[0]
+        first = next(leaf for leaf in leaves.values() if isinstance(leaf, Tensor))
+        return first if first.dim() == 0 and not tangents else first.reshape(-1).repeat(2)
 
     return loss
 
@@ -63,12 +80,8 @@ def _fits(leaves: Mapping[int, Any], position: int, tangent: Tensor) -> bool:
     return isinstance(leaf, Tensor) and leaf.shape == tangent.shape
 
 
-def _own(output: Any) -> Any:
-    """What may be the loss in an output."""
+def _named(output: Any) -> Any:
+    """What an output calls its loss."""
     if isinstance(output, Mapping):
         return output["loss"] if "loss" in output else None
-    if hasattr(output, "loss"):
-        return output.loss
-    if isinstance(output, (tuple, list)) and len(output) > 0:
-        return output[0]
-    return output
+    return output.loss if hasattr(output, "loss") else None

@@ -55,12 +55,6 @@ class Contribution:
     gradient_mean_noise: Tensor
     gradient_variance: Tensor
 
-    @property
-    def gradient_square(self) -> float:
-        """Mean square of the change of the gradient."""
-        squares = (self.gradient_mean.square() - self.gradient_mean_noise).clamp(min=0.0) + self.gradient_variance
-        return float(squares.mean())
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
@@ -80,7 +74,7 @@ class Prediction:
     _sums: dict[tuple[Any, ...], SumErrors] = field(default_factory=dict)
 
     def of(self, plan: PrecisionPlan) -> ErrorEstimate:
-        """The error of a plan.
+        """The error of a plan; infinite where a sampled value becomes infinite.
 
         Raises:
             AnalysisError: scales of the plan come from magnitudes that the analysis has not, or it rounds sums, and
@@ -91,9 +85,23 @@ class Prediction:
             raise AnalysisError(
                 "the plan rounds sums, and the analysis kept none: net.analyze(..., options=AnalysisOptions(sums=64))"
             )
+        lost = self._lost(plan)
+        if math.isinf(lost):
+            return ErrorEstimate(math.inf, math.inf, math.inf, StandardErrors(math.nan, math.nan, math.nan), lost)
         parts = [self.contribution(sample, plan) for sample in self.sensitivities.samples]
         parts += [self.contribution_of_sums(sample, plan) for sample in self.sensitivities.sums]
-        return self._total([part for part in parts if part is not None], self._flipped(plan))
+        return self._total([part for part in parts if part is not None], self._flipped(plan), lost)
+
+    def _lost(self, plan: PrecisionPlan) -> float:
+        """The largest share of a slot's sum of squares that becomes 0 or lies beyond the ends."""
+        largest = 0.0
+        for sample in self.sensitivities.samples:
+            for slot in sample.slots:
+                precision = plan.precision(slot.name)
+                if precision.changes(sample.values.dtype):
+                    own = errors_of(sample, slot, precision).lost_share(sample.values, sample.weights)
+                    largest = max(largest, own)
+        return largest
 
     def contribution(self, sample: ValueSample, plan: PrecisionPlan) -> Contribution | None:
         """Of one sample; None if the plan rounds it nowhere."""
@@ -122,7 +130,7 @@ class Prediction:
             float(terms.sum()),
             0.0 if sample.whole or n < 2 else float(n * terms.var()),
             (w * mean).sum(1),
-            torch.zeros(shape[0], dtype=torch.float64) if sample.whole else n * (w * mean).var(1),
+            torch.zeros(shape[0], dtype=torch.float64) if sample.whole or n < 2 else n * (w * mean).var(1),
             (w * (chance.square() + drawn)).sum(1),
         )
 
@@ -131,17 +139,16 @@ class Prediction:
         found = self.errors_of_sums(sample, plan)
         if found is None:
             return None
-        correction = self.calibration.of(sample.name)
         loss, probes = sample.loss_totals, sample.gradient_totals
-        by_factor = torch.tensor([own.by_factor for own in probes], dtype=torch.float64) * correction.gradient
+        by_factor = torch.tensor([own.by_factor for own in probes], dtype=torch.float64)
         variances = torch.tensor([found.variance_of(own) for own in probes], dtype=torch.float64)
         return Contribution(
             found.slope * loss.by_factor,
-            found.variance_of(loss) * correction.loss**2,
+            found.variance_of(loss),
             0.0,
             found.slope * by_factor,
             found.slope_variance * by_factor.square(),
-            variances * correction.gradient**2,
+            variances,
         )
 
     def errors_of_sums(self, sample: AccumulatorSample, plan: PrecisionPlan) -> SumErrors | None:
@@ -170,7 +177,7 @@ class Prediction:
         total = torch.zeros(self.sensitivities.probes, dtype=torch.float64)
         if not flips:
             return total
-        planned = self.gains.mean_squares(self.mean_squares(plan))
+        planned = self.gains.mean_squares(self._corrected(self.mean_squares(plan)))
         displaced = {name: MeanSquare(own, own) for name, own in self.sensitivities.displacements.items()}
         usual = self.gains.mean_squares(displaced)
         for flip in flips:
@@ -179,6 +186,13 @@ class Prediction:
                 size = own.near_zero if flip.near_zero else own.usual
                 total += flip.variance(flip.drawn * size / usual[flip.node].usual)
         return total
+
+    def _corrected(self, squares: Mapping[str, MeanSquare]) -> dict[str, MeanSquare]:
+        """So that what flips changes the gradient by a calibrated factor: its square goes as the root of these."""
+        factors = {name: self.calibration.of(name).gradient ** 4 for name in squares}
+        return {
+            name: MeanSquare(own.usual * factors[name], own.near_zero * factors[name]) for name, own in squares.items()
+        }
 
     def forward_errors(self, plan: PrecisionPlan, conditions: Mapping[str, Condition]) -> dict[str, NodeError]:
         """Errors of the values of each node of the forward part under a plan, by its name."""
@@ -205,7 +219,7 @@ class Prediction:
                 found[sums.name] = MeanSquare(errors.mean_square(sums.weights), errors.chance[0])
         return found
 
-    def _total(self, parts: Sequence[Contribution], flipped: Tensor) -> ErrorEstimate:
+    def _total(self, parts: Sequence[Contribution], flipped: Tensor, lost: float) -> ErrorEstimate:
         if not parts:
             return ErrorEstimate(0.0, 0.0, 0.0, StandardErrors(0.0, 0.0, 0.0))
         loss = math.sqrt(sum(part.loss_variance for part in parts))
@@ -219,7 +233,7 @@ class Prediction:
         spread = self.sensitivities.deviation_of_mean(squares) / 2
         of_gradient = spread / (gradient * norm * norm) if gradient else 0.0
         return ErrorEstimate(
-            sum(part.loss_mean for part in parts), loss, gradient, StandardErrors(math.nan, of_loss, of_gradient)
+            sum(part.loss_mean for part in parts), loss, gradient, StandardErrors(math.nan, of_loss, of_gradient), lost
         )
 
 
@@ -241,9 +255,10 @@ class _LossSums:
             return
         factor = correction.loss
         self.chance += slot.loss * found.spread * factor
-        self.mean += slot.loss * found.mean
+        self.mean += slot.loss * found.mean * factor
         self.drawn += slot.loss.square() * found.variance * factor**2
-        self.curved += slot.curvature * (found.mean.square() + found.spread.square() + found.variance) / 2
+        squares = found.mean.square() + found.spread.square() + found.variance
+        self.curved += slot.curvature * squares * factor**2 / 2
 
 
 def errors_of(sample: ValueSample, slot: SlotAdjoints, precision: Precision) -> RoundingErrors:

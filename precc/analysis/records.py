@@ -1,6 +1,5 @@
 """What an analysis knows of each slot: one typed record, also in ``node.meta["precc"]`` of its rounding node."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from precc.analysis.condition import Condition
@@ -44,6 +43,3 @@ class SlotRecord:
     value_range: ValueRange
     condition: Condition | None
     sensitivity: SlotSensitivity | None
-
-
-Records = Mapping[str, SlotRecord]

@@ -78,6 +78,12 @@ class RoundingErrors:
     variance: Tensor
     largest: Tensor
 
+    def lost_share(self, values: Tensor, weights: Tensor) -> float:
+        """Of the sum of squares of the values, the errors that are no matter of chance; infinite where one is."""
+        total = float((weights * values.double().square()).sum())
+        lost = float((weights * self.mean.square()).sum())
+        return lost / total if total and math.isfinite(lost) else (math.inf if not math.isfinite(lost) else 0.0)
+
     def relative(self, values: Tensor, weights: Tensor) -> RelativeError:
         """To the values that are not 0, where each value stands for so many."""
         there = values != 0
@@ -132,12 +138,11 @@ def rounding_errors(
         return RoundingErrors(lost, zero, variance.clamp(min=0.0), torch.where(overflows, lost, quantum).abs())
     rounded = round_elements(scaled, row).double() * scales
     error, spread = torch.where(v == 0, 0.0, rounded - v), quantum.abs() / 12**0.5
-    if row.mode is RoundingMode.TOWARD_ZERO:
-        mean = torch.where(overflows, error, -quantum / 2)
-        return RoundingErrors(mean, spread.copysign(error), zero, torch.where(overflows, error, quantum).abs())
     lost = overflows | ((rounded == 0) & (v != 0))
-    mean, chance = torch.where(lost, error, 0.0), torch.where(lost, 0.0, spread.copysign(error))
-    return RoundingErrors(mean, chance, zero, torch.where(lost, error, quantum / 2).abs())
+    truncates = row.mode is RoundingMode.TOWARD_ZERO
+    mean = torch.where(lost, error, -quantum / 2 if truncates else zero)
+    largest = torch.where(lost, error, quantum if truncates else quantum / 2).abs()
+    return RoundingErrors(mean, torch.where(lost, 0.0, spread.copysign(error)), zero, largest)
 
 
 def rounded_rows(rows: Tensor, precision: Precision, amax: Tensor) -> Tensor:
@@ -147,11 +152,14 @@ def rounded_rows(rows: Tensor, precision: Precision, amax: Tensor) -> Tensor:
     precision draws random bits, rows are rounded to nearest.
 
     Raises:
-        UnsupportedError: the precision has a transform.
+        UnsupportedError: the precision has a transform, or scales that do not go along the sum.
     """
     if precision.transform is not None:
         raise UnsupportedError(f"the error of {precision} is not that of single values: measure it")
     row = precision.row(axis=1, channel=0).current
+    along = row.granularity in (Granularity.ROW, Granularity.BLOCK) and row.scale.axis == 1 and not row.scale.two_level
+    if not (along or row.granularity in (None, Granularity.STATIC, Granularity.TENSOR)):
+        raise UnsupportedError(f"sums of operands in {precision}, whose scales are not those of the sum: measure them")
     row = replace(row, mode=RoundingMode.NEAREST_EVEN) if row.is_stochastic else row
     x = rows.to(carrier_of(rows, row).dtype)
     scale = block_scales(amax.to(x.dtype).reshape(1), row.scale) if scale_key(row) is TENSOR else scale_of(x, row)

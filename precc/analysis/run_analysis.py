@@ -3,9 +3,13 @@
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from inspect import signature
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils import _pytree
 
 from precc.analysis.analysis import Analysis
 from precc.analysis.analysis_options import AnalysisOptions
@@ -17,6 +21,9 @@ from precc.analysis.model_loss import LastTangents, implied_loss
 from precc.analysis.traced_step import TracedStep, trace_step
 from precc.compile_options import CompileOptions
 from precc.errors import AnalysisError
+from precc.formats import Granularity
+from precc.plan import PrecisionPlan
+from precc.precision import Precision
 from precc.warn_caller import warn_caller
 
 __all__ = ["run_analysis"]
@@ -33,10 +40,13 @@ def run_analysis(
     options: AnalysisOptions,
     calibration: Calibration,
     tangents: LastTangents,
+    plan: PrecisionPlan,
 ) -> Analysis:
     """The analysis of one step; the net, its buffers and torch's generators stay as they are."""
-    if loss is not None and not callable(loss):
-        raise AnalysisError(f"loss is a function of the net's output, not {loss!r:.60}")
+    _check_arguments(loss, options)
+    _check_inference(args, kwargs)
+    tangents.asked |= loss is None
+    options = replace(options, candidates=(*options.candidates, *_along_axes(plan)))
     started = time.perf_counter()
     function = loss if loss is not None else implied_loss(tangents.found)
     step = trace_step(
@@ -51,15 +61,18 @@ def run_analysis(
     )
     _check_loss(step, loss is None, tangents.found)
     _check_metric(options, step, title)
-    findings = compiled.analyzer(step, options)
+    findings = compiled.analyzer(step, options, plan)
     _check_finite(step, findings, title)
     records = build_records(step, findings)
     seconds = time.perf_counter() - started
     norm = findings.sensitivities.gradient_norm
-    if norm == 0.0 and step.gradients:
-        warn_caller(f"the gradient of {title} is zero on these inputs: errors relative to it are NaN")
+    if not norm:
+        why = "zero on these inputs" if step.gradients else "of no parameter (are all frozen, or is the loss detached?)"
+        warn_caller(f"the gradient of {title} is {why}: errors relative to it are NaN")
     relative = norm if norm else math.nan
-    measurement = StepMeasurement(step, compiled.measuring, compiled.accumulating, relative, options.metric)
+    measurement = StepMeasurement(
+        step, compiled.measuring, compiled.accumulating, relative, options.metric, findings.sensitivities.loss
+    )
     return Analysis(title, records, findings, seconds, calibration, measurement)
 
 
@@ -79,6 +92,35 @@ def _first_input(step: TracedStep) -> str:
             kind = "a buffer" if name in step.constants else "an input"
             return f"the parameter {own!r}" if own else f"{kind} of shape {list(value.shape)}"
     return ""
+
+
+def _check_arguments(loss: Any, options: Any) -> None:
+    if not isinstance(options, AnalysisOptions):
+        raise AnalysisError(f"options are precc.AnalysisOptions(...), not {options!r:.60}")
+    if loss is None:
+        return
+    if not callable(loss):
+        raise AnalysisError(f"loss is a function of the net's output, not {loss!r:.60}")
+    try:
+        signature(loss.forward if isinstance(loss, nn.Module) else loss).bind(None)
+    except TypeError as error:
+        raise AnalysisError(
+            f"loss is a function of the net's output alone ({error}): loss=lambda output: loss_fn(output, y)"
+        ) from None
+
+
+def _check_inference(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    leaves = _pytree.tree_leaves((args, dict(kwargs)))
+    if torch.is_inference_mode_enabled() or any(isinstance(own, Tensor) and own.is_inference() for own in leaves):
+        raise AnalysisError("gradients are not recorded in torch.inference_mode, nor of tensors made in it: clone them")
+
+
+def _along_axes(plan: PrecisionPlan) -> list[Precision]:
+    """The precisions of a plan that can be predicted only if they are candidates."""
+    ruled = (rule.precision for rule in plan.rules if rule.precision is not None)
+    every = dict.fromkeys([plan.default, *plan.slots.values(), *ruled])
+    usual = (None, Granularity.TENSOR, Granularity.STATIC)
+    return [own for own in every if own.granularity not in usual and own.transform is None]
 
 
 def _check_metric(options: AnalysisOptions, step: TracedStep, title: str) -> None:

@@ -13,7 +13,7 @@ from precc.analysis.slot_sample import ValueSample
 __all__ = ["Sensitivities"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Sensitivities:
     """What the pass finds.
 

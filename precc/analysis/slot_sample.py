@@ -14,7 +14,7 @@ from precc.analysis.rounding_error import ScaleKey
 __all__ = ["SlotAdjoints", "ValueSample"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class SlotAdjoints:
     """Of one slot, at the sampled values.
 
@@ -24,7 +24,9 @@ class SlotAdjoints:
         channel: its dimension of channels.
         loss: derivative of the loss with respect to each value, [samples]; None: the loss does not depend on the slot.
         gradient: of ``<gradient, r>`` for each probe r, [probes, samples].
-        curvature: second derivative of the loss with respect to each value, estimated, [samples]; None as above.
+        curvature: second derivative of the loss with respect to each value, estimated, [samples]; None as above. Slots
+            that read the same values are displaced together, so that it holds where all of them round alike; where one
+            does alone, the mixed derivatives between them are counted too much.
         amax: largest magnitude of what shares a scale with each value, where scales are not the tensor's.
     """
 
@@ -37,7 +39,7 @@ class SlotAdjoints:
     amax: Mapping[ScaleKey, Tensor] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class ValueSample:
     """Values that one or more slots read, drawn at random.
 

@@ -13,7 +13,7 @@ from precc.analysis.step_runs import Values, computed
 from precc.analysis.traced_step import TracedStep
 from precc.annotations import Operand, Product, products_of
 
-__all__ = ["VIEWS", "SlotSite", "sites_of"]
+__all__ = ["VIEWS", "SlotSite", "groups_of", "is_view", "sites_of", "uses_of"]
 
 #: Ops whose result holds the values of their first argument, at other places.
 VIEWS = frozenset(
@@ -146,7 +146,7 @@ def uses_of(sites: Sequence[SlotSite]) -> Mapping[Node, tuple[Node, ...]]:
 
 def _origin(node: Node) -> tuple[Node, tuple[Node, ...]]:
     chain: list[Node] = []
-    while _is_view(node):
+    while is_view(node):
         chain.insert(0, node)
         argument = node.args[0]
         assert isinstance(argument, Node)
@@ -154,6 +154,7 @@ def _origin(node: Node) -> tuple[Node, tuple[Node, ...]]:
     return node, tuple(chain)
 
 
-def _is_view(node: Node) -> bool:
+def is_view(node: Node) -> bool:
+    """Whether a node shows the values of its first argument, at other places."""
     target = node.target
     return isinstance(target, torch._ops.OpOverload) and str(target.overloadpacket) in VIEWS

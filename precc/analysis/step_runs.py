@@ -19,7 +19,7 @@ from precc.analysis.traced_step import TracedStep
 from precc.generators import Generators
 from precc.round_op import ROUND
 
-__all__ = ["SlotFunction", "StepRun", "StepRunner", "Values", "Watch", "computed", "forward_nodes"]
+__all__ = ["SlotFunction", "StepRun", "StepRunner", "Values", "Watch", "computed", "forward_nodes", "unrounded"]
 
 _DETACH = torch.ops.aten.detach.default
 
@@ -118,6 +118,12 @@ class StepRunner:
         if node.op == "get_attr":
             return operator.attrgetter(str(node.target))(self.step.graph)
         return computed(node, values)
+
+
+def unrounded(node: Node, values: Values) -> Tensor:
+    """A slot function that rounds nothing."""
+    value: Tensor = values[node.args[0]]  # type: ignore[index]
+    return value
 
 
 def forward_nodes(step: TracedStep) -> frozenset[Node]:

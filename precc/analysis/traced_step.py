@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch._C._dynamo.eval_frame import reset_code
 from torch._dynamo.backends.common import aot_autograd
-from torch._dynamo.exc import Unsupported
+from torch._dynamo.exc import Unsupported, UserError
 from torch.fx import Graph, GraphModule, Node
 
 from precc.decompositions import decomposition_table
@@ -39,7 +39,7 @@ __all__ = ["LOSS_FRAME", "TracedStep", "trace_step"]
 LOSS_FRAME = "_loss_of_output"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class TracedStep:
     """A step as a graph, and the tensors that it was called with.
 
@@ -103,15 +103,18 @@ def trace_step(
             optimized(entry)(net, args, dict(kwargs), loss)
     except _Captured:
         pass
+    except UserError as error:
+        raise AnalysisError(f"an analysis needs the step, with its loss, as one graph: {error}") from error
     except CaptureError as error:
         if not isinstance(error.__cause__, Unsupported):
             raise
         raise AnalysisError(f"an analysis needs the step, with its loss, as one graph, and {error}") from error
     finally:
         reset_code(code)
-    if tracer.step is None:
+        step, tracer.step, tracer.net = tracer.step, None, nn.Module()  # Dynamo keeps its backends for good
+    if step is None:
         raise AnalysisError(f"a step of {title} has no tensor operation to analyse")
-    return tracer.step
+    return step
 
 
 def _step(net: Any, args: tuple[Any, ...], kwargs: dict[str, Any], loss: Any) -> Any:
@@ -176,6 +179,7 @@ class _Tracer:
     ) -> TracedStep:
         names = input_names(joint.graph)
         plan = names[len(inputs) - 1]
+        places = {name: index for index, name in names.items()}
         context = GraphContext(
             constants=frozenset(names[index] for index in constants if index in names),
             plan=plan,
@@ -188,10 +192,34 @@ class _Tracer:
         self.pipeline.run(joint, context)
         _drop_mutations(joint)
         values = {name: _plain(inputs[index]) for index, name in names.items() if name != plan}
+        for name in context.constants:
+            value = values.get(name)
+            if isinstance(value, Tensor) and not isinstance(inputs[places[name]], nn.Parameter):
+                values[name] = value.clone()  # a later step writes to buffers
         owned = {id(value): name for name, value in self.net.named_parameters()}
         parameters = {name: owned[id(inputs[i])] for i, name in names.items() if id(inputs[i]) in owned}
         gradients = _gradients(joint.graph, names, parameters)
+        _keep_only(joint, _loss_node(joint.graph), gradients)
         return TracedStep(joint, values, plan, parameters, context.constants, gradients)
+
+
+def _loss_node(graph: Graph) -> Node:
+    """Of the outputs, which begin with inputs that are written to and other effects, the one that the step returns."""
+    outputs: Any = graph.output_node().args[0]
+    descriptions = graph.output_node().meta["desc"]
+    plain = [own for own, what in zip(outputs, descriptions, strict=True) if type(what).__name__ == "PlainAOTOutput"]
+    if not plain or not isinstance(plain[0], Node):
+        raise AnalysisError("the loss is a number that does not come from the net's output: return it as a tensor")
+    found: Node = plain[0]
+    return found
+
+
+def _keep_only(joint: GraphModule, loss: Node, gradients: Mapping[str, Node]) -> None:
+    """Leave out what neither the loss nor a gradient of a parameter needs, such as the gradient of an input."""
+    output = joint.graph.output_node()
+    output.args = ((loss, *dict.fromkeys(gradients.values())),)
+    joint.graph.eliminate_dead_code()
+    joint.recompile()
 
 
 def _drop_mutations(joint: GraphModule) -> None:
@@ -210,7 +238,7 @@ def _gradients(graph: Graph, names: Mapping[int, str], parameters: Mapping[str, 
     """The nodes that compute gradients of the net's parameters, by name of the parameter."""
     outputs: Any = graph.output_node().args[0]
     found = {}
-    for node in outputs[1:]:
+    for node in outputs:
         source = getattr(_description(graph, node), "grad_of", None)
         placeholder = names.get(getattr(source, "idx", -1), "")
         if isinstance(node, Node) and placeholder in parameters:

@@ -1,7 +1,7 @@
 """What the values of a slot are: their magnitudes, and how many of them each precision loses."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from precc.precision import Precision
 
@@ -59,7 +59,7 @@ class ValueRange:
     amax: float
     amin: float
     histogram: tuple[tuple[int, int], ...]
-    losses: Mapping[Precision, RangeLoss]
+    losses: Mapping[Precision, RangeLoss] = field(repr=False)
 
     @property
     def binades(self) -> int:
