@@ -40,7 +40,6 @@ RESULT = Path(__file__).resolve().parent / "results" / "error_model.json"
 BITS = (2, 3, 5, 7, 10)
 SCALED = ("e4m3", "e5m2", "e2m1")
 SLOT_FORMATS = ("e8m3", "e8m7")
-MOST_SLOTS = 24  # of one net, measured one at a time
 
 Batch = tuple[Tensor, Tensor]
 
@@ -122,7 +121,7 @@ def trained(case: Case) -> Iterator[tuple[int, nn.Module]]:
         optimizer.step()
 
 
-def plans(analysis: Analysis) -> Iterator[tuple[str, str, precc.PrecisionPlan]]:
+def plans(analysis: Analysis, most: int) -> Iterator[tuple[str, str, precc.PrecisionPlan]]:
     """Name, slot ("" for all) and plan."""
     for bits in BITS:
         yield f"e8m{bits}", "", precc.Uniform(f"e8m{bits}").assign()
@@ -130,7 +129,7 @@ def plans(analysis: Analysis) -> Iterator[tuple[str, str, precc.PrecisionPlan]]:
         yield f"{name} scaled", "", precc.Uniform(name, scaling="tensor").assign()
     yield "mxfp4", "", precc.Uniform("mxfp4").assign()
     slots = analysis.operands
-    some = [slots[i * len(slots) // MOST_SLOTS] for i in range(MOST_SLOTS)] if len(slots) > MOST_SLOTS else slots
+    some = [slots[i * len(slots) // most] for i in range(most)] if len(slots) > most else slots
     for name in SLOT_FORMATS:
         for slot in some:
             yield name, slot, precc.PrecisionPlan("float32", {slot: name})
@@ -158,7 +157,7 @@ def _halves(draws: Draws, half: slice) -> list[float]:
     return [float(draws.loss[half].square().mean().sqrt()), float(draws.gradient[half].square().mean().sqrt())]
 
 
-def results_of(name: str, case: Case, draws: int, probes: int) -> list[dict[str, Any]]:
+def results_of(name: str, case: Case, draws: int, probes: int, most: int) -> list[dict[str, Any]]:
     found = []
     for stage, model in trained(case):
         net = precc.compile(model, backend="reference")
@@ -166,9 +165,9 @@ def results_of(name: str, case: Case, draws: int, probes: int) -> list[dict[str,
         candidates = (precc.Precision("mxfp4"),)
         options = AnalysisOptions(probes=probes, candidates=candidates)
         analysis = net.analyze(inputs, loss=loss_of(labels), options=options)
-        work = list(plans(analysis))
+        work = list(plans(analysis, most))
         for form, slot, plan in track(work, description=f"{name}, step {stage}"):
-            entry = {"net": name, "stage": stage, "format": form, "slot": slot}
+            entry = {"net": name, "stage": stage, "format": form, "slot": slot, "draws": draws, "probes": probes}
             found.append({**entry, **compared(analysis, plan, draws)})
     return found
 
@@ -228,31 +227,51 @@ def main() -> None:
     parser.add_argument("--model", action="append")
     parser.add_argument("--draws", type=int, default=20)
     parser.add_argument("--probes", type=int, default=4)
+    parser.add_argument("--slots", type=int, default=24, help="the most slots of one net, measured one at a time")
     parser.add_argument("--cifar", help="images for resnet20, an .npz with x_train and y_train; else MNIST's")
     parser.add_argument("--merge", action="store_true", help="keep what the result has of other nets")
     options = parser.parse_args()
     nets = cases(options.cifar)
     chosen = options.model or list(nets)
-    rows = [row for name in chosen for row in results_of(name, nets[name], options.draws, options.probes)]
+    rows = [
+        row for name in chosen for row in results_of(name, nets[name], options.draws, options.probes, options.slots)
+    ]
     if options.merge and RESULT.exists():
         rows = [row for row in json.loads(RESULT.read_text())["rows"] if row["net"] not in chosen] + rows
+    write(rows, "CIFAR-10" if options.cifar else "MNIST")
+
+
+def write(rows: list[dict[str, Any]], images_of_resnet: str) -> None:
     whole = [row for row in rows if not row["slot"]]
-    told = {"all": summary(rows), "whole plans": summary(whole)}
-    told |= {
-        name: summary([row for row in rows if row["net"] == name]) for name in dict.fromkeys(r["net"] for r in rows)
+    names, formats = dict.fromkeys(row["net"] for row in rows), dict.fromkeys(row["format"] for row in whole)
+    told = {
+        "all": summary(rows),
+        "whole plans": summary(whole),
+        "single slots": summary([r for r in rows if r["slot"]]),
     }
-    told |= {
-        form: summary([row for row in whole if row["format"] == form])
-        for form in dict.fromkeys(r["format"] for r in whole)
+    told |= {name: summary([row for row in rows if row["net"] == name]) for name in names}
+    told |= {form: summary([row for row in whole if row["format"] == form]) for form in formats}
+    document = {
+        **environment(),
+        "setting": {"resnet20 images": images_of_resnet},
+        "summary": told,
+        "misses": misses(rows),
+        "rows": rows,
     }
-    setting = {
-        "draws": options.draws,
-        "probes": options.probes,
-        "resnet20 images": "CIFAR-10" if options.cifar else "MNIST",
-    }
-    document = {**environment(), "setting": setting, "summary": told, "rows": rows}
     write_whole(RESULT, (json.dumps(document) + "\n").encode())
     print(json.dumps({"summary": told}, indent=1))
+
+
+def misses(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The cases whose predicted deviation of the loss, or error of the gradient, is off by more than 1.5."""
+    found = []
+    for row in rows:
+        for index, what in ((1, "loss deviation"), (2, "gradient")):
+            measured = row["measured"][index]
+            if measured > 0 and not 1 / 1.5 <= row["predicted"][index] / measured <= 1.5:
+                entry = {key: row[key] for key in ("net", "stage", "format", "slot")}
+                found.append({**entry, "what": what, "predicted over measured": row["predicted"][index] / measured})
+    return found
 
 
 if __name__ == "__main__":
