@@ -5,6 +5,7 @@ from precc.analysis.findings import Findings
 from precc.analysis.traced_step import TracedStep
 from precc.passes.condition import ConditionNumbers
 from precc.passes.forward_error import ForwardError
+from precc.passes.jumps import jumps
 from precc.passes.lint import lint
 from precc.passes.sensitivity import Sensitivity
 from precc.passes.value_range import USUAL_CANDIDATES, ValueRanges, described
@@ -32,4 +33,4 @@ def analyse(step: TracedStep, options: AnalysisOptions, plan: PrecisionPlan | No
     by_name = {node.name: own for node, own in conditions.result().items()}
     first = ranges.first_nonfinite
     nonfinite = described(first) if first is not None else ""
-    return Findings(found, gains.result(), ranges.result(), by_name, lint(step, plan), nonfinite)
+    return Findings(found, gains.result(), ranges.result(), by_name, lint(step, plan), jumps(step), nonfinite)

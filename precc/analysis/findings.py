@@ -25,6 +25,7 @@ class Findings:
         ranges: by slot.
         conditions: by name of the node.
         lint: formulas, sums and eps that lose digits.
+        jumps: operators that are not continuous, past which errors are not predicted.
         nonfinite: where a value first is infinite or NaN; empty if none is.
     """
 
@@ -33,6 +34,7 @@ class Findings:
     ranges: Mapping[str, ValueRange]
     conditions: Mapping[str, Condition]
     lint: tuple[Finding, ...]
+    jumps: tuple[Finding, ...] = ()
     nonfinite: str = ""
 
 

@@ -69,6 +69,7 @@ def run_analysis(
     if not norm:
         why = "zero on these inputs" if step.gradients else "of no parameter (are all frozen, or is the loss detached?)"
         warn_caller(f"the gradient of {title} is {why}: errors relative to it are NaN")
+    _tell_jumps(findings, title)
     relative = norm if norm else math.nan
     measurement = StepMeasurement(
         step, compiled.measuring, compiled.accumulating, relative, options.metric, findings.sensitivities.loss
@@ -121,6 +122,13 @@ def _along_axes(plan: PrecisionPlan) -> list[Precision]:
     every = dict.fromkeys([plan.default, *plan.slots.values(), *ruled])
     usual = (None, Granularity.TENSOR, Granularity.STATIC)
     return [own for own in every if own.granularity not in usual and own.transform is None]
+
+
+def _tell_jumps(findings: Findings, title: str) -> None:
+    if findings.jumps:
+        first, more = findings.jumps[0], len(findings.jumps) - 1
+        others = f" (and {more} more: analysis.findings.jumps)" if more else ""
+        warn_caller(f"{title}, {first.where}: {first.problem}; measure plans that round before it{others}")
 
 
 def _check_metric(options: AnalysisOptions, step: TracedStep, title: str) -> None:
