@@ -22,7 +22,7 @@ from precc.models.lenet5 import LeNet5
 from precc.models.mlp import MLP
 from tests.zoo import ZOO
 
-QUICK = ("mlp", "lenet5", "gpt", "llama", "unet", "recommender", "gru-classifier")
+QUICK = ("mlp", "lenet5", "gpt", "unet")
 LABELS = torch.arange(16) % 10
 
 
