@@ -14,7 +14,6 @@ errors that reach the gradient through the loss of a few hard examples, is then 
 Musco, Musco and Woodruff 2021). The displacements are ``|z| = 2**-6 (|v| + rms(v))``, 0 where v is.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +26,7 @@ from torch.fx import Node
 from precc.analysis.derivatives import missing_derivatives_named
 from precc.analysis.directions import Directions
 from precc.analysis.kinks import Kinks
+from precc.analysis.metric import metric_norm
 from precc.analysis.noise import Noise
 from precc.analysis.sensitivities import Sensitivities
 from precc.analysis.slot_sample import SlotAdjoints, ValueSample
@@ -98,7 +98,7 @@ class Sensitivity:
             inputs = taps.inputs(runner.step)
             run = runner.run(result.at_slot, inputs=inputs, watch=partial(_watch_all, watches))
             result.loss = float(run.loss.detach())
-            result.norm = _norm(run.gradients, self.metric)
+            result.norm = metric_norm(run.gradients, self.metric)
             if run.loss.requires_grad:
                 torch.autograd.grad(run.loss, taps.leaves, allow_unused=True, retain_graph=True)
                 result.loss_adjoints = taps.adjoints
@@ -173,21 +173,21 @@ class _Moves:
     def gradients(self, runner: StepRunner, kinks: Kinks) -> Mapping[str, Tensor]:
         """Of the step with these displacements, at which kinks look too."""
         with torch.no_grad():
-            return runner.run(self._moved, watch=kinks.see_displaced).gradients
+            return runner.run(self.at_slot_untapped, watch=kinks.see_displaced).gradients
 
     def at_slot(self, node: Node, values: Values) -> Tensor:
         site = self.taps.sites[node]
+        return self.taps.read(site, self._moved(site, values), values)
+
+    def at_slot_untapped(self, node: Node, values: Values) -> Tensor:
+        site = self.taps.sites[node]
+        return site.through(self._moved(site, values), values)
+
+    def _moved(self, site: SlotSite, values: Values) -> Tensor:
         if site.origin not in self.moved:
             value = values[site.origin]
             self.moved[site.origin] = value + self._displacement(site, value.detach())
-        return self.taps.read(site, self.moved[site.origin], values)
-
-    def _moved(self, node: Node, values: Values) -> Tensor:
-        site = self.taps.sites[node]
-        if site.origin not in self.moved:
-            value = values[site.origin]
-            self.moved[site.origin] = value + self._displacement(site, value)
-        return site.through(self.moved[site.origin], values)
+        return self.moved[site.origin]
 
     def _displacement(self, site: SlotSite, value: Tensor) -> Tensor:
         norm = torch.linalg.vector_norm(value, dtype=torch.float64)
@@ -201,14 +201,6 @@ class _Moves:
 def _watch_all(watches: Sequence[Watch], node: Node, value: Any, values: Values) -> None:
     for watch in watches:
         watch(node, value, values)
-
-
-def _norm(gradients: Mapping[str, Tensor], metric: Mapping[str, Tensor]) -> float:
-    squares = 0.0
-    for name, gradient in gradients.items():
-        own = gradient.detach().double().square()
-        squares += float((own * metric[name] if name in metric else own).sum())
-    return math.sqrt(squares)
 
 
 def _sample(

@@ -1,6 +1,7 @@
 """States of torch's random generators, to draw the same numbers again."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -30,7 +31,20 @@ class Generators:
         )
 
     def restore(self) -> None:
-        """Draw the same random numbers again."""
+        """Draw the same random numbers again, from now on."""
         torch.set_rng_state(self.processor)
         for device, state in self.accelerators.items():
             torch.get_device_module(device).set_rng_state(state, device)
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """Draw the same random numbers again, and go on afterwards as if none had been drawn."""
+        present = Generators(
+            torch.get_rng_state(),
+            {device: torch.get_device_module(device).get_rng_state(device) for device in self.accelerators},
+        )
+        self.restore()
+        try:
+            yield
+        finally:
+            present.restore()

@@ -684,3 +684,27 @@ def test_jumps_that_are_not_predicted_are_told(model: nn.Module) -> None:
         found = compiled(model).analyze(torch.randn(8, 12), loss=lambda output: output.square().mean())
     assert found.findings.jumps
     assert not compiled().analyze(images(), loss=cross_entropy).findings.jumps
+
+
+class TwoShifts(nn.Module):
+    """Two parameters whose gradients are one node of the graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(6, 3, bias=False)
+        self.a, self.b = nn.Parameter(torch.zeros(4, 3)), nn.Parameter(torch.zeros(4, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc(x) + self.a + self.b
+        return logits
+
+
+def test_parameters_that_share_a_gradient_both_count() -> None:
+    net, x = compiled(TwoShifts()), torch.randn(4, 6)
+    net(x).square().sum().backward()
+    norm = math.sqrt(sum(float(parameter.grad.square().sum()) for parameter in net.parameters()))
+    found = net.analyze(x, loss=lambda output: output.square().sum())
+    assert set(found.step.gradients) == {"fc.weight", "a", "b"}
+    assert found.step.gradients["a"] is found.step.gradients["b"]
+    assert found.gradient_norm == pytest.approx(norm, rel=1e-5)
+    assert found.measure(precc.Uniform("e8m5").assign(), 2).gradient > 0

@@ -23,6 +23,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from precc.analysis.accumulator_sample import relative_quantum
 from precc.analysis.error_estimate import ErrorEstimate, StandardErrors
+from precc.analysis.metric import metric_norm
 from precc.analysis.neighbours import neighbours
 from precc.analysis.slot_sites import SlotSite, groups_of, sites_of
 from precc.analysis.traced_step import TracedStep
@@ -93,16 +94,13 @@ class StepMeasurement:
     _versions: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._generators = self._present()
+        self._generators = Generators.of(self._tensors.values())
         self._versions = {name: value._version for name, value in self._tensors.items()}
         self._displacement = _Displacement(tuple(groups_of(sites_of(self.step)).values()))
 
     @property
     def _tensors(self) -> dict[str, Tensor]:
         return {name: value for name, value in self.step.inputs.items() if isinstance(value, Tensor)}
-
-    def _present(self) -> Generators:
-        return Generators.of(self._tensors.values())
 
     def _check_unchanged(self) -> None:
         changed = [name for name, value in self._tensors.items() if value._version != self._versions[name]]
@@ -120,8 +118,8 @@ class StepMeasurement:
         Raises:
             AnalysisError: a parameter, buffer or input was written to since the step was traced.
         """
-        self._check_unchanged()
         with self._lock:
+            self._check_unchanged()
             return self._draws(plan, repetitions, seed)
 
     def _draws(self, plan: PrecisionPlan, repetitions: int, seed: int) -> Draws:
@@ -134,7 +132,8 @@ class StepMeasurement:
                 self._displacement.recording = False
                 rounded = self.run(plan, key)
             losses.append(float(rounded[0].double() - exact[0].double()))
-            gradients.append(self._distance(rounded[1], exact[1]))
+            errors = {name: own.double() - exact[1][name].double() for name, own in rounded[1].items()}
+            gradients.append(metric_norm(errors, self.metric))
         relative = torch.tensor(gradients, dtype=torch.float64) / self.gradient_norm
         return Draws(torch.tensor(losses, dtype=torch.float64), relative)
 
@@ -146,19 +145,9 @@ class StepMeasurement:
         tensor[:, KEY_COLUMNS[0] : KEY_COLUMNS[1] + 1] = torch.tensor(key_halves(key), dtype=torch.float64)
         values = {**self.step.inputs, self.step.plan: tensor}
         placeholders = self.step.graph.graph.find_nodes(op="placeholder")
-        before = self._present()
-        self._generators.restore()
-        try:
-            with torch.no_grad():
-                outputs = self._callable(used.rounds_sums)([_argument(node, values) for node in placeholders])
-        finally:
-            before.restore()
+        with self._generators.again(), torch.no_grad():
+            outputs = self._callable(used.rounds_sums)([_argument(node, values) for node in placeholders])
         return outputs[0], dict(zip(self.step.gradients, outputs[1:], strict=True))
-
-    def _distance(self, first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> float:
-        squares = {name: (own.double() - second[name].double()).square() for name, own in first.items()}
-        weighted = (own * self.metric[name] if name in self.metric else own for name, own in squares.items())
-        return math.sqrt(sum(float(own.sum()) for own in weighted))
 
     def _callable(self, accumulates: bool) -> BoxedCallable:
         if accumulates not in self._compiled:

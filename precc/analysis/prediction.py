@@ -25,7 +25,7 @@ from precc.analysis.condition import Condition
 from precc.analysis.error_estimate import ErrorEstimate, StandardErrors
 from precc.analysis.error_gains import ErrorGains, MeanSquare
 from precc.analysis.forward_errors import NodeError, forward_errors
-from precc.analysis.rounding_error import TENSOR, RoundingErrors, rounded_rows, rounding_errors
+from precc.analysis.rounding_error import TENSOR, RelativeError, RoundingErrors, rounded_rows, rounding_errors
 from precc.analysis.sensitivities import Sensitivities
 from precc.analysis.slot_sample import SlotAdjoints, ValueSample
 from precc.errors import AnalysisError
@@ -85,39 +85,33 @@ class Prediction:
             raise AnalysisError(
                 "the plan rounds sums, and the analysis kept none: net.analyze(..., options=AnalysisOptions(sums=64))"
             )
-        lost = self._lost(plan)
+        rounded = self._rounded(plan)
+        lost = max((one.lost_share for one in rounded), default=0.0)
         if math.isinf(lost):
             return ErrorEstimate(math.inf, math.inf, math.inf, StandardErrors(math.nan, math.nan, math.nan), lost)
-        parts = [self.contribution(sample, plan) for sample in self.sensitivities.samples]
-        parts += [self.contribution_of_sums(sample, plan) for sample in self.sensitivities.sums]
-        return self._total([part for part in parts if part is not None], self._flipped(plan), lost)
+        by_sample: dict[ValueSample, list[_Rounded]] = {}
+        for one in rounded:
+            by_sample.setdefault(one.sample, []).append(one)
+        parts = [self._contribution(sample, own) for sample, own in by_sample.items()]
+        parts += filter(None, (self.contribution_of_sums(sample, plan) for sample in self.sensitivities.sums))
+        return self._total(parts, self._flipped(plan, rounded), lost)
 
-    def _lost(self, plan: PrecisionPlan) -> float:
-        """The largest share of a slot's sum of squares that becomes 0 or lies beyond the ends."""
-        largest = 0.0
-        for sample in self.sensitivities.samples:
-            for slot in sample.slots:
-                precision = plan.precision(slot.name)
-                if precision.changes(sample.values.dtype):
-                    own = errors_of(sample, slot, precision).lost_share(sample.values, sample.weights)
-                    largest = max(largest, own)
-        return largest
-
-    def contribution(self, sample: ValueSample, plan: PrecisionPlan) -> Contribution | None:
-        """Of one sample; None if the plan rounds it nowhere."""
-        changing = {
-            slot: plan.precision(slot.name)
+    def _rounded(self, plan: PrecisionPlan) -> list["_Rounded"]:
+        """The slots of operands that the plan rounds, with their errors."""
+        return [
+            _Rounded(sample, slot, errors_of(sample, slot, plan.precision(slot.name)))
+            for sample in self.sensitivities.samples
             for slot in sample.slots
             if plan.precision(slot.name).changes(sample.values.dtype)
-        }
-        return self._contribution(sample, changing) if changing else None
+        ]
 
-    def _contribution(self, sample: ValueSample, precisions: Mapping[SlotAdjoints, Precision]) -> Contribution:
+    def _contribution(self, sample: ValueSample, rounded: Sequence["_Rounded"]) -> Contribution:
+        """Of the slots that read one sample."""
         shape = sample.slots[0].gradient.shape
         chance, mean, drawn = (torch.zeros(shape, dtype=torch.float64) for _ in range(3))
         loss = _LossSums.zeros(shape[1])
-        for slot, precision in precisions.items():
-            found = errors_of(sample, slot, precision)
+        for one in rounded:
+            slot, found = one.slot, one.errors
             correction = self.calibration.of(slot.name)
             chance += slot.gradient * found.spread * correction.gradient
             mean += slot.gradient * found.mean * correction.gradient
@@ -171,13 +165,13 @@ class Prediction:
 
         return rounded
 
-    def _flipped(self, plan: PrecisionPlan) -> Tensor:
+    def _flipped(self, plan: PrecisionPlan, rounded: Sequence["_Rounded"]) -> Tensor:
         """Mean square of the change of ``<g, r>`` at kinks, [probes]."""
         flips = self.sensitivities.flips
         total = torch.zeros(self.sensitivities.probes, dtype=torch.float64)
         if not flips:
             return total
-        planned = self.gains.mean_squares(self._corrected(self.mean_squares(plan)))
+        planned = self.gains.mean_squares(self._corrected(self._mean_squares(plan, rounded)))
         displaced = {name: MeanSquare(own, own) for name, own in self.sensitivities.displacements.items()}
         usual = self.gains.mean_squares(displaced)
         for flip in flips:
@@ -196,23 +190,14 @@ class Prediction:
 
     def forward_errors(self, plan: PrecisionPlan, conditions: Mapping[str, Condition]) -> dict[str, NodeError]:
         """Errors of the values of each node of the forward part under a plan, by its name."""
-        roundings = {
-            slot.name: errors_of(sample, slot, plan.precision(slot.name)).relative(sample.values, sample.weights)
-            for sample in self.sensitivities.samples
-            for slot in sample.slots
-            if slot.loss is not None and plan.precision(slot.name).changes(sample.values.dtype)
-        }
-        return forward_errors(self.gains, conditions, plan, roundings, self.mean_squares(plan))
+        rounded = self._rounded(plan)
+        roundings = {one.slot.name: one.relative for one in rounded if one.forward}
+        return forward_errors(self.gains, conditions, plan, roundings, self._mean_squares(plan, rounded))
 
-    def mean_squares(self, plan: PrecisionPlan) -> dict[str, MeanSquare]:
+    def _mean_squares(self, plan: PrecisionPlan, rounded: Sequence["_Rounded"]) -> dict[str, MeanSquare]:
         """Mean square error of each slot and each accumulator of the forward part under a plan."""
-        found = {}
-        for sample in self.sensitivities.samples:
-            for slot in sample.slots:
-                precision = plan.precision(slot.name)
-                if slot.loss is not None and precision.changes(sample.values.dtype):
-                    size = errors_of(sample, slot, precision).mean_square(sample.weights)
-                    found[slot.name] = MeanSquare(size, size)
+        sizes = {one.slot.name: one.errors.mean_square(one.sample.weights) for one in rounded if one.forward}
+        found = {name: MeanSquare(size, size) for name, size in sizes.items()}
         for sums in self.sensitivities.sums:
             errors = self.errors_of_sums(sums, plan) if sums.loss is not None else None
             if errors is not None:
@@ -235,6 +220,30 @@ class Prediction:
         return ErrorEstimate(
             sum(part.loss_mean for part in parts), loss, gradient, StandardErrors(math.nan, of_loss, of_gradient), lost
         )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Rounded:
+    """A slot that a plan rounds, with the errors at the sampled values."""
+
+    sample: ValueSample
+    slot: SlotAdjoints
+    errors: RoundingErrors
+
+    @property
+    def forward(self) -> bool:
+        """Whether the loss depends on it."""
+        return self.slot.loss is not None
+
+    @property
+    def lost_share(self) -> float:
+        """Of the sum of squares, what becomes 0 or lies beyond the ends."""
+        return self.errors.lost_share(self.sample.values, self.sample.weights)
+
+    @property
+    def relative(self) -> RelativeError:
+        """The errors, relative to the values."""
+        return self.errors.relative(self.sample.values, self.sample.weights)
 
 
 @dataclass(slots=True, eq=False)

@@ -27,10 +27,6 @@ class ScaleKey:
     columns: int
     axis: int
 
-    def __str__(self) -> str:
-        size = f" {self.rows} x {self.columns}" if self.rows * self.columns > 1 else ""
-        return f"{self.granularity.value}{size} along {self.axis}"
-
 
 #: A scale for all values.
 TENSOR = ScaleKey(Granularity.TENSOR, 1, 1, -1)

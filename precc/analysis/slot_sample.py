@@ -85,10 +85,10 @@ def drawn_by_size(values: Tensor, samples: int, seed: int) -> Drawn:
     chances = (
         squares / (2 * total) + 0.5 / elements if bool((total > 0) & total.isfinite()) else squares * 0 + 1 / elements
     )
-    generator = torch.Generator().manual_seed(seed & (2**63 - 1))
-    parts = torch.arange(samples, dtype=torch.float64) + torch.rand(samples, generator=generator, dtype=torch.float64)
     sums = chances.cumsum(0)
-    found = torch.searchsorted(sums, (parts / samples).to(sums.device) * sums[-1]).clamp(max=elements - 1)
+    found = torch.searchsorted(sums, (_one_a_part(samples, seed) / samples).to(sums.device) * sums[-1]).clamp(
+        max=elements - 1
+    )
     return Drawn(found, 1 / (samples * chances[found]))
 
 
@@ -96,6 +96,11 @@ def drawn_positions(elements: int, samples: int, seed: int, device: torch.device
     """Numbers of the values to draw, ascending: one from each of as many equal parts; all if they are few."""
     if elements <= 2 * samples:
         return torch.arange(elements, device=device)
+    return (_one_a_part(samples, seed) * (elements / samples)).long().clamp(max=elements - 1).to(device)
+
+
+def _one_a_part(samples: int, seed: int) -> Tensor:
+    """A number from each of the intervals [0, 1), [1, 2), ..."""
     generator = torch.Generator().manual_seed(seed & (2**63 - 1))
-    parts = torch.arange(samples, dtype=torch.float64) + torch.rand(samples, generator=generator, dtype=torch.float64)
-    return (parts * (elements / samples)).long().clamp(max=elements - 1).to(device)
+    drawn = torch.rand(samples, generator=generator, dtype=torch.float64)
+    return torch.arange(samples, dtype=torch.float64) + drawn

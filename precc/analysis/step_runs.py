@@ -83,12 +83,8 @@ class StepRunner:
             UnsupportedError: gradients are recorded, and an operator has no derivative.
         """
         schedule = self._whole if gradients else self._forward
-        before = Generators.of(value for value in self.step.inputs.values() if isinstance(value, Tensor))
-        self.generators.restore()
-        try:
+        with self.generators.again():
             values = self._run(schedule, at_slot, {**self.step.inputs, **(inputs or {})}, watch)
-        finally:
-            before.restore()
         computed = {name: values[node] for name, node in self.step.gradients.items()} if gradients else {}
         return StepRun(values[self.step.loss], computed)
 

@@ -4,8 +4,7 @@ The graph is the one that a training call runs, with the loss inside of it and w
 compiled, and capturing it counts as no compilation of the net.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FunctionType
 from typing import Any
@@ -26,6 +25,7 @@ from precc.dynamo_graph import (
     with_plan_input,
 )
 from precc.errors import AnalysisError, CaptureError
+from precc.generators import Generators
 from precc.open_regions import open_regions
 from precc.pipeline import Pipeline
 from precc.protocols import GraphContext
@@ -95,10 +95,11 @@ def trace_step(
         CaptureError, DeviceError: as for a call of the net.
     """
     tracer = _Tracer(net, pipeline, fused_attention, regions)
+    kept = Generators.of((*net.parameters(), *net.buffers()))
     code = _step.__code__.replace(co_name="precc_analysed_step")
     entry = FunctionType(code, globals())
     try:
-        with torch.enable_grad(), strict_dynamo(title, net, args, kwargs), open_regions(), _kept_generators():
+        with torch.enable_grad(), strict_dynamo(title, net, args, kwargs), open_regions(), kept.again():
             optimized: Any = torch._dynamo.optimize(tracer, nopython=True, dynamic=False)
             optimized(entry)(net, args, dict(kwargs), loss)
     except _Captured:
@@ -203,11 +204,16 @@ class _Tracer:
         return TracedStep(joint, values, plan, parameters, context.constants, gradients)
 
 
+def _outputs(graph: Graph) -> list[tuple[Any, Any]]:
+    """The outputs with AOTAutograd's descriptions of them."""
+    output = graph.output_node()
+    values: Any = output.args[0]
+    return list(zip(values, output.meta["desc"], strict=True))
+
+
 def _loss_node(graph: Graph) -> Node:
     """Of the outputs, which begin with inputs that are written to and other effects, the one that the step returns."""
-    outputs: Any = graph.output_node().args[0]
-    descriptions = graph.output_node().meta["desc"]
-    plain = [own for own, what in zip(outputs, descriptions, strict=True) if type(what).__name__ == "PlainAOTOutput"]
+    plain = [own for own, what in _outputs(graph) if type(what).__name__ == "PlainAOTOutput"]
     if not plain or not isinstance(plain[0], Node):
         raise AnalysisError("the loss is a number that does not come from the net's output: return it as a tensor")
     found: Node = plain[0]
@@ -235,27 +241,10 @@ def _plain(value: Any) -> Any:
 
 
 def _gradients(graph: Graph, names: Mapping[int, str], parameters: Mapping[str, str]) -> dict[str, Node]:
-    """The nodes that compute gradients of the net's parameters, by name of the parameter."""
-    outputs: Any = graph.output_node().args[0]
+    """The nodes that compute gradients of the net's parameters, by name of the parameter; two may share one."""
     found = {}
-    for node in outputs:
-        source = getattr(_description(graph, node), "grad_of", None)
-        placeholder = names.get(getattr(source, "idx", -1), "")
+    for node, what in _outputs(graph):
+        placeholder = names.get(getattr(getattr(what, "grad_of", None), "idx", -1), "")
         if isinstance(node, Node) and placeholder in parameters:
             found[parameters[placeholder]] = node
     return found
-
-
-def _description(graph: Graph, node: Any) -> Any:
-    outputs: Any = graph.output_node().args[0]
-    descriptions = graph.output_node().meta["desc"]
-    return next((own for value, own in zip(outputs, descriptions, strict=True) if value is node), None)
-
-
-@contextmanager
-def _kept_generators() -> Iterator[None]:
-    state = torch.get_rng_state()
-    try:
-        yield
-    finally:
-        torch.set_rng_state(state)
