@@ -4,14 +4,13 @@ With ``v`` the values of a slot, L the loss and g the gradient, the pass estimat
 
     gradient    d<g, r>/dv                     r of random signs: the mean of its square is ||dg/dv||**2
     loss        dL/dv
-    curvature   d2L/dv2 (its diagonal)         (dL/dv(v + z) - dL/dv(v)) / z,  z of random signs in all slots at once
-                                               (Hutchinson 1990; Bekas, Kokiopoulou and Saad 2007)
+    curvature   d2L/dv2 (its diagonal)         by magnitude, from runs with displaced values (`displaced_run`)
 
 The first is differentiated through the joint graph, its backward included; with a metric M, ``r`` is of signs times
 ``sqrt(M)``, and norms are those of ``sqrt(M) g``. Half of the vectors r are not random: they span the changes of the
 gradient under errors in all slots at once, and the random ones are orthogonal to them. What is of low rank, as the
 errors that reach the gradient through the loss of a few hard examples, is then no matter of chance (Hutch++: Meyer,
-Musco, Musco and Woodruff 2021). The displacements are ``|z| = 2**-6 (|v| + rms(v))``, 0 where v is.
+Musco, Musco and Woodruff 2021). Of these the displaced runs tell, too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from torch.fx import Node
 
 from precc.analysis.derivatives import missing_derivatives_named
 from precc.analysis.directions import Directions
+from precc.analysis.displaced_run import DisplacedRun, LossAnswers
 from precc.analysis.kinks import Kinks
 from precc.analysis.metric import metric_norm
 from precc.analysis.noise import Noise
@@ -36,12 +36,11 @@ from precc.analysis.taps import Taps
 from precc.analysis.traced_step import TracedStep
 from precc.passes.accumulator_samples import AccumulatorSamples, AccumulatorWatcher
 from precc.precision import Precision
-from precc.rounding import slot_number
 
 __all__ = ["Sensitivity"]
 
-#: Of the displacements, in relation to the values and to their root mean square.
-_DISPLACEMENT = 2.0**-6
+#: How often all slots are displaced: their curvature is known within the differences between these.
+_DRAWS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,7 @@ class Sensitivity:
         candidates: precisions whose scales along an axis will be asked for.
     """
 
-    probes: int = 4
+    probes: int = 3
     samples: int = 8192
     sums: int = 0
     metric: Mapping[str, Tensor] = field(default_factory=dict)
@@ -74,15 +73,11 @@ class Sensitivity:
         sums = AccumulatorSamples(self.sums, self.seed).watcher(step) if self.sums else None
         seen = [kinks.see, *([sums.see] if sums is not None else []), *watches]
         probed = self._probe(runner, taps, kinks, sums, seen)
-        moves = _Moves(taps, Noise(self.seed * 1000))
-        moved = moves.adjoints(runner, kinks)
         samples = tuple(
-            _sample(origin, sites, probed, moves, moved)
-            for origin, sites in groups_of(list(taps.sites.values())).items()
+            _sample(origin, sites, probed) for origin, sites in groups_of(list(taps.sites.values())).items()
         )
-        squares = {site.name: moves.squares[site.origin] for site in taps.sites.values() if site.name in moved}
-        found = sums.result() if sums is not None else ()
-        return Sensitivities(samples, found, kinks.flips(), squares, probed.loss, probed.norm, probed.exact)
+        found, moved = sums.result() if sums is not None else (), probed.displacements
+        return Sensitivities(samples, found, kinks.flips(), moved, probed.loss, probed.norm, probed.exact)
 
     def _probe(
         self,
@@ -100,15 +95,21 @@ class Sensitivity:
             result.loss = float(run.loss.detach())
             result.norm = metric_norm(run.gradients, self.metric)
             if run.loss.requires_grad:
+                taps.seen = result.answers.see
                 torch.autograd.grad(run.loss, taps.leaves, allow_unused=True, retain_graph=True)
+                taps.seen = None
                 result.loss_adjoints = taps.adjoints
                 if sums is not None:
                     sums.loss_adjoints()
             answering = {name: own for name, own in run.gradients.items() if own.requires_grad}
             directions = Directions(answering, self.metric, self.seed)
             leaves = taps.leaves
-            for draw in range(self.probes // 2):
-                directions.add(_Moves(taps, Noise(self.seed * 1000 + draw + 1)).gradients(runner, kinks))
+            for draw in range(_DRAWS):
+                displaced = DisplacedRun(taps, Noise(self.seed * 1000 + draw), result.answers)
+                moved = displaced.gradients(runner, kinks)
+                result.displacements = displaced.mean_squares
+                if draw < self.probes // 2:
+                    directions.add(moved)
             result.exact = directions.known
             vectors = directions.vectors(self.probes) if answering else []
             for position, (r, scale) in enumerate(vectors):
@@ -131,6 +132,8 @@ class _Probed:
     values: dict[Node, Tensor] = field(default_factory=dict)
     amax: dict[Node, Tensor] = field(default_factory=dict)
     loss_adjoints: dict[str, Tensor] = field(default_factory=dict)
+    answers: LossAnswers = field(default_factory=LossAnswers)
+    displacements: Mapping[str, float] = field(default_factory=dict)  # mean squares, by slot of the forward
     adjoints: list[dict[str, Tensor]] = field(default_factory=list)
     loss: float = 0.0
     norm: float = 0.0
@@ -143,6 +146,8 @@ class _Probed:
             own = value.detach()
             self.taps.draw(site, own)
             self.values[site.origin] = own.reshape(-1)[self.taps.drawn[site.origin].positions]
+            if node in self.taps.forward:
+                self.answers.look(site.origin, own)
             self.amax[site.origin] = own.abs().amax() if own.numel() else own.new_zeros(())
         if self.candidates:
             with torch.no_grad():
@@ -150,77 +155,20 @@ class _Probed:
         return self.taps.read(site, value, values)
 
 
-@dataclass(slots=True, eq=False)
-class _Moves:
-    """Displacements of the values of all forward slots, and the adjoints of the loss that they lead to."""
-
-    taps: Taps
-    noise: Noise
-    sizes: dict[Node, Tensor] = field(default_factory=dict)  # displacements of the sampled values
-    squares: dict[Node, float] = field(default_factory=dict)  # mean squares of all
-    moved: dict[Node, Tensor] = field(default_factory=dict)
-
-    def adjoints(self, runner: StepRunner, kinks: Kinks) -> dict[str, Tensor]:
-        """Of the loss, by slot, at the sampled values."""
-        with torch.enable_grad():
-            inputs = self.taps.inputs(runner.step)
-            run = runner.run(self.at_slot, inputs=inputs, gradients=False, watch=kinks.see_displaced)
-            if run.loss.requires_grad:
-                torch.autograd.grad(run.loss, self.taps.leaves, allow_unused=True)
-        self.moved = {}
-        return self.taps.adjoints
-
-    def gradients(self, runner: StepRunner, kinks: Kinks) -> Mapping[str, Tensor]:
-        """Of the step with these displacements, at which kinks look too."""
-        with torch.no_grad():
-            return runner.run(self.at_slot_untapped, watch=kinks.see_displaced).gradients
-
-    def at_slot(self, node: Node, values: Values) -> Tensor:
-        site = self.taps.sites[node]
-        return self.taps.read(site, self._moved(site, values), values)
-
-    def at_slot_untapped(self, node: Node, values: Values) -> Tensor:
-        site = self.taps.sites[node]
-        return site.through(self._moved(site, values), values)
-
-    def _moved(self, site: SlotSite, values: Values) -> Tensor:
-        if site.origin not in self.moved:
-            value = values[site.origin]
-            self.moved[site.origin] = value + self._displacement(site, value.detach())
-        return self.moved[site.origin]
-
-    def _displacement(self, site: SlotSite, value: Tensor) -> Tensor:
-        norm = torch.linalg.vector_norm(value, dtype=torch.float64)
-        rms = (norm / max(1, value.numel()) ** 0.5).to(value.dtype)
-        z: Tensor = (value + value.sign() * rms) * self.noise.signs(value, slot_number(site.name)) * _DISPLACEMENT
-        self.sizes[site.origin] = self.taps.taken(site.origin, z)
-        self.squares[site.origin] = float(torch.linalg.vector_norm(z, dtype=torch.float64)) ** 2 / max(1, z.numel())
-        return z
-
-
 def _watch_all(watches: Sequence[Watch], node: Node, value: Any, values: Values) -> None:
     for watch in watches:
         watch(node, value, values)
 
 
-def _sample(
-    origin: Node,
-    sites: Sequence[SlotSite],
-    probed: _Probed,
-    moves: _Moves,
-    moved: Mapping[str, Tensor],
-) -> ValueSample:
-    values = probed.values[origin]
-    zeros = torch.zeros(len(values), dtype=torch.float64, device=values.device)
+def _sample(origin: Node, sites: Sequence[SlotSite], probed: "_Probed") -> ValueSample:
+    taps = probed.taps
+    zeros = torch.zeros_like(taps.drawn[origin].weights)
     slots = []
     for site in sites:
         probes = torch.stack([own.get(site.name, zeros) for own in probed.adjoints] or [zeros])
-        loss = curvature = None
-        if site.name in moved:
-            z, loss = moves.sizes[origin], probed.loss_adjoints[site.name]
-            curvature = torch.where(z == 0, 0.0, (moved[site.name] - loss) / torch.where(z == 0, 1.0, z))
+        loss = probed.loss_adjoints.get(site.name)
         axes = (site.operand.contracted, site.operand.channel)
-        scales = probed.taps.scales.get(site.name, {})
-        slots.append(SlotAdjoints(site.name, *axes, loss, probes, curvature, scales))
-    weights = probed.taps.drawn[origin].weights
-    return ValueSample(sites[0].elements, values, weights, probed.amax[origin], tuple(slots))
+        scales = taps.scales.get(site.name, {})
+        slots.append(SlotAdjoints(site.name, *axes, loss, probes, scales, probed.answers.sums(site.name)))
+    drawn = taps.drawn[origin]
+    return ValueSample(drawn.elements, probed.values[origin], drawn.weights, probed.amax[origin], tuple(slots))

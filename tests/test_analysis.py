@@ -47,12 +47,16 @@ def analysis() -> Analysis:
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in ZOO])
 def test_predictions_are_measured(name: str) -> None:
-    """Gradients within 1.7, and losses, whose deviation is that of ten draws, within 2.5."""
+    """Gradients within 1.7, and losses, whose deviation is that of ten draws, within 2.5.
+
+    Two examples: the error of the gradient is of so low a rank that few random probes are not enough.
+    """
     entry = ZOO[name]
     torch.manual_seed(0)
     net: Any = precc.compile(entry.factory().train(), backend="reference")
     with pytest.warns(PrecisionWarning, match="topk jumps") if name == "mixtral" else nullcontext():
-        found = net.analyze(loss=entry.loss, **entry.inputs(2, torch.Generator().manual_seed(1)))
+        inputs = entry.inputs(2, torch.Generator().manual_seed(1))
+        found = net.analyze(loss=entry.loss, options=precc.AnalysisOptions(probes=6), **inputs)
     plan = precc.Uniform("e8m5").assign()
     predicted, measured = found.predict(plan), found.measure(plan, 10)
     assert 1 / 1.7 < predicted.gradient / measured.gradient < 1.7

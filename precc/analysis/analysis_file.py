@@ -21,6 +21,7 @@ from precc.analysis.error_gains import ErrorGains, GainedNode
 from precc.analysis.finding import Finding
 from precc.analysis.findings import Findings
 from precc.analysis.flips import FlipSample
+from precc.analysis.loss_sums import LossSums
 from precc.analysis.records import SlotRecord, SlotSensitivity
 from precc.analysis.rounding_error import ScaleKey
 from precc.analysis.sensitivities import Sensitivities
@@ -35,7 +36,7 @@ from precc.source_places import Place
 
 __all__ = ["read_analysis", "written_analysis"]
 
-_FORMAT = "precc analysis 1"
+_FORMAT = "precc analysis 2"
 
 _CLASSES: dict[str, type[Any]] = {
     kind.__name__: kind
@@ -48,6 +49,7 @@ _CLASSES: dict[str, type[Any]] = {
         Findings,
         FlipSample,
         GainedNode,
+        LossSums,
         Place,
         RangeLoss,
         ScaleKey,
@@ -64,7 +66,8 @@ _CLASSES: dict[str, type[Any]] = {
 _SHORT = {
     "AccumulatorSample": ("loss", "gradient", "weights"),
     "FlipSample": ("ratios", "squares"),
-    "SlotAdjoints": ("loss", "gradient", "curvature"),
+    "LossSums": ("slopes", "curvatures"),
+    "SlotAdjoints": ("loss", "gradient"),
     "ValueSample": ("weights",),
 }
 

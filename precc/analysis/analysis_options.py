@@ -32,7 +32,7 @@ class AnalysisOptions:
         FormatError: a candidate is no format.
     """
 
-    probes: int = 4
+    probes: int = 3
     samples: int = 8192
     sums: int = 0
     metric: Mapping[str, Tensor] = field(default_factory=dict, repr=False)

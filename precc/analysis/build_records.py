@@ -37,9 +37,9 @@ def _sensitivity(sample: ValueSample, slot: SlotAdjoints, found: Sensitivities) 
     squares = sample.weights * sample.values.double().square()
     probes = (slot.gradient.square() * squares).sum(1)
     loss = curvature = 0.0
-    if slot.loss is not None and slot.curvature is not None:
+    if slot.loss is not None and slot.sums is not None:
         loss = math.sqrt(float((slot.loss.square() * squares).sum()))
-        curvature = float((slot.curvature * squares).sum()) / 2
+        curvature = float(slot.sums.curvatures.mean(0).sum()) / 2
     gradient, norm = math.sqrt(float(probes.mean())), found.gradient_norm
     spread = found.deviation_of_mean(probes) / (2 * gradient) if gradient else 0.0
     relative = (gradient / norm, spread / norm) if norm else (math.nan, math.nan)

@@ -31,8 +31,11 @@ class Directions:
         return len(self._basis)
 
     def add(self, moved: Mapping[str, Tensor]) -> None:
-        """Take in the direction from the gradient to one with errors."""
-        change = {name: self._root(name, moved[name] - own.detach()) for name, own in self.gradients.items()}
+        """Take in the direction from the gradient to one with errors; what it does not name has none."""
+        change = {
+            name: self._root(name, moved[name] - own.detach() if name in moved else torch.zeros_like(own))
+            for name, own in self.gradients.items()
+        }
         before = _norm(change)
         rest = self._orthogonal(self._orthogonal(change))
         norm = _norm(rest)

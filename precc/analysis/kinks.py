@@ -35,7 +35,7 @@ def _number(node: Node, position: int) -> float:
 _POOLING = frozenset({_aten.max_pool2d_with_indices_backward.default})
 
 #: Of one pooling, that are looked at.
-_MOST_WINDOWS = 1 << 21
+_MOST_WINDOWS = 1 << 17
 
 
 @dataclass(slots=True, eq=False)

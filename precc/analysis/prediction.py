@@ -4,9 +4,11 @@ To first order an error ``d`` of the values of a slot changes J by ``sum(Jbar * 
 that are a matter of chance (a nearest rounding of values that vary by more than a quantum) have mean 0 and are
 independent: variances ``sum(Jbar**2 * d**2)`` add up. Slots that read the same values make errors together, with the
 adjoint ``sum over slots of Jbar * d``. Values that overflow or vanish have a mean: ``sum(Jbar * d)``. To second order
-``E[dL] = 1/2 sum(d**2 * d2L/dv2)``. Elements of the gradient that appear or vanish at kinks come beside that
-(`precc.analysis.flips`), for errors of the size that `precc.analysis.error_gains` finds there. The errors of sums
-(`precc.analysis.accumulator_sample`) have variances ``sum(Jbar**2 * d**2)`` too, and a mean ``beta * sum(Jbar * s)``.
+the loss has the error ``1/2 sum(d**2 * d2L/dv2)``, in each of some draws of the curvature: their mean is that of the
+error, and their variance comes to its variance (both by magnitude: `precc.analysis.loss_sums`). Elements of the
+gradient that appear or vanish at kinks come beside that (`precc.analysis.flips`), for errors of the size that
+`precc.analysis.error_gains` finds there. The errors of sums (`precc.analysis.accumulator_sample`) have variances
+``sum(Jbar**2 * d**2)`` too, and a mean ``beta * sum(Jbar * s)``.
 """
 
 import math
@@ -25,6 +27,7 @@ from precc.analysis.condition import Condition
 from precc.analysis.error_estimate import ErrorEstimate, StandardErrors
 from precc.analysis.error_gains import ErrorGains, MeanSquare
 from precc.analysis.forward_errors import NodeError, forward_errors
+from precc.analysis.loss_sums import LossSums
 from precc.analysis.rounding_error import TENSOR, RelativeError, RoundingErrors, rounded_rows, rounding_errors
 from precc.analysis.sensitivities import Sensitivities
 from precc.analysis.slot_sample import SlotAdjoints, ValueSample
@@ -40,8 +43,9 @@ class Contribution:
     """What rounding the values of one sample does to the loss, and to ``<g, r>`` for each probe r.
 
     Args:
-        loss_mean: of the loss error, to second order.
-        loss_variance: of the loss error.
+        loss_mean: of the loss error, to first order.
+        loss_curved: of the second order, [draws].
+        loss_variance: of the loss error, to first order.
         loss_noise: variance of `loss_variance` as an estimate.
         gradient_mean: [probes].
         gradient_mean_noise: variance of that as an estimate, [probes].
@@ -49,6 +53,7 @@ class Contribution:
     """
 
     loss_mean: float
+    loss_curved: Tensor
     loss_variance: float
     loss_noise: float
     gradient_mean: Tensor
@@ -109,22 +114,23 @@ class Prediction:
         """Of the slots that read one sample."""
         shape = sample.slots[0].gradient.shape
         chance, mean, drawn = (torch.zeros(shape, dtype=torch.float64) for _ in range(3))
-        loss = _LossSums.zeros(shape[1])
+        loss = _LossTerms.zeros(shape[1], self.sensitivities.draws)
         for one in rounded:
             slot, found = one.slot, one.errors
             correction = self.calibration.of(slot.name)
             chance += slot.gradient * found.spread * correction.gradient
             mean += slot.gradient * found.mean * correction.gradient
             drawn += slot.gradient.square() * found.variance * correction.gradient**2
-            loss.add(slot, found, correction)
-        w, n = sample.weights, len(sample.values)
+            loss.add(one, correction)
+        w = sample.weights
         terms = w * (loss.chance.square() + loss.drawn)
         return Contribution(
-            float((w * (loss.mean + loss.curved)).sum()),
+            loss.mean,
+            loss.curved,
             float(terms.sum()),
-            0.0 if sample.whole or n < 2 else float(n * terms.var()),
+            float(sample.noise_of(terms)),
             (w * mean).sum(1),
-            torch.zeros(shape[0], dtype=torch.float64) if sample.whole or n < 2 else n * (w * mean).var(1),
+            sample.noise_of(w * mean),
             (w * (chance.square() + drawn)).sum(1),
         )
 
@@ -138,6 +144,7 @@ class Prediction:
         variances = torch.tensor([found.variance_of(own) for own in probes], dtype=torch.float64)
         return Contribution(
             found.slope * loss.by_factor,
+            torch.zeros(self.sensitivities.draws, dtype=torch.float64),
             found.variance_of(loss),
             0.0,
             found.slope * by_factor,
@@ -207,8 +214,11 @@ class Prediction:
     def _total(self, parts: Sequence[Contribution], flipped: Tensor, lost: float) -> ErrorEstimate:
         if not parts:
             return ErrorEstimate(0.0, 0.0, 0.0, StandardErrors(0.0, 0.0, 0.0))
-        loss = math.sqrt(sum(part.loss_variance for part in parts))
+        curved = torch.stack([part.loss_curved for part in parts]).sum(0)
+        between = float(curved.var()) if len(curved) > 1 else 0.0
+        loss = math.sqrt(sum(part.loss_variance for part in parts) + between)
         of_loss = math.sqrt(sum(part.loss_noise for part in parts)) / (2 * loss) if loss else 0.0
+        of_mean = math.sqrt(between / max(len(curved), 1))
         means = torch.stack([part.gradient_mean for part in parts]).sum(0)
         noise = torch.stack([part.gradient_mean_noise for part in parts]).sum(0)
         variances = torch.stack([part.gradient_variance for part in parts]).sum(0)
@@ -217,9 +227,8 @@ class Prediction:
         gradient = math.sqrt(float(squares.mean())) / norm if norm else math.nan
         spread = self.sensitivities.deviation_of_mean(squares) / 2
         of_gradient = spread / (gradient * norm * norm) if gradient else 0.0
-        return ErrorEstimate(
-            sum(part.loss_mean for part in parts), loss, gradient, StandardErrors(math.nan, of_loss, of_gradient), lost
-        )
+        mean = sum(part.loss_mean for part in parts) + (float(curved.mean()) if len(curved) else 0.0)
+        return ErrorEstimate(mean, loss, gradient, StandardErrors(of_mean, of_loss, of_gradient), lost)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -235,6 +244,14 @@ class _Rounded:
         """Whether the loss depends on it."""
         return self.slot.loss is not None
 
+    def by_magnitude(self, sums: LossSums) -> tuple[Tensor, Tensor]:
+        """Means of the relative errors and of their squares, over the values of each magnitude of these sums."""
+        values, found = self.sample.values.double(), self.errors
+        v = torch.where(values == 0, 1.0, values)  # zeros have no error
+        squares = (found.mean.square() + found.spread.square() + found.variance) / v.square()
+        magnitudes = self.sample.magnitudes
+        return magnitudes.means(found.mean / v, sums.numbers), magnitudes.means(squares, sums.numbers)
+
     @property
     def lost_share(self) -> float:
         """Of the sum of squares, what becomes 0 or lies beyond the ends."""
@@ -247,27 +264,27 @@ class _Rounded:
 
 
 @dataclass(slots=True, eq=False)
-class _LossSums:
-    """Of the slots that read one sample, at each value."""
+class _LossTerms:
+    """Of the slots that read one sample: deviations at each value, the mean, and the second order in each draw."""
 
     chance: Tensor
-    mean: Tensor
     drawn: Tensor
     curved: Tensor
+    mean: float = 0.0
 
     @classmethod
-    def zeros(cls, samples: int) -> "_LossSums":
-        return cls(*(torch.zeros(samples, dtype=torch.float64) for _ in range(4)))
+    def zeros(cls, samples: int, draws: int) -> "_LossTerms":
+        return cls(*(torch.zeros(own, dtype=torch.float64) for own in (samples, samples, draws)))
 
-    def add(self, slot: SlotAdjoints, found: RoundingErrors, correction: Correction) -> None:
-        if slot.loss is None or slot.curvature is None:
+    def add(self, one: "_Rounded", correction: Correction) -> None:
+        slot, found, factor = one.slot, one.errors, correction.loss
+        if slot.loss is None or slot.sums is None:
             return
-        factor = correction.loss
         self.chance += slot.loss * found.spread * factor
-        self.mean += slot.loss * found.mean * factor
         self.drawn += slot.loss.square() * found.variance * factor**2
-        squares = found.mean.square() + found.spread.square() + found.variance
-        self.curved += slot.curvature * squares * factor**2 / 2
+        mean, square = one.by_magnitude(slot.sums)
+        self.mean += float(slot.sums.slopes @ mean) * factor
+        self.curved += slot.sums.curvatures @ square * factor**2 / 2
 
 
 def errors_of(sample: ValueSample, slot: SlotAdjoints, precision: Precision) -> RoundingErrors:

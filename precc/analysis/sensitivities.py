@@ -40,6 +40,12 @@ class Sensitivities:
         """Random vectors that the gradient was differentiated along."""
         return self.samples[0].slots[0].gradient.shape[0] if self.samples else 0
 
+    @property
+    def draws(self) -> int:
+        """Of the curvature."""
+        known = (slot.sums.curvatures for own in self.samples for slot in own.slots if slot.sums is not None)
+        return next((len(own) for own in known), 0)
+
     def deviation_of_mean(self, squares: Tensor) -> float:
         """Standard error of the mean of what the probes found, from those that are random; NaN if there is but one."""
         drawn = squares[self.exact_probes :]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from precc.analysis.loss_sums import LossSums, Magnitudes, magnitudes_of
 from precc.analysis.rounding_error import ScaleKey
 
 __all__ = ["SlotAdjoints", "ValueSample"]
@@ -24,10 +25,8 @@ class SlotAdjoints:
         channel: its dimension of channels.
         loss: derivative of the loss with respect to each value, [samples]; None: the loss does not depend on the slot.
         gradient: of ``<gradient, r>`` for each probe r, [probes, samples].
-        curvature: second derivative of the loss with respect to each value, estimated, [samples]; None as above. Slots
-            that read the same values are displaced together, so that it holds where all of them round alike; where one
-            does alone, the mixed derivatives between them are counted too much.
         amax: largest magnitude of what shares a scale with each value, where scales are not the tensor's.
+        sums: of the loss over all values; None as above.
     """
 
     name: str
@@ -35,8 +34,8 @@ class SlotAdjoints:
     channel: int
     loss: Tensor | None
     gradient: Tensor
-    curvature: Tensor | None
     amax: Mapping[ScaleKey, Tensor] = field(default_factory=dict)
+    sums: LossSums | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -62,13 +61,38 @@ class ValueSample:
         """Whether all values are there."""
         return len(self.values) == self.elements
 
+    @property
+    def magnitudes(self) -> Magnitudes:
+        """For averages over the values of a magnitude."""
+        return Magnitudes(magnitudes_of(self.values), self.weights)
+
+    def noise_of(self, terms: Tensor) -> Tensor:
+        """Variance of sums over the sample, [..., samples], as estimates of those over all values, [...]."""
+        if self.whole or len(self.values) < 2:
+            return terms.new_zeros(terms.shape[:-1])
+        return len(self.values) * terms.var(-1)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Drawn:
-    """Positions of sampled elements of a tensor, ascending, and what each one stands for in sums over all."""
+    """Sampled elements of a tensor.
+
+    Args:
+        positions: ascending.
+        weights: what each one stands for in sums over all.
+        elements: how many there are.
+        mean_square: of all of them.
+    """
 
     positions: Tensor
     weights: Tensor
+    elements: int
+    mean_square: float
+
+    @property
+    def whole(self) -> bool:
+        """Whether all values are there."""
+        return len(self.positions) == self.elements
 
 
 def drawn_by_size(values: Tensor, samples: int, seed: int) -> Drawn:
@@ -77,11 +101,11 @@ def drawn_by_size(values: Tensor, samples: int, seed: int) -> Drawn:
     One is drawn from each of as many parts of equal chance.
     """
     elements = values.numel()
-    if elements <= 2 * samples:
-        ones = torch.ones(elements, dtype=torch.float64, device=values.device)
-        return Drawn(torch.arange(elements, device=values.device), ones)
     squares = values.detach().reshape(-1).double().square()
     total = squares.sum()
+    mean_square = float(total) / max(elements, 1)
+    if elements <= 2 * samples:
+        return Drawn(torch.arange(elements, device=values.device), torch.ones_like(squares), elements, mean_square)
     chances = (
         squares / (2 * total) + 0.5 / elements if bool((total > 0) & total.isfinite()) else squares * 0 + 1 / elements
     )
@@ -89,7 +113,7 @@ def drawn_by_size(values: Tensor, samples: int, seed: int) -> Drawn:
     found = torch.searchsorted(sums, (_one_a_part(samples, seed) / samples).to(sums.device) * sums[-1]).clamp(
         max=elements - 1
     )
-    return Drawn(found, 1 / (samples * chances[found]))
+    return Drawn(found, 1 / (samples * chances[found]), elements, mean_square)
 
 
 def drawn_positions(elements: int, samples: int, seed: int, device: torch.device) -> Tensor:

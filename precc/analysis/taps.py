@@ -10,7 +10,7 @@ from torch.fx import Node
 from precc.analysis.rounding_error import TENSOR, ScaleKey, scale_key
 from precc.analysis.slot_sample import Drawn, drawn_by_size
 from precc.analysis.slot_sites import SlotSite, sites_of
-from precc.analysis.step_runs import Values
+from precc.analysis.step_runs import Values, forward_nodes
 from precc.analysis.traced_step import TracedStep
 from precc.precision import Precision
 from precc.rounding import slot_number
@@ -27,24 +27,28 @@ class Taps:
         sites: by rounding node.
         samples: how many values of each origin.
         seed: of their choice.
+        forward: nodes that the loss depends on.
         drawn: positions, by origin.
         scales: largest magnitudes that give scales along axes, by slot, at the sampled values.
         leaves: what adjoints are taken with respect to in the present run.
         adjoints: found in it, by slot.
+        seen: called with each adjoint of all values, if it is there.
     """
 
     sites: Mapping[Node, SlotSite]
     samples: int
     seed: int
+    forward: frozenset[Node]
     drawn: dict[Node, Drawn] = field(default_factory=dict)
     scales: dict[str, dict[ScaleKey, Tensor]] = field(default_factory=dict)
     leaves: list[Tensor] = field(default_factory=list)
     adjoints: dict[str, Tensor] = field(default_factory=dict)
+    seen: Callable[[SlotSite, Tensor], None] | None = None
 
     @classmethod
     def of(cls, step: TracedStep, samples: int, seed: int) -> "Taps":
         """With so many sampled values of each origin."""
-        return cls({site.node: site for site in sites_of(step)}, samples, seed)
+        return cls({site.node: site for site in sites_of(step)}, samples, seed, forward_nodes(step))
 
     def draw(self, site: SlotSite, value: Tensor) -> None:
         """Choose the positions at an origin, when its values are seen first."""
@@ -89,6 +93,8 @@ class Taps:
     def _noting(self, site: SlotSite) -> Callable[[Tensor], None]:
         def note(adjoint: Tensor) -> None:
             self.adjoints[site.name] = self.taken(site.origin, adjoint)
+            if self.seen is not None:
+                self.seen(site, adjoint.detach())
 
         return note
 

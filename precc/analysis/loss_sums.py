@@ -1,0 +1,85 @@
+"""How the loss answers to errors in the values of a slot, summed over all values by their magnitude.
+
+The mean of an error is a sum of terms of both signs, ``sum(Jbar * d)`` and ``1/2 sum(d**2 * d2L/dv2)``: from a sample
+of the values it would be uncertain by more than itself. What an error is depends on the value, not on the adjoint: so
+the relative errors ``r = d / v`` are averaged over the sampled values of a magnitude, and multiply the sums of
+``Jbar * v`` and ``v**2 * d2L/dv2`` over all values of that magnitude. There are sixteen magnitudes an octave, of each
+sign.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["LossSums", "Magnitudes", "magnitudes_of"]
+
+#: Bits of a float32 behind those that number a magnitude: its sign, its exponent, and four of its significand.
+_DROPPED = 19
+_COUNT = 1 << (32 - _DROPPED)
+
+
+def magnitudes_of(values: Tensor) -> Tensor:
+    """Number of the magnitude of each value, with its sign; one dimension, int16."""
+    bits = values.detach().reshape(-1).float().view(torch.int32)
+    return ((bits >> _DROPPED) & (_COUNT - 1)).short()
+
+
+def summed(numbers: Tensor, terms: Tensor) -> Tensor:
+    """Sums of terms over the values of each magnitude, [all magnitudes]."""
+    return torch.bincount(numbers, terms.reshape(-1).double(), _COUNT)
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class LossSums:
+    """Of one slot.
+
+    Args:
+        numbers: of the magnitudes that have values, ascending, [magnitudes].
+        slopes: sum of ``Jbar * v``, with Jbar the derivative of the loss, [magnitudes].
+        curvatures: sum of ``v**2 * d2L/dv2``, from each of some displacements of all slots, [draws, magnitudes]. Slots
+            that read the same values are displaced together, so that it holds where all of them round alike; where one
+            does alone, the mixed derivatives between them are counted too much.
+    """
+
+    numbers: Tensor
+    slopes: Tensor
+    curvatures: Tensor
+
+    @classmethod
+    def of(cls, slopes: Tensor, curvatures: Tensor) -> "LossSums":
+        """From sums over all magnitudes."""
+        there = (slopes.bool() | curvatures.any(0)).nonzero()[:, 0]
+        return cls(there, slopes[there], curvatures[:, there])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Magnitudes:
+    """Averages over the sampled values of each magnitude.
+
+    Args:
+        numbers: of each sampled value, [samples].
+        weights: of values that each one stands for, [samples].
+    """
+
+    numbers: Tensor
+    weights: Tensor
+
+    def means(self, terms: Tensor, wanted: Tensor) -> Tensor:
+        """Of terms [samples] over the values of each magnitude that is wanted; of the nearest where none was drawn."""
+        counts = summed(self.numbers, self.weights)
+        known = counts.nonzero()[:, 0]
+        own = _nearest(known, wanted)
+        return summed(self.numbers, terms * self.weights)[own] / counts[own]
+
+
+def _nearest(known: Tensor, wanted: Tensor) -> Tensor:
+    """For each number the nearest known one of the same sign, or of the other if there is none."""
+    after = torch.searchsorted(known, wanted).clamp(max=len(known) - 1)
+    before = (after - 1).clamp(min=0)
+    far = [(known[own] - wanted).abs() + _COUNT * (_sign(known[own]) != _sign(wanted)) for own in (before, after)]
+    return torch.where(far[0] < far[1], known[before], known[after])
+
+
+def _sign(numbers: Tensor) -> Tensor:
+    return numbers >= _COUNT // 2
