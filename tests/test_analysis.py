@@ -16,7 +16,9 @@ from torch.nn import functional as F
 import precc
 from precc.analysis.analysis import Analysis
 from precc.analysis.analysis_options import AnalysisOptions
-from precc.errors import AnalysisError, PlanError, PrecisionWarning, UnsupportedError
+from precc.analysis.batch_slice import BatchSlice
+from precc.analysis.explanation import explained
+from precc.errors import AnalysisError, CaptureError, PlanError, PrecisionWarning, UnsupportedError
 from precc.models.gpt import GPT
 from precc.models.lenet5 import LeNet5
 from precc.models.mlp import MLP
@@ -258,6 +260,38 @@ def test_the_tangents_of_the_last_step_stand_for_the_loss() -> None:
         net(x)
     with pytest.raises(AnalysisError, match="returns no loss"):
         net.analyze(x)
+
+
+def test_a_slice_of_the_batch_is_analysed_and_told(tmp_path: Path) -> None:
+    net, x, rows = compiled(), images(), precc.AnalysisOptions(rows=4)
+    given = net.analyze(x, loss=lambda output: cross_entropy(output), options=rows)
+    by_hand = net.analyze(x[:4], loss=cross_entropy)
+    plan = precc.Uniform("e4m3").assign()
+    assert given.predict(plan) == by_hand.predict(plan)
+    assert (given.batch.rows, given.batch.of) == (4, 16)
+    assert "4 of 16 examples" in repr(given)
+    assert "all 4 examples" in repr(by_hand)
+    assert "analysed     4 of 16 examples of the batch" in explained(given, "fc1/fprop.weight", plan)
+    assert "analysed" not in explained(by_hand, "fc1/fprop.weight", plan)
+    given.save(tmp_path / "a")
+    assert Analysis.load(tmp_path / "a").batch == given.batch
+    F.cross_entropy(net(x), LABELS).backward()
+    assert net.analyze(x, options=rows).gradient_norm == pytest.approx(given.gradient_norm, rel=1e-5)
+    assert net.analyze(x, loss=cross_entropy, options=precc.AnalysisOptions(rows=400)).batch == BatchSlice(16, 16)
+
+
+def test_a_loss_of_all_labels_cannot_be_that_of_a_slice() -> None:
+    with pytest.raises(CaptureError) as error:
+        compiled().analyze(
+            images(), loss=lambda output: F.cross_entropy(output, LABELS), options=precc.AnalysisOptions(rows=4)
+        )
+    assert error.value.__notes__ == [
+        "The loss was called with 4 of 16 examples: lambda output: loss_fn(output, y[:len(output)])."
+    ]
+    with pytest.raises(AnalysisError, match="rows is a whole number of at least 1, or None, not 0"):
+        precc.AnalysisOptions(rows=0)
+    with pytest.raises(AnalysisError, match="no input is a tensor with a dimension"):
+        compiled().analyze(options=precc.AnalysisOptions(rows=4))
 
 
 def test_products_of_the_loss_have_no_slots() -> None:

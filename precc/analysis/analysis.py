@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from precc.analysis.analysis_file import read_analysis, written_analysis
+from precc.analysis.batch_slice import BatchSlice
 from precc.analysis.calibration import Calibration, group_of
 from precc.analysis.error_estimate import ErrorEstimate
 from precc.analysis.findings import Findings
@@ -32,6 +33,7 @@ class Analysis:
         records: of each slot, by name.
         findings: of the passes.
         seconds: that the passes took.
+        batch: which examples of the batch were looked at; all errors are those of a step with them.
         calibration: measured over predicted, shared with the net.
         measurement: runs the step; None in an analysis that was loaded.
     """
@@ -40,6 +42,7 @@ class Analysis:
     records: Mapping[str, SlotRecord]
     findings: Findings
     seconds: float
+    batch: BatchSlice
     calibration: Calibration = field(default_factory=Calibration)
     measurement: StepMeasurement | None = None
     _prediction: Prediction = field(init=False)
@@ -49,7 +52,7 @@ class Analysis:
         object.__setattr__(self, "_prediction", prediction)
 
     def __repr__(self) -> str:
-        found = f"loss {self.loss:.4g}, gradient {self.gradient_norm:.4g}"
+        found = f"{self.batch}, loss {self.loss:.4g}, gradient {self.gradient_norm:.4g}"
         return f"<analysis of {self.title}: {found}, {len(self.operands)} slots of operands, {self.seconds:.1f} s>"
 
     @property
@@ -201,7 +204,8 @@ class Analysis:
             OSError: the file cannot be written.
         """
         write_whole(
-            Path(path), written_analysis(self.title, self.records, self.findings, self.seconds, self.calibration)
+            Path(path),
+            written_analysis(self.title, self.records, self.findings, self.seconds, self.batch, self.calibration),
         )
 
     @classmethod

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from precc.analysis.accumulator_sample import AccumulatorSample, AdjointTotals
+from precc.analysis.batch_slice import BatchSlice
 from precc.analysis.calibration import Calibration
 from precc.analysis.condition import Condition
 from precc.analysis.error_gains import ErrorGains, GainedNode
@@ -43,6 +44,7 @@ _CLASSES: dict[str, type[Any]] = {
     for kind in (
         AccumulatorSample,
         AdjointTotals,
+        BatchSlice,
         Condition,
         ErrorGains,
         Finding,
@@ -86,7 +88,12 @@ _DAMAGED = (
 
 
 def written_analysis(
-    title: str, records: Mapping[str, SlotRecord], findings: Findings, seconds: float, calibration: Calibration
+    title: str,
+    records: Mapping[str, SlotRecord],
+    findings: Findings,
+    seconds: float,
+    batch: BatchSlice,
+    calibration: Calibration,
 ) -> bytes:
     """The content of a file."""
     document = {
@@ -95,6 +102,7 @@ def written_analysis(
         "records": _plain(dict(records)),
         "findings": _plain(findings),
         "seconds": seconds,
+        "batch": _plain(batch),
         "calibration": calibration.to_json(),
     }
     file = io.BytesIO()
@@ -102,7 +110,7 @@ def written_analysis(
     return file.getvalue()
 
 
-def read_analysis(path: Path) -> tuple[str, dict[str, SlotRecord], Findings, float, Calibration]:
+def read_analysis(path: Path) -> tuple[str, dict[str, SlotRecord], Findings, float, BatchSlice, Calibration]:
     """What was given to `written_analysis`.
 
     Raises:
@@ -114,12 +122,13 @@ def read_analysis(path: Path) -> tuple[str, dict[str, SlotRecord], Findings, flo
         document = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
         if document["format"] != _FORMAT:
             raise ValueError(f"its format is {document['format']!r}, not {_FORMAT!r}")
-        records, findings = _typed(document["records"]), _typed(document["findings"])
+        records, findings, batch = (_typed(document[name]) for name in ("records", "findings", "batch"))
         calibration = Calibration.from_json(document["calibration"])
         typed = isinstance(document["title"], str) and isinstance(findings, Findings) and isinstance(records, dict)
+        typed = typed and isinstance(batch, BatchSlice)
         if not typed or not all(isinstance(own, SlotRecord) for own in records.values()):
             raise ValueError("its entries are not those of an analysis")
-        return document["title"], records, findings, float(document["seconds"]), calibration
+        return document["title"], records, findings, float(document["seconds"]), batch, calibration
     except _DAMAGED as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise AnalysisError(f"{str(path)!r} holds no analysis: {reason}") from error

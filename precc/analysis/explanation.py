@@ -31,7 +31,8 @@ def explained(analysis: Analysis, slot: str, plan: PrecisionPlan) -> str:
     own = plan.precision(name)
     lines = [f"{name}: {own}", *_values(record), *_losses(record, own), *_sensitivity(record)]
     lines += [*_calibration(analysis, name), *_shares(analysis, name, plan), _cost(analysis, record, own)]
-    return "\n".join([*lines, *_others(analysis, name, own)])
+    lines += _others(analysis, name, own)
+    return "\n".join([*lines, f"  analysed     {analysis.batch} of the batch"] if analysis.batch.partial else lines)
 
 
 def full_name(analysis: Analysis, slot: str) -> str:

@@ -274,7 +274,8 @@ class _LossTerms:
 
     @classmethod
     def zeros(cls, samples: int, draws: int) -> "_LossTerms":
-        return cls(*(torch.zeros(own, dtype=torch.float64) for own in (samples, samples, draws)))
+        chance, drawn, curved = (torch.zeros(own, dtype=torch.float64) for own in (samples, samples, draws))
+        return cls(chance, drawn, curved)
 
     def add(self, one: "_Rounded", correction: Correction) -> None:
         slot, found, factor = one.slot, one.errors, correction.loss

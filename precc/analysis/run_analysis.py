@@ -13,6 +13,7 @@ from torch.utils import _pytree
 
 from precc.analysis.analysis import Analysis
 from precc.analysis.analysis_options import AnalysisOptions
+from precc.analysis.batch_slice import BatchSlice
 from precc.analysis.build_records import build_records
 from precc.analysis.calibration import Calibration
 from precc.analysis.findings import Findings
@@ -20,7 +21,7 @@ from precc.analysis.measurement import StepMeasurement
 from precc.analysis.model_loss import LastTangents, implied_loss
 from precc.analysis.traced_step import TracedStep, trace_step
 from precc.compile_options import CompileOptions
-from precc.errors import AnalysisError
+from precc.errors import AnalysisError, PreccError
 from precc.formats import Granularity
 from precc.plan import PrecisionPlan
 from precc.precision import Precision
@@ -48,18 +49,24 @@ def run_analysis(
     tangents.asked |= loss is None
     options = replace(options, candidates=(*options.candidates, *_along_axes(plan)))
     started = time.perf_counter()
-    function = loss if loss is not None else implied_loss(tangents.found)
-    step = trace_step(
-        net,
-        args,
-        kwargs,
-        function,
-        title=title,
-        pipeline=compiled.tracing,
-        fused_attention=compiled.fused_attention,
-        regions=compiled.regions,
-    )
-    _check_loss(step, loss is None, tangents.found)
+    batch = BatchSlice.of_inputs(args, kwargs, options.rows)
+    known = batch.tangents(tangents.found)
+    try:
+        step = trace_step(
+            net,
+            batch.narrowed(args),
+            batch.narrowed(dict(kwargs)),
+            loss if loss is not None else implied_loss(known),
+            title=title,
+            pipeline=compiled.tracing,
+            fused_attention=compiled.fused_attention,
+            regions=compiled.regions,
+        )
+    except PreccError as error:
+        if batch.partial and loss is not None:
+            error.add_note(f"The loss was called with {batch}: lambda output: loss_fn(output, y[:len(output)]).")
+        raise
+    _check_loss(step, loss is None, known)
     _check_metric(options, step, title)
     findings = compiled.analyzer(step, options, plan)
     _check_finite(step, findings, title)
@@ -74,7 +81,7 @@ def run_analysis(
     measurement = StepMeasurement(
         step, compiled.measuring, compiled.accumulating, relative, options.metric, findings.sensitivities.loss
     )
-    return Analysis(title, records, findings, seconds, calibration, measurement)
+    return Analysis(title, records, findings, seconds, batch, calibration, measurement)
 
 
 def _check_finite(step: TracedStep, findings: Findings, title: str) -> None:
