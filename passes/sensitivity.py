@@ -24,7 +24,7 @@ from torch.fx import Node
 
 from precc.analysis.derivatives import missing_derivatives_named
 from precc.analysis.directions import Directions
-from precc.analysis.displaced_run import DisplacedRun, LossAnswers
+from precc.analysis.displaced_run import DisplacedRun, LossAnswers, LostDisplacement, RandomDisplacement
 from precc.analysis.kinks import Kinks
 from precc.analysis.metric import metric_norm
 from precc.analysis.noise import Noise
@@ -76,8 +76,16 @@ class Sensitivity:
         samples = tuple(
             _sample(origin, sites, probed) for origin, sites in groups_of(list(taps.sites.values())).items()
         )
-        found, moved = sums.result() if sums is not None else (), probed.displacements
-        return Sensitivities(samples, found, kinks.flips(), moved, probed.loss, probed.norm, probed.exact)
+        return Sensitivities(
+            samples,
+            sums.result() if sums is not None else (),
+            kinks.flips(),
+            probed.displacements,
+            probed.loss,
+            probed.lost,
+            probed.norm,
+            probed.exact,
+        )
 
     def _probe(
         self,
@@ -105,11 +113,14 @@ class Sensitivity:
             directions = Directions(answering, self.metric, self.seed)
             leaves = taps.leaves
             for draw in range(_DRAWS):
-                displaced = DisplacedRun(taps, Noise(self.seed * 1000 + draw), result.answers)
-                moved = displaced.gradients(runner, kinks)
-                result.displacements = displaced.mean_squares
+                displacement = RandomDisplacement(taps, Noise(self.seed * 1000 + draw))
+                moved = DisplacedRun(taps, displacement, result.answers).gradients(runner, kinks.see_displaced)
+                result.displacements = displacement.mean_squares
                 if draw < self.probes // 2:
                     directions.add(moved)
+            lost = DisplacedRun(taps, LostDisplacement(result.amax), result.answers)
+            lost.gradients(runner)
+            result.lost = lost.loss - result.loss
             result.exact = directions.known
             vectors = directions.vectors(self.probes) if answering else []
             for position, (r, scale) in enumerate(vectors):
@@ -137,6 +148,7 @@ class _Probed:
     adjoints: list[dict[str, Tensor]] = field(default_factory=list)
     loss: float = 0.0
     norm: float = 0.0
+    lost: float = 0.0  # change of the loss by what e2m1 loses in all slots
     exact: int = 0  # of the probes, those that are not random
 
     def at_slot(self, node: Node, values: Values) -> Tensor:
@@ -169,6 +181,6 @@ def _sample(origin: Node, sites: Sequence[SlotSite], probed: "_Probed") -> Value
         loss = probed.loss_adjoints.get(site.name)
         axes = (site.operand.contracted, site.operand.channel)
         scales = taps.scales.get(site.name, {})
-        slots.append(SlotAdjoints(site.name, *axes, loss, probes, scales, probed.answers.sums(site.name)))
+        slots.append(SlotAdjoints(site.name, *axes, loss, probes, scales, probed.answers.sums(site)))
     drawn = taps.drawn[origin]
     return ValueSample(drawn.elements, probed.values[origin], drawn.weights, probed.amax[origin], tuple(slots))

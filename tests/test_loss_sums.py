@@ -1,9 +1,12 @@
 """Sums over all values by magnitude, against the sums themselves."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+import precc
 from precc.analysis.loss_sums import LossSums, Magnitudes, magnitudes_of, summed
 from precc.analysis.prediction import errors_of
 from precc.analysis.rounding_error import TENSOR, ScaleKey, rounding_errors, scale_key
@@ -21,7 +24,9 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 def sums_of(values: Tensor, adjoints: Tensor, curvatures: Tensor) -> LossSums:
     numbers = magnitudes_of(values)
-    return LossSums.of(summed(numbers, adjoints * values), summed(numbers, curvatures * values.square())[None])
+    terms = (adjoints * values, curvatures * values.square(), values * 0, values * 0, values.square())
+    slopes, curved, lost, moments, squares = (summed(numbers, own) for own in terms)
+    return LossSums.of(slopes, curved[None], lost, moments, squares)
 
 
 def test_a_magnitude_is_a_sixteenth_of_an_octave_with_its_sign() -> None:
@@ -102,3 +107,30 @@ def test_curvatures_are_second_derivatives() -> None:
     own = magnitudes_of(w) == magnitudes_of(torch.tensor([2.0]))
     truth = float((h * w * w).flatten()[own].sum())
     assert float(sums.curvatures.mean(0)[large].sum()) == pytest.approx(truth, rel=0.3)
+
+
+class Saturated(nn.Module):
+    """A large input of one sign: what is cut off acts together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(256, 64, bias=False)
+        nn.init.constant_(self.linear.weight, 1 / 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden: Tensor = self.linear(x)
+        return hidden
+
+
+@pytest.mark.parametrize("choice", ["e2m1", "e4m3", "e2m3"])
+def test_errors_of_one_sign_act_together(choice: str) -> None:
+    """The mean of the loss error under a plan that cuts off large inputs is that of the values so cut off."""
+    x = 1 + 0.98 * torch.rand(32, 256, generator=torch.Generator().manual_seed(0))
+    net: Any = precc.compile(Saturated(), backend="reference")
+    mean = float(net(x).detach().mean())
+    found = net.analyze(x, loss=lambda output: (output - mean).square().mean())
+    slot = "linear/product/fprop.input"
+    plan = precc.PrecisionPlan("float32", {slot: precc.Precision(choice, scaling="tensor")})
+    predicted, measured = found.predict(plan), found.measure(plan, 10)
+    assert measured.loss_mean > 10 * measured.standard_error.loss_mean
+    assert 1 / 2 < predicted.loss_mean / measured.loss_mean < 2

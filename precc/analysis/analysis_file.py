@@ -68,7 +68,7 @@ _CLASSES: dict[str, type[Any]] = {
 _SHORT = {
     "AccumulatorSample": ("loss", "gradient", "weights"),
     "FlipSample": ("ratios", "squares"),
-    "LossSums": ("slopes", "curvatures"),
+    "LossSums": ("slopes", "curvatures", "lost", "moments", "squares"),
     "SlotAdjoints": ("loss", "gradient"),
     "ValueSample": ("weights",),
 }

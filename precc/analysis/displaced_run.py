@@ -1,29 +1,35 @@
-"""A run of the forward part with the values of all slots displaced a little, and what it tells of the loss.
+"""Runs of the forward part with the values of all slots displaced, and what they tell of the loss.
 
-The displacements are ``|z| = 2**-6 (|v| + rms(v))`` with random signs, 0 where v is. The difference of the adjoints to
-those without them, over z, is an estimate of the diagonal of the second derivative (Hutchinson 1990; Bekas, Kokiopoulou
-and Saad 2007).
+With ``|z| = 2**-6 (|v| + rms(v))`` and random signs, 0 where v is, the difference of the adjoints to those without it,
+over z, is an estimate of the diagonal of the second derivative H of the loss (Hutchinson 1990; Bekas, Kokiopoulou and
+Saad 2007). Errors that are no matter of chance act together, by ``1/2 m^T H m``: for those another run has the ones
+that e2m1 with a scale of the tensor makes, where it cuts off large values and flushes small ones.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 
-from precc.analysis.kinks import Kinks
 from precc.analysis.loss_sums import LossSums, magnitudes_of, summed
 from precc.analysis.noise import Noise
 from precc.analysis.slot_sites import SlotSite
-from precc.analysis.step_runs import StepRunner, Values
+from precc.analysis.step_runs import StepRunner, Values, Watch
 from precc.analysis.taps import Taps
 from precc.rounding import slot_number
 
-__all__ = ["DisplacedRun", "LossAnswers"]
+__all__ = ["DisplacedRun", "Displacement", "LossAnswers", "LostDisplacement", "RandomDisplacement"]
 
 #: Of the displacements, in relation to the values and to their root mean square.
 _DISPLACEMENT = 2.0**-6
+
+#: What e2m1 keeps of values of largest magnitude 2**e to 2**(e + 1), in units of 2**e: its largest value, and half of
+#: its smallest one, with the scale by the rule floor.
+_LARGEST, _FLUSHED = 1.5, 2.0**-4
 
 
 @dataclass(slots=True, eq=False)
@@ -35,7 +41,9 @@ class LossAnswers:
         magnitudes: of these values.
         adjoints: without displacements, by slot.
         slopes: sums of adjoints times values, by slot.
-        curvatures: sums of squares of values times second derivatives, one of each displaced run, by slot.
+        curvatures: sums of squares of values times second derivatives, one of each random displacement, by slot.
+        lost: sums of values times the change of the adjoint by the errors m of e2m1, by slot.
+        moments: sums of values times m, by slot.
     """
 
     values: dict[Node, Tensor] = field(default_factory=dict)
@@ -43,6 +51,8 @@ class LossAnswers:
     adjoints: dict[str, Tensor] = field(default_factory=dict)
     slopes: dict[str, Tensor] = field(default_factory=dict)
     curvatures: dict[str, list[Tensor]] = field(default_factory=dict)
+    lost: dict[str, Tensor] = field(default_factory=dict)
+    moments: dict[str, Tensor] = field(default_factory=dict)
 
     def look(self, origin: Node, value: Tensor) -> None:
         """Take the values of an origin."""
@@ -53,16 +63,89 @@ class LossAnswers:
         self.adjoints[site.name], self.curvatures[site.name] = adjoint, []
         self.slopes[site.name] = summed(self.magnitudes[site.origin], _wide(adjoint) * self.values[site.origin])
 
-    def see_displaced(self, site: SlotSite, adjoint: Tensor, factors: Tensor) -> None:
-        """Take it where all slots are displaced; the factors are ``v**2 / z``."""
+    def change(self, site: SlotSite, adjoint: Tensor, factors: Tensor) -> Tensor:
+        """The change of a slot's adjoint to this one, times factors, summed by magnitude."""
         terms = torch.sub(_wide(adjoint), self.adjoints[site.name]).mul_(factors)
-        self.curvatures[site.name].append(summed(self.magnitudes[site.origin], terms))
+        return summed(self.magnitudes[site.origin], terms)
 
-    def sums(self, slot: str) -> LossSums | None:
+    def sums(self, slot: SlotSite) -> LossSums | None:
         """Of a slot; None: the loss does not depend on it."""
-        if slot not in self.slopes:
+        name, numbers = slot.name, self.magnitudes.get(slot.origin)
+        if name not in self.slopes or numbers is None:
             return None
-        return LossSums.of(self.slopes[slot], torch.stack(self.curvatures[slot]))
+        curvatures, squares = (
+            torch.stack(self.curvatures[name]),
+            summed(numbers, _wide(self.values[slot.origin]).square()),
+        )
+        return LossSums.of(self.slopes[name], curvatures, self.lost[name], self.moments[name], squares)
+
+
+class Displacement(Protocol):
+    """What displaces values, and sees the adjoints there."""
+
+    def of(self, site: SlotSite, value: Tensor) -> Tensor:
+        """The displacement z of the values of a slot's origin."""
+        ...
+
+    def factors(self, v: Tensor, z: Tensor) -> Tensor:
+        """What the change of an adjoint is multiplied with, from the values of the step, and z."""
+        ...
+
+    def see(self, answers: LossAnswers, site: SlotSite, adjoint: Tensor, moved: "Moved") -> None:
+        """Take the adjoint of a slot."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RandomDisplacement:
+    """By random signs; its mean squares, by slot, are kept."""
+
+    taps: Taps
+    noise: Noise
+    mean_squares: dict[str, float] = field(default_factory=dict)
+
+    def of(self, site: SlotSite, value: Tensor) -> Tensor:
+        drawn = self.taps.drawn[site.origin]
+        z = value.sign().mul_(drawn.mean_square**0.5).add_(value)
+        z.mul_(self.noise.signs(value, slot_number(site.name))).mul_(_DISPLACEMENT)
+        square = (drawn.weights * self.taps.taken(site.origin, z).square()).sum()
+        self.mean_squares[site.name] = float(square) / max(1, drawn.elements)
+        return z
+
+    def factors(self, v: Tensor, z: Tensor) -> Tensor:
+        return torch.div(_wide(v), z).mul_(v).masked_fill_(z == 0, 0.0)
+
+    def see(self, answers: LossAnswers, site: SlotSite, adjoint: Tensor, moved: "Moved") -> None:
+        answers.curvatures[site.name].append(answers.change(site, adjoint, moved.factors))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LostDisplacement:
+    """By the errors of e2m1 where it loses values; `amax` has the largest magnitudes by origin."""
+
+    amax: Mapping[Node, Tensor]
+
+    def of(self, site: SlotSite, value: Tensor) -> Tensor:
+        amax = float(self.amax[site.origin])
+        unit = 2.0 ** math.floor(math.log2(amax)) if amax else 0.0
+        kept = value.clamp(-_LARGEST * unit, _LARGEST * unit)
+        return kept.masked_fill_(value.abs() <= _FLUSHED * unit, 0.0).sub_(value)
+
+    def factors(self, v: Tensor, z: Tensor) -> Tensor:
+        return _wide(v)
+
+    def see(self, answers: LossAnswers, site: SlotSite, adjoint: Tensor, moved: "Moved") -> None:
+        answers.lost[site.name] = answers.change(site, adjoint, moved.factors)
+        answers.moments[site.name] = summed(answers.magnitudes[site.origin], moved.factors * moved.z)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moved:
+    """The displacement of an origin, its displaced values, and the factors of changes there."""
+
+    z: Tensor
+    value: Tensor
+    factors: Tensor
 
 
 @dataclass(slots=True, eq=False)
@@ -71,27 +154,26 @@ class DisplacedRun:
 
     Args:
         taps: the slots.
-        noise: signs of the displacements.
+        displacement: of the values.
         answers: that are added to.
-        mean_squares: of the displacements, by slot of the forward.
     """
 
     taps: Taps
-    noise: Noise
+    displacement: Displacement
     answers: LossAnswers
-    mean_squares: dict[str, float] = field(default_factory=dict)
-    _moved: dict[Node, "_Moved"] = field(default_factory=dict)
+    loss: float = math.nan  # of the last run
+    _moved: dict[Node, Moved] = field(default_factory=dict)
 
-    def gradients(self, runner: StepRunner, kinks: Kinks) -> Mapping[str, Tensor]:
+    def gradients(self, runner: StepRunner, watch: Watch | None = None) -> Mapping[str, Tensor]:
         """Run it; the gradient of the loss, by name of the parameter, where it has one."""
         with torch.enable_grad():
             inputs = self.taps.inputs(runner.step)
-            run = runner.run(self._at_slot, inputs=inputs, gradients=False, watch=kinks.see_displaced)
+            run = runner.run(self._at_slot, inputs=inputs, gradients=False, watch=watch)
             self.taps.seen = self._see
             leaves = self.taps.leaves
             found = torch.autograd.grad(run.loss, leaves, allow_unused=True) if run.loss.requires_grad else ()
             self.taps.seen = None
-        self._moved = {}
+        self._moved, self.loss = {}, float(run.loss.detach())
         names = runner.step.parameters
         pairs = zip(inputs, found, strict=False)  # the leaves of the taps come behind the inputs
         return {names[name]: own for name, own in pairs if name in names and own is not None}
@@ -99,31 +181,14 @@ class DisplacedRun:
     def _at_slot(self, node: Node, values: Values) -> Tensor:
         site = self.taps.sites[node]
         if site.origin not in self._moved:
-            self._moved[site.origin] = self._move(site, values[site.origin])
-        moved = self._moved[site.origin]
-        self.mean_squares[site.name] = moved.mean_square
-        return self.taps.read(site, moved.value, values)
-
-    def _move(self, site: SlotSite, value: Tensor) -> "_Moved":
-        drawn, now = self.taps.drawn[site.origin], value.detach()
-        z = now.sign().mul_(drawn.mean_square**0.5).add_(now)
-        z.mul_(self.noise.signs(now, slot_number(site.name))).mul_(_DISPLACEMENT)
-        square = (drawn.weights * self.taps.taken(site.origin, z).square()).sum()
-        v = self.answers.values[site.origin]
-        factors = torch.div(_wide(v), z).mul_(v).masked_fill_(z == 0, 0.0)
-        return _Moved(value + z, factors, float(square) / max(1, drawn.elements))
+            value = values[site.origin]
+            z = self.displacement.of(site, value.detach())
+            factors = self.displacement.factors(self.answers.values[site.origin], z)
+            self._moved[site.origin] = Moved(z, value + z, factors)
+        return self.taps.read(site, self._moved[site.origin].value, values)
 
     def _see(self, site: SlotSite, adjoint: Tensor) -> None:
-        self.answers.see_displaced(site, adjoint, self._moved[site.origin].factors)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Moved:
-    """The values of an origin, displaced by z; ``v**2 / z``, 0 where z is; and the mean square of z."""
-
-    value: Tensor
-    factors: Tensor
-    mean_square: float
+        self.displacement.see(self.answers, site, adjoint, self._moved[site.origin])
 
 
 def _wide(x: Tensor) -> Tensor:

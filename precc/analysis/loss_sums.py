@@ -40,17 +40,40 @@ class LossSums:
         curvatures: sum of ``v**2 * d2L/dv2``, from each of some displacements of all slots, [draws, magnitudes]. Slots
             that read the same values are displaced together, so that it holds where all of them round alike; where one
             does alone, the mixed derivatives between them are counted too much.
+        lost: sum of ``v * (change of Jbar)`` where all slots have the errors m of e2m1 in values that it loses,
+            [magnitudes].
+        moments: sum of ``v * m``, [magnitudes].
+        squares: sum of ``v**2``, [magnitudes].
     """
 
     numbers: Tensor
     slopes: Tensor
     curvatures: Tensor
+    lost: Tensor
+    moments: Tensor
+    squares: Tensor
 
     @classmethod
-    def of(cls, slopes: Tensor, curvatures: Tensor) -> "LossSums":
+    def of(cls, slopes: Tensor, curvatures: Tensor, lost: Tensor, moments: Tensor, squares: Tensor) -> "LossSums":
         """From sums over all magnitudes."""
-        there = (slopes.bool() | curvatures.any(0)).nonzero()[:, 0]
-        return cls(there, slopes[there], curvatures[:, there])
+        there = squares.nonzero()[:, 0]
+        rest = (own[there] for own in (lost, moments, squares))
+        return cls(there, slopes[there], curvatures[:, there], *rest)
+
+    @property
+    def relative(self) -> Tensor:
+        """The errors m, relative to the values, [magnitudes]."""
+        return self.moments / self.squares
+
+    @property
+    def lost_by_e2m1(self) -> float:
+        """``m^T H m``, the part of this slot."""
+        return float(self.lost @ self.relative)
+
+    def share_of(self, mean: Tensor) -> float:
+        """The factor of m that is closest to errors of these means, relative to the values, [magnitudes]."""
+        own = float(self.moments @ self.relative)
+        return float(self.moments @ mean) / own if own else 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -45,6 +45,8 @@ class Contribution:
     Args:
         loss_mean: of the loss error, to first order.
         loss_curved: of the second order, [draws].
+        loss_lost: ``sum(d * H m)`` of the mean errors d, with the errors m of e2m1 in all slots.
+        loss_share: of m, what the errors d are.
         loss_variance: of the loss error, to first order.
         loss_noise: variance of `loss_variance` as an estimate.
         gradient_mean: [probes].
@@ -54,6 +56,8 @@ class Contribution:
 
     loss_mean: float
     loss_curved: Tensor
+    loss_lost: float
+    loss_share: float
     loss_variance: float
     loss_noise: float
     gradient_mean: Tensor
@@ -127,6 +131,8 @@ class Prediction:
         return Contribution(
             loss.mean,
             loss.curved,
+            loss.lost,
+            loss.share / self.sensitivities.of_lost.size if loss.share else 0.0,
             float(terms.sum()),
             float(sample.noise_of(terms)),
             (w * mean).sum(1),
@@ -145,6 +151,8 @@ class Prediction:
         return Contribution(
             found.slope * loss.by_factor,
             torch.zeros(self.sensitivities.draws, dtype=torch.float64),
+            0.0,
+            0.0,
             found.variance_of(loss),
             0.0,
             found.slope * by_factor,
@@ -228,6 +236,8 @@ class Prediction:
         spread = self.sensitivities.deviation_of_mean(squares) / 2
         of_gradient = spread / (gradient * norm * norm) if gradient else 0.0
         mean = sum(part.loss_mean for part in parts) + (float(curved.mean()) if len(curved) else 0.0)
+        together = sum(part.loss_lost for part in parts) * sum(part.loss_share for part in parts)
+        mean += together * self.sensitivities.of_lost.factor
         return ErrorEstimate(mean, loss, gradient, StandardErrors(of_mean, of_loss, of_gradient), lost)
 
 
@@ -271,6 +281,8 @@ class _LossTerms:
     drawn: Tensor
     curved: Tensor
     mean: float = 0.0
+    lost: float = 0.0
+    share: float = 0.0
 
     @classmethod
     def zeros(cls, samples: int, draws: int) -> "_LossTerms":
@@ -285,7 +297,11 @@ class _LossTerms:
         self.drawn += slot.loss.square() * found.variance * factor**2
         mean, square = one.by_magnitude(slot.sums)
         self.mean += float(slot.sums.slopes @ mean) * factor
-        self.curved += slot.sums.curvatures @ square * factor**2 / 2
+        share = slot.sums.share_of(mean)
+        self.lost += float(slot.sums.lost @ mean) * factor
+        self.share += abs(slot.sums.lost_by_e2m1) * share * factor
+        alone = (square - (share * slot.sums.relative).square()).clamp(min=0.0)
+        self.curved += slot.sums.curvatures @ alone * factor**2 / 2
 
 
 def errors_of(sample: ValueSample, slot: SlotAdjoints, precision: Precision) -> RoundingErrors:

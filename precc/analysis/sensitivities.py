@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
@@ -13,7 +14,20 @@ from precc.analysis.slot_sample import ValueSample
 __all__ = ["Sensitivities"]
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclass(frozen=True, slots=True)
+class LostAnswer:
+    """How the loss answers to second order if all slots lose what e2m1 loses.
+
+    Args:
+        size: sum of the magnitudes of the parts of the slots in ``m^T H m``.
+        factor: of ``m^T H m``, with the adjoints at both ends, that gives the second order; 1/2 of a parabola.
+    """
+
+    size: float
+    factor: float
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Sensitivities:
     """What the pass finds.
 
@@ -23,6 +37,7 @@ class Sensitivities:
         flips: at kinks.
         displacements: by slot of the forward, mean square of the displacements that `flips` come from.
         loss: without any rounding.
+        lost: change of it where all slots have the errors of e2m1 in the values that it loses.
         gradient_norm: 2-norm of the gradient without any rounding.
         exact_probes: how many of the first probes are not random.
     """
@@ -32,6 +47,7 @@ class Sensitivities:
     flips: tuple[FlipSample, ...]
     displacements: Mapping[str, float]
     loss: float
+    lost: float
     gradient_norm: float
     exact_probes: int
 
@@ -45,6 +61,15 @@ class Sensitivities:
         """Of the curvature."""
         known = (slot.sums.curvatures for own in self.samples for slot in own.slots if slot.sums is not None)
         return next((len(own) for own in known), 0)
+
+    @cached_property
+    def of_lost(self) -> "LostAnswer":
+        """The second order of the errors m of e2m1 in all slots: its size, and what it is in truth over ``m^T H m``."""
+        sums = [slot.sums for own in self.samples for slot in own.slots if slot.sums is not None]
+        first = sum(float(own.slopes @ own.relative) for own in sums)
+        parts = [own.lost_by_e2m1 for own in sums]
+        found = (self.lost - first) / sum(parts) if sum(parts) else 0.0
+        return LostAnswer(sum(map(abs, parts)), min(max(found, -1.0), 1.0))
 
     def deviation_of_mean(self, squares: Tensor) -> float:
         """Standard error of the mean of what the probes found, from those that are random; NaN if there is but one."""
