@@ -10,7 +10,7 @@ from torch import Tensor
 from precc.condition_numbers import ACTIVATIONS
 from precc.passes.condition_rules import CONSTANT, COPY, Rule, copied, elementwise, is_real, ratio, size
 
-__all__ = ["ELEMENTWISE"]
+__all__ = ["AT_ONE_PLACE", "ELEMENTWISE"]
 
 
 def _degree(degree: float, y: Tensor) -> Tensor:
@@ -175,3 +175,12 @@ def _rules() -> Iterator[tuple[Any, Rule]]:
 
 #: Rules by op.
 ELEMENTWISE: dict[Any, Rule] = dict(_rules())
+
+#: Ops whose elements depend on those of tensor arguments at the same place alone, with a factor that no size decides.
+AT_ONE_PLACE: frozenset[Any] = frozenset(
+    {
+        *(target for _, _, targets in _FORMULAS for target in targets),
+        *_overloads(_BY_DERIVATIVE),
+        *_overloads("abs maximum minimum relu threshold_backward where.self"),
+    }
+) - {_aten.mse_loss_backward.default}

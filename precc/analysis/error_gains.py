@@ -50,8 +50,8 @@ class GainedNode:
 
     @property
     def shows_values(self) -> bool:
-        """Whether its values are those of its one argument."""
-        return len(self.arguments) == 1 and self.arguments[0][1] == 1.0
+        """Whether its values are those of its one argument: what adds a constant has that gain, but computes."""
+        return len(self.arguments) == 1 and self.arguments[0][1] == 1.0 and not self.unit
 
 
 @dataclass(frozen=True, slots=True)
