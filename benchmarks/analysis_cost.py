@@ -1,8 +1,8 @@
 """What an analysis costs: its time in steps of the same net by the backend `reference`, and its peak memory.
 
-The step is traced once before; what is timed are the passes, with different numbers of probes, in turns with steps: the
-median of the ratios within a round. Peak memory is of one process each, above that of a process that has the net and
-its batch alone. Writes benchmarks/results/analysis_cost.json.
+The step is traced once before; what is timed are the passes, of the whole batch and of a part of it, in turns with
+steps: the median of the ratios within a round. Peak memory is of one process each, above that of a process that has the
+net and its batch alone. Writes benchmarks/results/analysis_cost.json.
 
 usage: python benchmarks/analysis_cost.py [--rounds N] [--model NAME] ...
 """
@@ -12,6 +12,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from precc.passes.analyse import analyse
 from precc.passes.sensitivity import Sensitivity
 
 RESULT = Path(__file__).resolve().parent / "results" / "analysis_cost.json"
-STEP = "step"
+STEP, WHOLE, QUARTER = "step", "analysis", "analysis of a quarter of the batch"
 
 
 def tokens(batch: int, length: int) -> Tensor:
@@ -56,15 +57,19 @@ def loss_of(output: Tensor) -> Tensor:
 def variants(name: str) -> dict[str, Callable[[], Any]]:
     make, inputs = NETS[name]
     torch.manual_seed(0)
-    net, x = precc.compile(make(), backend="reference"), inputs()
-    traced = trace_step(net, (x,), {}, loss_of, title=name, pipeline=analysis_pipeline())
-    return {
+    model, x = make(), inputs()
+    net = precc.compile(model, backend="reference")
+    coarse = precc.compile(model, backend="reference", policy=precc.Uniform("e4m3", scaling="tensor"))
+    found: dict[str, Callable[[], Any]] = {
         STEP: lambda: loss_of(net(x)).backward(),
-        "all passes, 4 probes": lambda: analyse(traced, precc.AnalysisOptions()),
-        "all passes, 2 probes": lambda: analyse(traced, precc.AnalysisOptions(probes=2)),
-        "sensitivity, 4 probes": lambda: Sensitivity(probes=4).run(traced),
-        "sensitivity, 2 probes": lambda: Sensitivity(probes=2).run(traced),
+        "step in e4m3": lambda: loss_of(coarse(x)).backward(),
     }
+    for label, rows in ((WHOLE, len(x)), ("analysis of half the batch", len(x) // 2), (QUARTER, len(x) // 4)):
+        traced = trace_step(net, (x[:rows],), {}, loss_of, title=name, pipeline=analysis_pipeline())
+        found[label] = partial(analyse, traced, precc.AnalysisOptions())
+        if label == WHOLE:
+            found["its sensitivity alone"] = partial(Sensitivity().run, traced)
+    return found
 
 
 def peak(name: str, variant: str) -> float:
@@ -86,7 +91,7 @@ def alone(name: str, variant: str) -> float:
 def measured(name: str, rounds: int) -> dict[str, Any]:
     medians, ratios = take_turns(variants(name), STEP, rounds, warm_up=2, title=name)
     base = alone(name, "")
-    peaks = {variant: alone(name, variant) - base for variant in (STEP, *list(ratios)[1:3])}
+    peaks = {variant: alone(name, variant) - base for variant in (STEP, WHOLE, QUARTER)}
     memory = {variant: own / peaks[STEP] for variant, own in peaks.items()}
     return {"median_ms": medians, "steps": ratios, "peak_mib_above_net": peaks, "memory_of_step": memory}
 

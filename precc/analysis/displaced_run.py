@@ -127,7 +127,7 @@ class LostDisplacement:
 
     def of(self, site: SlotSite, value: Tensor) -> Tensor:
         amax = float(self.amax[site.origin])
-        unit = 2.0 ** math.floor(math.log2(amax)) if amax else 0.0
+        unit = 2.0 ** math.floor(math.log2(amax)) if 0 < amax < math.inf else 0.0  # what is not finite is refused later
         kept = value.clamp(-_LARGEST * unit, _LARGEST * unit)
         return kept.masked_fill_(value.abs() <= _FLUSHED * unit, 0.0).sub_(value)
 
