@@ -80,7 +80,7 @@ class Sensitivity:
             samples,
             sums.result() if sums is not None else (),
             kinks.flips(),
-            probed.displacements,
+            {own.name: probed.displacements[own.origin] for own in taps.sites.values() if own.node in taps.forward},
             probed.loss,
             probed.lost,
             probed.norm,
@@ -100,27 +100,15 @@ class Sensitivity:
         with torch.enable_grad(), missing_derivatives_named():
             inputs = taps.inputs(runner.step)
             run = runner.run(result.at_slot, inputs=inputs, watch=partial(_watch_all, watches))
-            result.loss = float(run.loss.detach())
-            result.norm = metric_norm(run.gradients, self.metric)
+            result.loss, result.norm = float(run.loss.detach()), metric_norm(run.gradients, self.metric)
             if run.loss.requires_grad:
-                taps.seen = result.answers.see
-                torch.autograd.grad(run.loss, taps.leaves, allow_unused=True, retain_graph=True)
-                taps.seen = None
-                result.loss_adjoints = taps.adjoints
+                result.differentiate_loss(run.loss)
                 if sums is not None:
                     sums.loss_adjoints()
             answering = {name: own for name, own in run.gradients.items() if own.requires_grad}
-            directions = Directions(answering, self.metric, self.seed)
-            leaves = taps.leaves
-            for draw in range(_DRAWS):
-                displacement = RandomDisplacement(taps, Noise(self.seed * 1000 + draw))
-                moved = DisplacedRun(taps, displacement, result.answers).gradients(runner, kinks.see_displaced)
-                result.displacements = displacement.mean_squares
-                if draw < self.probes // 2:
-                    directions.add(moved)
-            lost = DisplacedRun(taps, LostDisplacement(result.amax), result.answers)
-            lost.gradients(runner)
-            result.lost = lost.loss - result.loss
+            leaves, directions = taps.leaves, Directions(answering, self.metric, self.seed)
+            for moved in self._displaced(runner, kinks, result):
+                directions.add(moved)
             result.exact = directions.known
             vectors = directions.vectors(self.probes) if answering else []
             for position, (r, scale) in enumerate(vectors):
@@ -133,6 +121,19 @@ class Sensitivity:
                     sums.next_probe(scale)
         return result
 
+    def _displaced(self, runner: StepRunner, kinks: Kinks, result: "_Probed") -> list[Mapping[str, Tensor]]:
+        """Run the step with displaced values; gradients there, to find directions."""
+        found = []
+        for draw in range(_DRAWS):
+            displacement = RandomDisplacement(result.taps, Noise(self.seed * 1000 + draw))
+            found.append(DisplacedRun(result.taps, displacement, result.answers).gradients(runner, kinks.see_displaced))
+            result.displacements = displacement.mean_squares
+        lost = DisplacedRun(result.taps, LostDisplacement(result.amax), result.answers)
+        lost.gradients(runner)
+        result.lost = lost.loss - result.loss
+        result.answers.forget()
+        return found[: self.probes // 2]
+
 
 @dataclass(slots=True, eq=False)
 class _Probed:
@@ -144,12 +145,19 @@ class _Probed:
     amax: dict[Node, Tensor] = field(default_factory=dict)
     loss_adjoints: dict[str, Tensor] = field(default_factory=dict)
     answers: LossAnswers = field(default_factory=LossAnswers)
-    displacements: Mapping[str, float] = field(default_factory=dict)  # mean squares, by slot of the forward
+    displacements: Mapping[Node, float] = field(default_factory=dict)  # mean squares, by origin
     adjoints: list[dict[str, Tensor]] = field(default_factory=list)
     loss: float = 0.0
     norm: float = 0.0
     lost: float = 0.0  # change of the loss by what e2m1 loses in all slots
     exact: int = 0  # of the probes, those that are not random
+
+    def differentiate_loss(self, loss: Tensor) -> None:
+        """Its adjoints at all slots, by the graph that the gradient is differentiated through later."""
+        self.taps.seen = self.answers.see
+        torch.autograd.grad(loss, self.taps.leaves, allow_unused=True, retain_graph=True)
+        self.taps.seen = None
+        self.loss_adjoints = self.taps.adjoints
 
     def at_slot(self, node: Node, values: Values) -> Tensor:
         site = self.taps.sites[node]

@@ -39,6 +39,7 @@ class LossAnswers:
     Args:
         values: that slots read, by origin.
         magnitudes: of these values.
+        squares: sums of squares of these values.
         adjoints: without displacements, by slot.
         slopes: sums of adjoints times values, by slot.
         curvatures: sums of squares of values times second derivatives, one of each random displacement, by slot.
@@ -48,6 +49,7 @@ class LossAnswers:
 
     values: dict[Node, Tensor] = field(default_factory=dict)
     magnitudes: dict[Node, Tensor] = field(default_factory=dict)
+    squares: dict[Node, Tensor] = field(default_factory=dict)
     adjoints: dict[str, Tensor] = field(default_factory=dict)
     slopes: dict[str, Tensor] = field(default_factory=dict)
     curvatures: dict[str, list[Tensor]] = field(default_factory=dict)
@@ -57,6 +59,7 @@ class LossAnswers:
     def look(self, origin: Node, value: Tensor) -> None:
         """Take the values of an origin."""
         self.values[origin], self.magnitudes[origin] = value, magnitudes_of(value)
+        self.squares[origin] = summed(self.magnitudes[origin], _wide(value).square())
 
     def see(self, site: SlotSite, adjoint: Tensor) -> None:
         """Take the adjoint of a slot."""
@@ -68,15 +71,17 @@ class LossAnswers:
         terms = torch.sub(_wide(adjoint), self.adjoints[site.name]).mul_(factors)
         return summed(self.magnitudes[site.origin], terms)
 
-    def sums(self, slot: SlotSite) -> LossSums | None:
+    def forget(self) -> None:
+        """All but the sums: no other run will be seen."""
+        for own in (self.values, self.magnitudes, self.adjoints):
+            own.clear()
+
+    def sums(self, site: SlotSite) -> LossSums | None:
         """Of a slot; None: the loss does not depend on it."""
-        name, numbers = slot.name, self.magnitudes.get(slot.origin)
-        if name not in self.slopes or numbers is None:
+        name = site.name
+        if name not in self.slopes:
             return None
-        curvatures, squares = (
-            torch.stack(self.curvatures[name]),
-            summed(numbers, _wide(self.values[slot.origin]).square()),
-        )
+        curvatures, squares = torch.stack(self.curvatures[name]), self.squares[site.origin]
         return LossSums.of(self.slopes[name], curvatures, self.lost[name], self.moments[name], squares)
 
 
@@ -98,18 +103,18 @@ class Displacement(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RandomDisplacement:
-    """By random signs; its mean squares, by slot, are kept."""
+    """By random signs; its mean squares, by origin, are kept."""
 
     taps: Taps
     noise: Noise
-    mean_squares: dict[str, float] = field(default_factory=dict)
+    mean_squares: dict[Node, float] = field(default_factory=dict)
 
     def of(self, site: SlotSite, value: Tensor) -> Tensor:
         drawn = self.taps.drawn[site.origin]
         z = value.sign().mul_(drawn.mean_square**0.5).add_(value)
         z.mul_(self.noise.signs(value, slot_number(site.name))).mul_(_DISPLACEMENT)
         square = (drawn.weights * self.taps.taken(site.origin, z).square()).sum()
-        self.mean_squares[site.name] = float(square) / max(1, drawn.elements)
+        self.mean_squares[site.origin] = float(square) / max(1, drawn.elements)
         return z
 
     def factors(self, v: Tensor, z: Tensor) -> Tensor:
