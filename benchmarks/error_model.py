@@ -142,6 +142,7 @@ def compared(analysis: Analysis, plan: precc.PrecisionPlan, draws: int) -> dict[
     inside = (found.loss - estimate.loss_mean).abs() <= 1.96 * estimate.loss if estimate.loss else None
     return {
         "predicted": [estimate.loss_mean, estimate.loss, estimate.gradient],
+        "lost": estimate.lost,
         "measured": [measured.loss_mean, measured.loss, measured.gradient],
         "standard_error": [
             measured.standard_error.loss_mean,
@@ -226,7 +227,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", action="append")
     parser.add_argument("--draws", type=int, default=20)
-    parser.add_argument("--probes", type=int, default=4)
+    parser.add_argument("--probes", type=int, default=AnalysisOptions().probes)
     parser.add_argument("--slots", type=int, default=24, help="the most slots of one net, measured one at a time")
     parser.add_argument("--cifar", help="images for resnet20, an .npz with x_train and y_train; else MNIST's")
     parser.add_argument("--merge", action="store_true", help="keep what the result has of other nets")
