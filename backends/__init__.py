@@ -1,13 +1,15 @@
 """Backends: one a file, file name = the name that `precc.compile` takes."""
 
+from precc.analysis.magnitude_counts import TENSOR_OPS, Counting
 from precc.backends.cpp.backend import Cpp
+from precc.backends.cpp.magnitudes import COMPILED
 from precc.backends.inductor import Inductor
 from precc.backends.reference import Reference
 from precc.errors import BackendError, expected_one_of
 from precc.protocols import Backend
 from precc.warn_caller import warn_caller
 
-__all__ = ["BACKENDS", "eager_backend", "find_backend"]
+__all__ = ["BACKENDS", "eager_backend", "fastest_counting", "find_backend"]
 
 #: By name, in order of preference: the first one is what ``"auto"`` means.
 BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (Inductor(), Cpp(), Reference())}
@@ -32,12 +34,20 @@ def find_backend(name: str) -> tuple[Backend, str]:
 
 def eager_backend() -> Backend:
     """The fastest one that runs a graph op by op: with compiled kernels, where this machine can build them."""
-    backend = BACKENDS[Cpp.name]
+    return BACKENDS[Cpp.name if _has_kernels() else Reference.name]  # bit for bit the same
+
+
+def fastest_counting() -> Counting:
+    """How magnitudes are counted: by compiled kernels, where this machine can build them."""
+    return COMPILED if _has_kernels() else TENSOR_OPS  # the same numbers
+
+
+def _has_kernels() -> bool:
     try:
-        backend.check()
+        BACKENDS[Cpp.name].check()
     except BackendError:
-        return BACKENDS[Reference.name]  # bit for bit the same
-    return backend
+        return False
+    return True
 
 
 def _first_that_runs() -> tuple[Backend, str]:

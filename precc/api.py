@@ -1,12 +1,13 @@
 """The front door: it joins core, passes, backends and models; `precc.by_hand` beside it calls kernels alone."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from precc.backends import eager_backend, find_backend
+from precc.backends import eager_backend, fastest_counting, find_backend
 from precc.backends.onnx.export import export_onnx
 from precc.compile_options import CompileOptions
 from precc.errors import CaptureError, PlanError, expected_one_of
@@ -103,7 +104,7 @@ def compile(
         backend=chosen,
         tracing=analysis_pipeline(),
         measuring=eager_backend(),
-        analyzer=analyse,
+        analyzer=partial(analyse, counting=fastest_counting()),
         lacking=lacking,
         fullgraph=fullgraph,
         dynamic=dynamic,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import precc
-from precc.analysis.magnitude_counts import MagnitudeCounts, stored
+from precc.analysis.magnitude_counts import TENSOR_OPS, MagnitudeCounts, bits_of_dtype, stored
 from precc.analysis.range_losses import BlockLosses, RangeCandidate, candidate_of
 from precc.analysis.range_thresholds import RangeThresholds
 from precc.analysis.slot_sites import sites_of
@@ -21,6 +21,7 @@ from precc.analysis.step_runs import StepRunner, Values
 from precc.analysis.traced_step import TracedStep, trace_step
 from precc.analysis.value_range import RangeLoss
 from precc.annotations import products_of
+from precc.backends.cpp.magnitudes import COMPILED
 from precc.errors import UnsupportedError
 from precc.formats import (
     FORMATS,
@@ -36,7 +37,8 @@ from precc.formats import (
 from precc.models.gpt import GPT
 from precc.models.lenet5 import LeNet5
 from precc.passes import rounding_pipeline
-from precc.passes.value_range import DEFAULT_CANDIDATES, ValueRanges, described
+from precc.passes.nonfinite import described, first_nonfinite
+from precc.passes.value_range import DEFAULT_CANDIDATES, ValueRanges
 from precc.precision import Precision
 from precc.rounding import RoundingMode, Row, quantize
 from precc.rounding.scales import divisor_of, scale_of
@@ -427,18 +429,62 @@ class Overflowing(nn.Module):
 
 
 def test_the_first_nonfinite_value_is_named() -> None:
-    step = step_of("overflowing", Overflowing())
-    watcher = ValueRanges([]).watcher(step)
-    with torch.no_grad():
-        StepRunner(step).run(lambda node, values: values[node.args[0]], watch=watcher.watch)  # type: ignore[index]
-    assert watcher.first_nonfinite is not None
-    words = described(watcher.first_nonfinite)
+    first = first_nonfinite(step_of("overflowing", Overflowing()))
+    assert first is not None
+    words = described(first)
     assert "aten.exp" in words
     assert "planted line" in words
 
 
 def test_a_step_with_a_mask_of_infinities_is_finite() -> None:
-    watcher = ValueRanges([]).watcher(step := step_of("gpt"))
-    with torch.no_grad():
-        StepRunner(step).run(lambda node, values: values[node.args[0]], watch=watcher.watch)  # type: ignore[index]
-    assert watcher.first_nonfinite is None
+    assert first_nonfinite(step_of("gpt")) is None
+
+
+AWKWARD = (0.0, -0.0, 1e-45, -1e-40, 6e-8, 1.0, -1.0, 1.5, 65504.0, 3.4e38, math.inf, -math.inf, math.nan)
+
+
+def assert_alike(x: Tensor) -> None:
+    """The compiled kernels find what tensor operations find, at thresholds of all kinds too."""
+    one, other = TENSOR_OPS.magnitudes(x), COMPILED.magnitudes(x)
+    assert (one.bins == other.bins).all()
+    assert (one.nonfinite, one.smallest, one.largest) == (other.nonfinite, other.smallest, other.largest)
+    infinity = bits_of_dtype(x.dtype).infinity
+    for end in {1, max(one.smallest - 1, 1), max(one.smallest, 1), one.largest // 2 + 1, infinity - 1}:
+        for negative in (None, False, True):
+            assert TENSOR_OPS.at_most(x, end, negative) == COMPILED.at_most(x, end, negative), (end, negative)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_compiled_counts_are_those_of_tensor_operations(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for count in (0, 1, 3, 1023, 1025, (1 << 20) + 5):
+        x = torch.randn(count, generator=generator, dtype=torch.float64) * 10 ** torch.randint(
+            -45, 38, (count,), generator=generator
+        ).double().clamp(-320, 300)
+        assert_alike(x.to(dtype))
+    awkward = torch.tensor(AWKWARD, dtype=torch.float64).to(dtype)
+    assert_alike(awkward)
+    assert_alike(torch.zeros(5, dtype=dtype))
+    assert_alike(awkward[-1:].repeat(7))
+    assert_alike(torch.randn(64, 2, generator=generator).to(dtype)[:, 0])
+
+
+@given(st.lists(st.floats(width=32) | st.sampled_from(AWKWARD), max_size=40))
+def test_compiled_counts_of_any_numbers(numbers: list[float]) -> None:
+    for dtype in DTYPES:
+        assert_alike(torch.tensor(numbers, dtype=torch.float64).to(dtype))
+
+
+def test_counting_by_kernels_gives_the_same_ranges() -> None:
+    step = step_of("lenet5")
+    ranges = [ValueRanges(DEFAULT_CANDIDATES, own).run(step) for own in (TENSOR_OPS, COMPILED)]
+    assert ranges[0].keys() == ranges[1].keys()
+    for name, own in ranges[0].items():
+        other = ranges[1][name]
+        assert dict(own.losses) == dict(other.losses)
+        assert (own.histogram, own.amax, own.amin, own.zeros) == (
+            other.histogram,
+            other.amax,
+            other.amin,
+            other.zeros,
+        )

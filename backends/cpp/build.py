@@ -26,7 +26,7 @@ from precc.warn_caller import warn_caller
 __all__ = ["SOURCES", "cache_folder", "load_library"]
 
 _FOLDER = Path(__file__).parent
-SOURCES = tuple(_FOLDER / name for name in ("rounding.cpp", "accumulate.cpp"))
+SOURCES = tuple(_FOLDER / name for name in ("rounding.cpp", "accumulate.cpp", "magnitudes.cpp"))
 _HEADERS = tuple(_FOLDER / name for name in ("grid.hpp", "scales.hpp", "exact_sums.hpp"))
 
 #: No contraction: a multiply and an add stay two roundings. Trapping and errno do not change values.

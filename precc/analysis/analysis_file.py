@@ -144,13 +144,13 @@ def _plain(value: Any) -> Any:
         return {"": "Precision", "json": precision_to_json(value)}
     if isinstance(value, Enum):
         return {"": "Granularity", "value": value.value}
+    if isinstance(value, Mapping):
+        return {"": "pairs", "pairs": [[_plain(key), _plain(own)] for key, own in value.items()]}
     if is_dataclass(value):
         kind = type(value).__name__
         entries = {own.name: getattr(value, own.name) for own in fields(value)}
         short = {name: entries[name].float() for name in _SHORT.get(kind, ()) if entries[name] is not None}
         return {"": kind, **{name: _plain(own) for name, own in {**entries, **short}.items()}}
-    if isinstance(value, Mapping):
-        return {"": "pairs", "pairs": [[_plain(key), _plain(own)] for key, own in value.items()]}
     if isinstance(value, (tuple, list)):
         return [_plain(own) for own in value]
     return value

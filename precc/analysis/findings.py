@@ -26,7 +26,7 @@ class Findings:
         conditions: by name of the node.
         lint: formulas, sums and eps that lose digits.
         jumps: operators that are not continuous, past which errors are not predicted.
-        nonfinite: where a value first is infinite or NaN; empty if none is.
+        nonfinite: where a value first is infinite or NaN; empty if the loss and the gradient are finite.
     """
 
     sensitivities: Sensitivities

@@ -4,17 +4,33 @@ Magnitudes are compared as integers, the bits without the sign, in which they ha
 two bins for each value of the leading bits: one for that value itself, one for all between it and the next.
 """
 
-from collections.abc import Iterator, Mapping
+import struct
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from precc.errors import FormatError
 
-__all__ = ["Bits", "MagnitudeCounts", "bits_of_dtype", "stored"]
+__all__ = [
+    "BINS",
+    "TENSOR_OPS",
+    "Bits",
+    "Counting",
+    "Integers",
+    "MagnitudeCounts",
+    "Magnitudes",
+    "bits_of_dtype",
+    "stored",
+]
+
+Integers = NDArray[np.int64]
+_Numbers = TypeVar("_Numbers", int, Integers)
 
 #: Elements that a processor's cache holds while they are sorted into bins.
 _CHUNK = 1 << 16
@@ -66,9 +82,12 @@ class Bits:
 
     def value(self, bits: int) -> float:
         """One magnitude."""
-        return float(self.floats(torch.tensor(bits)))
+        if self.dtype is torch.bfloat16:  # the first half of a float32
+            return float(struct.unpack("f", struct.pack("i", bits << 16))[0])
+        integer, number = _CODES[self.dtype]
+        return float(struct.unpack(number, struct.pack(integer, bits))[0])
 
-    def bin_of(self, bits: int) -> int:
+    def bin_of(self, bits: _Numbers) -> _Numbers:
         """Number of the bin of a magnitude; even: of one value."""
         if not self.dropped:
             return bits
@@ -90,7 +109,10 @@ _BITS = {
     torch.bfloat16: Bits(torch.bfloat16, torch.int16, 7, 7),
     torch.float16: Bits(torch.float16, torch.int16, 10, 10),
 }
-_BINS = 1 << 15
+_CODES = {torch.float64: ("q", "d"), torch.float32: ("i", "f"), torch.float16: ("h", "e")}
+
+#: More than any dtype has.
+BINS = 1 << 15
 
 
 def bits_of_dtype(dtype: torch.dtype) -> Bits:
@@ -106,10 +128,85 @@ def bits_of_dtype(dtype: torch.dtype) -> Bits:
 
 def stored(x: Tensor) -> Tensor:
     """The elements of a tensor in the order of its memory, one dimension; those shown several times once."""
+    if x.is_contiguous():
+        return x.view(-1)
     x = x[
         tuple(0 if stride == 0 and size > 1 else slice(None) for stride, size in zip(x.stride(), x.shape, strict=True))
     ]
     return x.permute(sorted(range(x.dim()), key=x.stride, reverse=True)).reshape(-1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Magnitudes:
+    """What one look at a tensor finds.
+
+    Args:
+        bins: how many finite magnitudes each of the `BINS` bins has, those that are 0 in the first.
+        nonfinite: how many are none.
+        smallest: that is not 0, as bits; 0 where there is none.
+        largest: that is finite, likewise.
+    """
+
+    bins: Integers
+    nonfinite: int
+    smallest: int
+    largest: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counting:
+    """By what magnitudes are counted: the tensor operations below, or compiled kernels with the same results.
+
+    Args:
+        magnitudes: of a tensor of one dimension.
+        at_most: of such a tensor, finite bits and whether negative values are asked for (None: of both signs), how many
+            values have ``0 < |x| <= t``.
+    """
+
+    magnitudes: Callable[[Tensor], Magnitudes]
+    at_most: Callable[[Tensor, int, bool | None], int]
+
+
+def _magnitudes(x: Tensor) -> Magnitudes:
+    bits = bits_of_dtype(x.dtype)
+    counts = torch.zeros(BINS, dtype=torch.int64, device=x.device)
+    nonfinite, extremes = 0, (0, 0)
+    for chunk, place in _chunks(x, bits):
+        smallest, largest = map(int, torch.aminmax(chunk))
+        if largest >= bits.infinity:
+            outside = chunk >= bits.infinity
+            nonfinite += int(torch.count_nonzero(outside))
+            smallest, largest = map(int, torch.aminmax(chunk.masked_fill_(outside, 0)))
+        if largest and not smallest:  # 0 becomes the largest number
+            torch.sub(chunk, 1, out=place)
+            place &= bits.mask
+            smallest = int(place.amin()) + 1
+        if largest:
+            extremes = min(extremes[0] or smallest, smallest), max(extremes[1], largest)
+        counts += torch.bincount(bits.bins_of(chunk, place), minlength=BINS)
+    counts[0] -= nonfinite
+    return Magnitudes(counts.cpu().numpy(), nonfinite, *extremes)
+
+
+def _at_most(x: Tensor, end: int, negative: bool | None) -> int:
+    bits = bits_of_dtype(x.dtype)
+    if negative is None:
+        return sum(int(torch.count_nonzero((own > 0) & (own <= end))) for own, _ in _chunks(x, bits))
+    value = bits.value(end)
+    own = (x < 0) & (x >= -value) if negative else (x > 0) & (x <= value)
+    return int(torch.count_nonzero(own))
+
+
+def _chunks(x: Tensor, bits: Bits) -> Iterator[tuple[Tensor, Tensor]]:
+    """The magnitudes as integers, some at a time, with a place for as many; both are used again for the next."""
+    whole = x.view(bits.integer)
+    room = whole.new_empty(2, min(_CHUNK, len(whole)))
+    for own in whole.split(_CHUNK) if len(whole) else ():
+        magnitudes, place = room[:, : len(own)].unbind()
+        yield torch.bitwise_and(own, bits.mask, out=magnitudes), place
+
+
+TENSOR_OPS = Counting(_magnitudes, _at_most)
 
 
 @dataclass(eq=False)
@@ -118,98 +215,81 @@ class MagnitudeCounts:
 
     Args:
         x: the tensor, one dimension.
+        counting: by what.
     """
 
     x: Tensor
+    counting: Counting = TENSOR_OPS
     bits: Bits = field(init=False)
-    nonfinite: int = field(init=False, default=0)
-    smallest_nonzero: int = field(init=False, default=0)  #: as bits; 0 where there is none
-    largest: int = field(init=False, default=0)  #: of the finite ones
+    elements: int = field(init=False)  #: how many
+    zeros: int = field(init=False)  #: how many are 0 or -0
+    nonfinite: int = field(init=False)
+    nonzeros: int = field(init=False)  #: finite ones but 0
+    smallest_nonzero: int = field(init=False)  #: as bits; 0 where there is none
+    largest: int = field(init=False)  #: of the finite ones
 
     def __post_init__(self) -> None:
         self.bits = bits_of_dtype(self.x.dtype)
-        counts = torch.zeros(_BINS, dtype=torch.int64, device=self.x.device)
-        for chunk, place in self._chunks():
-            smallest, largest = map(int, torch.aminmax(chunk))
-            if largest >= self.bits.infinity:
-                outside = chunk >= self.bits.infinity
-                self.nonfinite += int(torch.count_nonzero(outside))
-                smallest, largest = map(int, torch.aminmax(chunk.masked_fill_(outside, 0)))
-            self._extend(chunk, smallest, largest, place)
-            counts += torch.bincount(self.bits.bins_of(chunk, place), minlength=_BINS)
-        self._histogram: Any = counts.cpu().numpy()  # single elements of it are read fast
-
-    def _extend(self, chunk: Tensor, smallest: int, largest: int, place: Tensor) -> None:
-        """The extremes of all, by those of some; the smallest may be 0."""
-        if not largest:
-            return
-        if not smallest:  # 0 becomes the largest number
-            torch.sub(chunk, 1, out=place)
-            place &= self.bits.mask
-            smallest = int(place.amin()) + 1
-        self.largest = max(self.largest, largest)
-        self.smallest_nonzero = min(self.smallest_nonzero or smallest, smallest)
-
-    def _chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The magnitudes as integers, some at a time, with a place for as many; both are used again for the next."""
-        whole = self.x.view(self.bits.integer)
-        room = whole.new_empty(2, min(_CHUNK, len(whole)))
-        for own in whole.split(_CHUNK) if len(whole) else ():
-            magnitudes, place = room[:, : len(own)].unbind()
-            yield torch.bitwise_and(own, self.bits.mask, out=magnitudes), place
-
-    @property
-    def elements(self) -> int:
-        """How many."""
-        return self.x.numel()
-
-    @property
-    def zeros(self) -> int:
-        """How many are 0 or -0."""
-        return self._bin(0) - self.nonfinite
-
-    @property
-    def nonzeros(self) -> int:
-        """Finite ones but 0."""
-        return self.elements - self.zeros - self.nonfinite
+        found = self.counting.magnitudes(self.x)
+        self.elements, self.zeros, self.nonfinite = self.x.numel(), int(found.bins[0]), found.nonfinite
+        self.nonzeros = self.elements - self.zeros - self.nonfinite
+        self.smallest_nonzero, self.largest = found.smallest, found.largest
+        # whole binades, from that of the smallest nonzero to that of the largest
+        a_binade = 1 << (self.bits.sorted_by + (1 if self.bits.dropped else 0))
+        self._lowest = self.bits.bin_of(self.smallest_nonzero) // a_binade
+        end = (self.bits.bin_of(self.largest) // a_binade + 1) * a_binade
+        bins = found.bins[self._lowest * a_binade : end].copy()
+        if not self._lowest:
+            bins[0] = 0
+        self._first, self._by_binade = self._lowest * a_binade, bins.reshape(-1, a_binade)
 
     def at_most(self, bits: int, negative: bool | None = None) -> int:
         """How many finite values have ``0 < |x| <= t``, with t given as bits; of one sign, if it is said which."""
+        if negative is None:
+            return int(self.at_most_each(np.array([bits]))[0])
         if bits <= 0 or not self.largest or bits < self.smallest_nonzero:
             return 0
-        if negative is not None:
-            end = self.bits.value(bits)
-            own = (self.x < 0) & (self.x >= -end) if negative else (self.x > 0) & (self.x <= end)
-            return int(torch.count_nonzero(own))
-        if bits >= self.largest:
-            return self.nonzeros
-        last = self.bits.bin_of(bits)
-        whole = last % 2 == 0 or not self.bits.dropped or self.bits.bin_of(bits + 1) > last
-        if whole or not self._bin(last):
-            return int(self._cumulative[last - self.bits.bin_of(self.smallest_nonzero)])
-        return (
-            sum(int(torch.count_nonzero(chunk <= bits)) for chunk, _ in self._chunks()) - self._bin(0) + self.nonfinite
-        )
+        return self.counting.at_most(self.x, bits, negative)
+
+    def at_most_each(self, bits: Integers) -> Integers:
+        """How many finite values have ``0 < |x| <= t``, for each of some t given as bits."""
+        if not self.largest:
+            return np.zeros_like(bits)
+        ends = np.clip(bits, self.smallest_nonzero, self.largest)
+        last = self.bits.bin_of(ends)
+        index = last - self._first
+        found: Integers = np.where(bits < self.smallest_nonzero, 0, self._cumulative[index])
+        if self.bits.dropped:
+            inside = (self.bits.bin_of(ends + 1) == last) & (bits >= self.smallest_nonzero) & (ends < self.largest)
+            inside &= self._by_binade.reshape(-1)[index] != 0
+            for position in np.flatnonzero(inside):
+                found[position] = self.counting.at_most(self.x, int(ends[position]), None)
+        return found
 
     def exponents(self) -> tuple[tuple[int, int], ...]:
         """Pairs of a binary exponent and how many nonzero values have it."""
-        a_binade = 1 << (self.bits.sorted_by + (1 if self.bits.dropped else 0))
-        by_binade = self._histogram.reshape(-1, a_binade).sum(1).tolist()
-        normal = {self.bits.smallest_exponent + index: count for index, count in enumerate(by_binade[1:]) if count}
-        subnormal = self._subnormal_exponents() if by_binade[0] > self._bin(0) else {}
-        return tuple(sorted({**subnormal, **normal}.items()))
+        counts = self._by_binade.sum(1).tolist()
+        found: dict[int, int] = {}
+        if not self._lowest:  # the binade of 0 and of the subnormal numbers
+            found = self._subnormal_exponents() if counts[0] else found
+            counts[0] = 0
+        lowest = self.bits.smallest_exponent + self._lowest - 1
+        found |= {lowest + index: count for index, count in enumerate(counts) if count}
+        return tuple(found.items())
 
-    def _subnormal_exponents(self) -> Mapping[int, int]:
-        chosen = torch.cat([own[(own > 0) & (own < 1 << self.bits.mantissa)] for own, _ in self._chunks()])
+    def _subnormal_exponents(self) -> dict[int, int]:
+        chunks = (own for own, _ in _chunks(self.x, self.bits))
+        chosen = torch.cat([own[(own > 0) & (own < 1 << self.bits.mantissa)] for own in chunks])
         exponents, counts = torch.unique(torch.frexp(chosen.double()).exponent, return_counts=True)
         lowest = self.bits.smallest_exponent - self.bits.mantissa - 1
         return {lowest + own: count for own, count in zip(exponents.tolist(), counts.tolist(), strict=True)}
 
-    def _bin(self, index: int) -> int:
-        return int(self._histogram[index])
+    @cached_property
+    def amax(self) -> float:
+        """The largest finite magnitude."""
+        return self.bits.value(self.largest)
 
     @cached_property
-    def _cumulative(self) -> Any:
-        """From the bin of the smallest magnitude that is not 0."""
-        first, last = self.bits.bin_of(self.smallest_nonzero), self.bits.bin_of(self.largest)
-        return self._histogram[first : last + 1].cumsum()
+    def _cumulative(self) -> Integers:
+        """Of the bins."""
+        return self._by_binade.reshape(-1).cumsum()

@@ -5,30 +5,22 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from precc.analysis.magnitude_counts import MagnitudeCounts, bits_of_dtype
+from precc.analysis.magnitude_counts import Integers, MagnitudeCounts, bits_of_dtype
 from precc.analysis.range_thresholds import RangeThresholds, Thresholds
-from precc.analysis.value_range import RangeLoss
+from precc.analysis.value_range import RangeLoss, RangeLosses
 from precc.formats import Granularity, ScaleRule
 from precc.precision import Precision
 from precc.rounding import Row
 from precc.rounding.scales import block_amax, block_scales, block_shape
 
-__all__ = ["BlockLosses", "RangeCandidate", "candidate_of"]
+__all__ = ["BlockLosses", "RangeCandidate", "WholeLosses", "candidate_of"]
 
 _KEPT = 256
 _WHOLE = (None, Granularity.STATIC, Granularity.TENSOR)
-
-
-@dataclass(frozen=True, slots=True)
-class _Ends:
-    """Thresholds of one scale, as bits of magnitudes of positive and of negative values."""
-
-    lost: tuple[int, int]
-    kept: tuple[int, int]
-    zero_overflows: bool
 
 
 @dataclass(eq=False)
@@ -46,7 +38,7 @@ class RangeCandidate:
     row: Row = field(init=False)
     _thresholds: dict[torch.dtype, RangeThresholds] = field(init=False, default_factory=dict)
     _tables: dict[torch.dtype, Thresholds] = field(init=False, default_factory=dict)
-    _ends: dict[Hashable, _Ends] = field(init=False, default_factory=dict)
+    _ends: dict[Hashable, "_Ends"] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.row = self.precision.row().current
@@ -78,14 +70,10 @@ class RangeCandidate:
 
     def loss(self, counts: MagnitudeCounts) -> RangeLoss:
         """Of a tensor with one scale."""
-        ends = self._ends_for(counts)
-        lost = _at_most(counts, ends.lost)
-        overflow = counts.nonzeros - _at_most(counts, ends.kept) + (counts.zeros if ends.zero_overflows else 0)
-        return RangeLoss(lost, overflow, counts.elements)
+        return WholeLosses((self,)).losses(counts)[self.precision]
 
-    def _ends_for(self, counts: MagnitudeCounts) -> _Ends:
-        dtype = counts.bits.dtype
-        amax = math.nan if counts.nonfinite else counts.bits.value(counts.largest)
+    def ends(self, dtype: torch.dtype, amax: float) -> "_Ends":
+        """The thresholds for a tensor with one scale and this largest magnitude, NaN where a value is not finite."""
         key = (dtype, self._what_decides_the_scale(amax))
         if key not in self._ends:
             self._ends[key] = self._found_ends(dtype, amax)
@@ -98,14 +86,73 @@ class RangeCandidate:
             return "exponent", math.frexp(amax)[1]
         return "amax", repr(amax)  # by which a NaN is found again
 
-    def _found_ends(self, dtype: torch.dtype, amax: float) -> _Ends:
+    def _found_ends(self, dtype: torch.dtype, amax: float) -> "_Ends":
         thresholds = self.thresholds(dtype)
         scale = torch.tensor([self.row.scale.value], dtype=thresholds.carrier)
         if self.row.granularity is Granularity.TENSOR:
             scale = block_scales(torch.tensor([amax], dtype=thresholds.carrier), self.row.scale)
         found = thresholds.at(scale)
-        (lost,), (kept,), (zero,) = found.lost.tolist(), found.kept.tolist(), found.zero_overflows.tolist()
-        return _Ends(tuple(lost), tuple(kept), zero)
+        return _Ends(np.stack([found.lost[0].numpy(), found.kept[0].numpy()]), np.array(int(found.zero_overflows[0])))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Ends:
+    """Thresholds of tensors with one scale, as bits of magnitudes.
+
+    Args:
+        bits: ``[..., 2, 2]``: up to which values become 0 and up to which they do not overflow, each of positive and of
+            negative ones.
+        zero_overflows: ``[...]``, 0 or 1.
+    """
+
+    bits: Integers
+    zero_overflows: Integers
+
+
+@dataclass(eq=False)
+class WholeLosses:
+    """What precisions lose of tensors with one scale.
+
+    Args:
+        candidates: the precisions.
+    """
+
+    candidates: Sequence[RangeCandidate]
+    positions: dict[Precision, int] = field(init=False)
+    _ends: dict[Hashable, _Ends] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.positions = {one.precision: position for position, one in enumerate(self.candidates)}
+        scaled = (one for one in self.candidates if one.row.granularity is Granularity.TENSOR)
+        self._by_exponent = all(one.by_exponent for one in scaled)
+
+    def losses(self, counts: MagnitudeCounts) -> RangeLosses:
+        """Of a tensor, by precision."""
+        if not self.candidates:
+            return RangeLosses({}, (), (), counts.elements)
+        ends = self._ends_for(counts)
+        lost, kept = _at_most(counts, ends.bits.reshape(-1, 2)).reshape(-1, 2).T
+        overflow = counts.nonzeros - kept + counts.zeros * ends.zero_overflows
+        return RangeLosses(self.positions, lost.tolist(), overflow.tolist(), counts.elements)
+
+    def _ends_for(self, counts: MagnitudeCounts) -> _Ends:
+        dtype = counts.bits.dtype
+        amax = math.nan if counts.nonfinite else counts.amax
+        key = (dtype, math.frexp(amax)[1] if self._by_exponent and amax > 0 else repr(amax))
+        if key not in self._ends:
+            every = [one.ends(dtype, amax) for one in self.candidates]
+            flags = np.stack([own.zero_overflows for own in every])
+            self._ends[key] = _Ends(np.stack([own.bits for own in every]), flags)
+        return self._ends[key]
+
+
+def _at_most(counts: MagnitudeCounts, bits: Integers) -> Integers:
+    """How many values are at most a threshold, of each pair the first for positive, the second for negative ones."""
+    found = counts.at_most_each(bits[:, 0])
+    for position in np.flatnonzero(bits[:, 0] != bits[:, 1]):
+        positive, negative = bits[position].tolist()
+        found[position] = counts.at_most(positive, negative=False) + counts.at_most(negative, negative=True)
+    return found
 
 
 @lru_cache(maxsize=_KEPT)
@@ -116,13 +163,6 @@ def candidate_of(precision: Precision) -> RangeCandidate:
         UnsupportedError: the precision has a transform.
     """
     return RangeCandidate(precision)
-
-
-def _at_most(counts: MagnitudeCounts, bits: tuple[int, int]) -> int:
-    positive, negative = bits
-    if positive == negative:
-        return counts.at_most(positive)
-    return counts.at_most(positive, negative=False) + counts.at_most(negative, negative=True)
 
 
 @dataclass(eq=False)

@@ -1,11 +1,11 @@
 """What the values of a slot are: their magnitudes, and how many of them each precision loses."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from precc.precision import Precision
 
-__all__ = ["RangeLoss", "ValueRange"]
+__all__ = ["RangeLoss", "RangeLosses", "ValueRange"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,38 @@ class RangeLoss:
     def overflow_share(self) -> float:
         """Of all elements, 0 to 1."""
         return self.overflow / self.elements if self.elements else 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RangeLosses(Mapping[Precision, RangeLoss]):
+    """What each of some precisions loses of a tensor; a record is made when it is asked for.
+
+    Args:
+        positions: where a precision stands in the lists below, which tensors share.
+        underflow: of each.
+        overflow: of each.
+        elements: of the tensor.
+    """
+
+    positions: Mapping[Precision, int]
+    underflow: Sequence[int]
+    overflow: Sequence[int]
+    elements: int
+
+    def __getitem__(self, precision: Precision) -> RangeLoss:
+        position = self.positions[precision]
+        return RangeLoss(self.underflow[position], self.overflow[position], self.elements)
+
+    def __iter__(self) -> Iterator[Precision]:
+        return iter(self.positions)
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def times(self, often: int) -> "RangeLosses":
+        """Of a tensor that shows the values that often."""
+        underflow, overflow = ([own * often for own in counts] for counts in (self.underflow, self.overflow))
+        return RangeLosses(self.positions, underflow, overflow, self.elements * often)
 
 
 @dataclass(frozen=True, slots=True)
