@@ -3,9 +3,10 @@
 Each op has a rule (`RULES`), a formula with its source, that is computed in float64 for a sample of the elements at
 the values of the step. An op without a rule is perturbed: the root mean square of ``J (s x) / y`` over random signs s,
 by central differences in float64. It estimates ``sqrt(sum_j (x_j dy_i/dx_j)**2) / |y_i|``, at most the condition
-number (Higham 2002, 1.6).
+number (Higham 2002, 1.6). A custom operator may know only the dtypes that it is called with, and keeps them.
 """
 
+import math
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from precc.analysis.condition import Condition, conditions_of
+from precc.analysis.lost_derivatives import is_torchs
 from precc.analysis.slot_sites import is_view
 from precc.analysis.step_runs import StepRunner, Values, unrounded
 from precc.analysis.traced_step import TracedStep
@@ -35,7 +37,6 @@ __all__ = ["DIFFERENCES", "RULES", "ConditionNumbers"]
 RULES: Mapping[Any, Rule] = {**ELEMENTWISE, **SUMS, **NORM_RULES, **PRODUCT_RULES}
 
 _PROBES = 4
-_STEP = 2.0**-17  # the truncation and rounding errors of central differences in float64 are about equal
 
 _Parts = tuple[int | None, ...]
 
@@ -152,14 +153,15 @@ def _has_reals(value: Any) -> bool:
 def differences(target: Any, sampler: Sampler, value: Any, args: Any, kwargs: Any) -> Kappas:
     """Of an op without a rule, by central differences; random numbers that it draws are the same in each call."""
     leaves, spec = torch.utils._pytree.tree_flatten((args, kwargs))
-    exact = [own.double() if is_real(own) else own for own in leaves]
+    exact = [own.double() if is_real(own) and is_torchs(target) else own for own in leaves]
     state = Generators.of(own for own in leaves if isinstance(own, Tensor))
 
     def called(own: list[Any]) -> list[Any]:
         state.restore()
         own_args, own_kwargs = torch.utils._pytree.tree_unflatten(own, spec)
         result = target(*own_args, **own_kwargs)
-        return list(result) if isinstance(result, tuple | list) else [result]
+        results = list(result) if isinstance(result, tuple | list) else [result]
+        return [own.double() if is_real(own) else own for own in results]
 
     try:
         found = _root_mean_square(called, exact, sampler)
@@ -169,18 +171,24 @@ def differences(target: Any, sampler: Sampler, value: Any, args: Any, kwargs: An
 
 
 def _root_mean_square(called: Callable[[list[Any]], list[Any]], exact: list[Any], sampler: Sampler) -> list[Any]:
-    y = called(exact)
+    y, h = called(exact), _step(exact)
     totals = [torch.zeros_like(own) if is_real(own) else None for own in y]
     generator = torch.Generator().manual_seed(sampler.seed)
     for _ in range(_PROBES):
         signs = [_signs(own, generator) if is_real(own) else None for own in exact]
-        ends = [called([_moved(own, s, h) for own, s in zip(exact, signs, strict=True)]) for h in (_STEP, -_STEP)]
+        ends = [called([_moved(own, s, by) for own, s in zip(exact, signs, strict=True)]) for by in (h, -h)]
         for total, high, low in zip(totals, *ends, strict=True):
             if total is not None:
-                total += ((high - low) / (2 * _STEP)).square() / _PROBES
+                total += ((high - low) / (2 * h)).square() / _PROBES
     return [
         None if total is None else sampler.take(ratio(total.sqrt(), own)) for total, own in zip(totals, y, strict=True)
     ]
+
+
+def _step(exact: list[Any]) -> float:
+    """At which truncation and rounding errors of central differences are about equal: the cube root of epsilon."""
+    digits = max(math.log2(torch.finfo(own.dtype).eps) for own in exact if is_real(own))
+    return float(2.0 ** round(digits / 3))
 
 
 def _signs(x: Tensor, generator: torch.Generator) -> Tensor:

@@ -22,7 +22,7 @@ from precc.analysis.slot_sites import is_view, sites_of
 from precc.analysis.stacked_calls import StackedCalls
 from precc.analysis.step_runs import StepRunner, Values, computed, forward_nodes, unrounded
 from precc.analysis.traced_step import TracedStep
-from precc.annotations import Product
+from precc.annotations import Product, annotation_of
 from precc.captured_graph import size_value
 from precc.passes.condition_elementwise import AT_ONE_PLACE
 from precc.passes.condition_rules import is_real
@@ -232,7 +232,7 @@ def _unit(node: Node, y: Any) -> float:
 
 
 def _terms(node: Node) -> int:
-    product = node.meta.get("precc")
+    product = annotation_of(node)
     if not isinstance(product, Product) or not product.accumulators:
         return 0
     outputs: int = node.meta["val"].numel()
@@ -240,7 +240,7 @@ def _terms(node: Node) -> int:
 
 
 def _accumulator(node: Node) -> str:
-    product = node.meta.get("precc")
+    product = annotation_of(node)
     return next((slot.name for slot in product.accumulators), "") if isinstance(product, Product) else ""
 
 

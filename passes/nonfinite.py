@@ -95,4 +95,4 @@ def described(node: Node) -> str:
         return f"{node.name} ({node.op}, in {where})"
     place = place_of(node, layer)
     line = f", {place}: {place.code}" if place.file else ""
-    return f"{op_name(node)} of {where}{line}"
+    return f"{op_name(node) or node.name} of {where}{line}"

@@ -22,19 +22,23 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from precc.analysis.derivatives import missing_derivatives_named
+from precc.analysis.derivatives import missing_derivatives_named, says_missing
 from precc.analysis.directions import Directions
 from precc.analysis.displaced_run import DisplacedRun, LossAnswers, LostDisplacement, RandomDisplacement
 from precc.analysis.kinks import Kinks
+from precc.analysis.lost_derivatives import Derivatives
 from precc.analysis.metric import metric_norm
 from precc.analysis.noise import Noise
 from precc.analysis.sensitivities import Sensitivities
 from precc.analysis.slot_sample import SlotAdjoints, ValueSample
 from precc.analysis.slot_sites import SlotSite, groups_of, uses_of
-from precc.analysis.step_runs import StepRunner, Values, Watch
+from precc.analysis.slots_past import slots_past
+from precc.analysis.step_runs import StepRunner, Values, Watch, unrounded
 from precc.analysis.taps import Taps
 from precc.analysis.traced_step import TracedStep
+from precc.analysis.unknown_slots import UnknownDerivative
 from precc.passes.accumulator_samples import AccumulatorSamples, AccumulatorWatcher
+from precc.passes.nonfinite import described
 from precc.precision import Precision
 
 __all__ = ["Sensitivity"]
@@ -67,9 +71,21 @@ class Sensitivity:
 
     def run(self, step: TracedStep, watches: Sequence[Watch] = ()) -> Sensitivities:
         """Find them; `watches` see the run of the whole step."""
+        derivatives = Derivatives()
+        try:
+            return self._run(step, derivatives, watches)
+        except (NotImplementedError, RuntimeError) as error:
+            if not says_missing(error):
+                raise
+        with torch.no_grad():  # some operators tell only when they are asked
+            StepRunner(step).run(unrounded, watch=derivatives.search)
+        with missing_derivatives_named():
+            return self._run(step, derivatives, ())
+
+    def _run(self, step: TracedStep, derivatives: Derivatives, watches: Sequence[Watch]) -> Sensitivities:
         taps = Taps.of(step, self.samples, self.seed)
         kinks = Kinks.of(step, self.samples, self.seed)
-        runner = StepRunner(step, {**uses_of(list(taps.sites.values())), **kinks.uses()})
+        runner = StepRunner(step, {**uses_of(list(taps.sites.values())), **kinks.uses()}, derivatives)
         sums = AccumulatorSamples(self.sums, self.seed).watcher(step) if self.sums else None
         seen = [kinks.see, *([sums.see] if sums is not None else []), *watches]
         probed = self._probe(runner, taps, kinks, sums, seen)
@@ -85,6 +101,7 @@ class Sensitivity:
             probed.lost,
             probed.norm,
             probed.exact,
+            _unknown(step, derivatives),
         )
 
     def _probe(
@@ -97,7 +114,7 @@ class Sensitivity:
     ) -> "_Probed":
         """Differentiate the gradient along random vectors."""
         result = _Probed(taps, self.candidates)
-        with torch.enable_grad(), missing_derivatives_named():
+        with torch.enable_grad():
             inputs = taps.inputs(runner.step)
             run = runner.run(result.at_slot, inputs=inputs, watch=partial(_watch_all, watches))
             result.loss, result.norm = float(run.loss.detach()), metric_norm(run.gradients, self.metric)
@@ -173,6 +190,15 @@ class _Probed:
             with torch.no_grad():
                 self.taps.note_scales(site, site.through(value.detach(), values), self.candidates)
         return self.taps.read(site, value, values)
+
+
+def _unknown(step: TracedStep, derivatives: Derivatives) -> tuple[UnknownDerivative, ...]:
+    """The operators without a derivative, in the order of the graph."""
+    return tuple(
+        UnknownDerivative(node.name, described(node), slots_past(step, derivatives.missing[node]))
+        for node in step.graph.graph.nodes
+        if node in derivatives.missing
+    )
 
 
 def _watch_all(watches: Sequence[Watch], node: Node, value: Any, values: Values) -> None:

@@ -1,12 +1,16 @@
 """What precc knows of a node: one typed record in ``node.meta["precc"]``, behind these functions."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch.fx import Graph, Node
 
 from precc.accumulation.accumulator import Accumulator
+from precc.analysis.condition import Condition
+from precc.analysis.error_gains import GainedNode
 from precc.analysis.records import SlotRecord
+from precc.analysis.unknown_slots import UnknownDerivative
 from precc.formats import format_of_dtype
 from precc.plan import PrecisionPlan
 from precc.precision import Precision
@@ -14,11 +18,13 @@ from precc.slots import Role, Slot
 
 __all__ = [
     "InFusedCall",
+    "NodeRecord",
     "Operand",
     "Product",
     "Size",
     "Unrounded",
     "annotate",
+    "annotation_of",
     "is_annotated",
     "products_of",
     "roundings_of",
@@ -113,12 +119,44 @@ class InFusedCall:
     """A node of a fused op, which has no slots beside those of the op."""
 
 
-Annotation = Product | Unrounded | InFusedCall | Slot | SlotRecord
+Annotation = Product | Unrounded | InFusedCall | Slot
 
 
-def annotate(node: Node, record: Annotation) -> None:
+@dataclass(frozen=True, slots=True)
+class NodeRecord:
+    """What an analysis knows of a node that computes real numbers; of a rounding node it is a `SlotRecord`.
+
+    Args:
+        condition: of its result, of several the first; None where nothing is known.
+        gained: how errors of its arguments grow in it, and the mean square of its values; None in the backward, and
+            where no error comes in.
+        annotation: what its place in the net is: a product in one of its roles, or one without slots.
+        unknown: what its missing derivative leaves out; None if it has one.
+    """
+
+    condition: Condition | None
+    gained: GainedNode | None
+    annotation: Annotation | None = None
+    unknown: UnknownDerivative | None = None
+
+    @property
+    def rms(self) -> float:
+        """Root mean square of its values; NaN where it is not known."""
+        return math.nan if self.gained is None else math.sqrt(self.gained.mean_square)
+
+
+def annotate(node: Node, record: Annotation | NodeRecord | SlotRecord) -> None:
     """Set the record of a node."""
     node.meta[_KEY] = record
+
+
+def annotation_of(node: Node) -> Annotation | None:
+    """What a node's place in the net is, also where the record of an analysis holds it."""
+    record = node.meta.get(_KEY)
+    if isinstance(record, NodeRecord):
+        return record.annotation
+    found: Annotation | None = record.slot if isinstance(record, SlotRecord) else record
+    return found
 
 
 def is_annotated(node: Node) -> bool:
@@ -129,7 +167,7 @@ def is_annotated(node: Node) -> bool:
 def _records(graph: Graph, kind: type[Annotation]) -> list[tuple[Node, Annotation]]:
     # after a partition, the placeholder of a saved value has the metadata of the node that computed it
     computed = (node for node in graph.nodes if node.op == "call_function")
-    found = ((node, node.meta.get(_KEY)) for node in computed)
+    found = ((node, annotation_of(node)) for node in computed)
     return [(node, record) for node, record in found if isinstance(record, kind)]
 
 

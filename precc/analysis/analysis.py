@@ -67,7 +67,10 @@ class Analysis:
 
     @property
     def step(self) -> TracedStep:
-        """The graph of the step, with the records of slots in ``node.meta["precc"]``.
+        """The graph of the step, with what is known of each node in its ``node.meta["precc"]``.
+
+        That is a `SlotRecord` at the rounding node of a slot, and a `NodeRecord` at every other node that computes real
+        numbers.
 
         Raises:
             AnalysisError: the analysis was loaded from a file.
@@ -85,7 +88,8 @@ class Analysis:
 
         It is that of the step without rounding elsewhere, to second order in the loss, to first order in the gradient
         with the elements that flip at rectifiers and max-pooling, times the record of calibrations. A delayed scale
-        counts as that of the tensor itself.
+        counts as that of the tensor itself. What passes an operator without a derivative is left out, and its slots are
+        in the estimate's ``unknown``.
 
         Raises:
             PlanError: not a plan, or it names a slot that the net does not have.
@@ -129,7 +133,8 @@ class Analysis:
         (``net.precision_state()["calibration"]``), a running mean, and corrects predictions from now on.
 
         Returns:
-            Measured over predicted norm of the gradient's error by group, before this correction.
+            Measured over predicted norm of the gradient's error by group, before this correction. Groups with slots
+            of which not all is known have none, and are not corrected.
 
         Raises:
             PlanError, AnalysisError: as `measure`.
@@ -141,8 +146,9 @@ class Analysis:
             alone = PrecisionPlan("float64", own)
             plain = Prediction(self.findings.sensitivities, self.findings.gains, Calibration()).of(alone)
             measured = self.measure(alone, repetitions, seed=seed)
-            ratio = _ratio(measured.gradient, plain.gradient)
-            self.calibration.note(group, loss=_ratio(measured.loss, plain.loss), gradient=ratio)
+            ratio = _ratio(measured.gradient, plain.gradient) if not plain.unknown.gradient else None
+            loss = _ratio(measured.loss, plain.loss) if not plain.unknown.loss else None
+            self.calibration.note(group, loss=loss, gradient=ratio)
             if ratio is not None:
                 ratios[group] = ratio
         return ratios
@@ -171,7 +177,7 @@ class Analysis:
             else:
                 alone = PrecisionPlan("float64", {name: plan.precision(name)})
             estimate = self._prediction.of(alone)
-            if estimate.gradient or estimate.loss or estimate.loss_mean:
+            if estimate.gradient or estimate.loss or estimate.loss_mean or estimate.unknown:
                 found[name] = estimate
         return found
 

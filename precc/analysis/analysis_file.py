@@ -27,6 +27,7 @@ from precc.analysis.records import SlotRecord, SlotSensitivity
 from precc.analysis.rounding_error import ScaleKey
 from precc.analysis.sensitivities import Sensitivities
 from precc.analysis.slot_sample import SlotAdjoints, ValueSample
+from precc.analysis.unknown_slots import UnknownDerivative, UnknownSlots
 from precc.analysis.value_range import RangeLoss, ValueRange
 from precc.errors import AnalysisError, PreccError
 from precc.formats import Granularity
@@ -59,6 +60,8 @@ _CLASSES: dict[str, type[Any]] = {
         SlotAdjoints,
         SlotRecord,
         SlotSensitivity,
+        UnknownDerivative,
+        UnknownSlots,
         ValueRange,
         ValueSample,
     )

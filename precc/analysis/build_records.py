@@ -1,6 +1,8 @@
-"""One record a slot from what the passes found, set in the graph too."""
+"""One record a slot, and one a node, from what the passes found; both are set in the graph."""
 
 import math
+
+from torch.fx import Node
 
 from precc.analysis.findings import Findings
 from precc.analysis.records import SlotRecord, SlotSensitivity
@@ -8,7 +10,7 @@ from precc.analysis.sensitivities import Sensitivities
 from precc.analysis.slot_sample import SlotAdjoints, ValueSample
 from precc.analysis.slot_sites import sites_of
 from precc.analysis.traced_step import TracedStep
-from precc.annotations import annotate, products_of
+from precc.annotations import NodeRecord, annotate, annotation_of, products_of
 from precc.captured_graph import size_value
 
 __all__ = ["build_records"]
@@ -22,15 +24,27 @@ def build_records(step: TracedStep, findings: Findings) -> dict[str, SlotRecord]
         for sample in findings.sensitivities.samples
         for slot in sample.slots
     }
+    unknown = findings.sensitivities.unknown_slots
     for node, product in products_of(step.graph.graph):
         condition = findings.conditions.get(node.name)
         for slot in (*(operand.slot for operand in product.operands), *product.accumulators):
             work = size_value(product.multiply_adds, {})
             name = slot.name
-            found[name] = SlotRecord(slot, work, findings.ranges[name], condition, answers.get(name))
-    for site in sites_of(step):
-        annotate(site.node, found[site.name])
+            found[name] = SlotRecord(slot, work, findings.ranges[name], condition, answers.get(name), unknown.of(name))
+    roundings = {site.node: found[site.name] for site in sites_of(step)}
+    _annotate_others(step, findings, frozenset(roundings))
+    for node, record in roundings.items():
+        annotate(node, record)
     return found
+
+
+def _annotate_others(step: TracedStep, findings: Findings, roundings: frozenset[Node]) -> None:
+    gained = {own.name: own for own in findings.gains.nodes}
+    unknown = {own.node: own for own in findings.unknown}
+    for node in step.graph.graph.nodes:
+        known = (findings.conditions.get(node.name), gained.get(node.name))
+        if node not in roundings and node.op == "call_function" and any(known):
+            annotate(node, NodeRecord(*known, annotation_of(node), unknown.get(node.name)))
 
 
 def _sensitivity(sample: ValueSample, slot: SlotAdjoints, found: Sensitivities) -> SlotSensitivity:

@@ -12,13 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._decomp import decomposition_table
-from torch.fx import Node
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from precc.errors import UnsupportedError
-from precc.source_places import place_of
 
-__all__ = ["differentiable", "missing_derivatives_named"]
+__all__ = ["WithoutDerivative", "differentiable", "missing_derivatives_named", "says_missing"]
 
 _aten = torch.ops.aten
 
@@ -26,14 +24,17 @@ _aten = torch.ops.aten
 _MISSING = ("derivative", "no autograd formula")
 
 
-def differentiable(node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """The value of a node, by operators that can be differentiated.
+class WithoutDerivative(Exception):
+    """Neither the operator nor one in its place can be differentiated."""
+
+
+def differentiable(target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """The value of an operator, by operators that can be differentiated.
 
     Raises:
-        UnsupportedError: there are none.
+        WithoutDerivative: there are none.
     """
-    target: Any = node.target
-    if target in _REPLACED:
+    if target in _REPLACED and any(map(_records, tree_leaves((args, kwargs)))):
         return _REPLACED[target](*args, **kwargs)
     result = target(*args, **kwargs)
     if not _lacks_derivative(result):
@@ -41,13 +42,18 @@ def differentiable(node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any])
     if torch.Tag.nondeterministic_seeded in target.tags:
         return tree_map_only(Tensor, Tensor.detach, result)  # what is drawn does not depend on the values
     if target not in decomposition_table:
-        raise _unsupported(f"{target} in {place_of(node, node.name)}")
+        raise WithoutDerivative
     return decomposition_table[target](*args, **kwargs)
+
+
+def says_missing(error: Exception) -> bool:
+    """Whether this is how torch says that a derivative is missing."""
+    return any(words in str(error) for words in _MISSING)
 
 
 @contextmanager
 def missing_derivatives_named() -> Iterator[None]:
-    """Word the errors of operators whose derivative is found missing when it is needed.
+    """Word the errors of operators whose derivative is found missing in spite of all.
 
     Raises:
         UnsupportedError: one is.
@@ -55,16 +61,16 @@ def missing_derivatives_named() -> Iterator[None]:
     try:
         yield
     except (NotImplementedError, RuntimeError) as error:
-        if isinstance(error, UnsupportedError) or not any(words in str(error) for words in _MISSING):
+        if not says_missing(error):
             raise
-        raise _unsupported(str(error).splitlines()[0]) from error
+        raise UnsupportedError(
+            "a step with this operator cannot be analysed, for its gradient cannot be differentiated: "
+            f"{str(error).splitlines()[0]}. Analyse the net with another in its place"
+        ) from error
 
 
-def _unsupported(what: str) -> UnsupportedError:
-    return UnsupportedError(
-        f"a step with this operator cannot be analysed, for its gradient cannot be differentiated: {what}. Analyse the "
-        "net with another in its place"
-    )
+def _records(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad
 
 
 def _lacks_derivative(result: Any) -> bool:
@@ -89,7 +95,7 @@ def _embedding_bag_backward(
 ) -> Tensor:
     """Of bags that are summed (mode 0) or averaged (mode 1)."""
     if mode not in (0, 1) or scale_grad_by_freq or sparse:
-        raise _unsupported("aten._embedding_bag_backward of maxima, of sparse gradients, or scaled by frequency")
+        raise WithoutDerivative  # of maxima, of sparse gradients, or scaled by frequency
     places = torch.arange(len(indices), device=indices.device)
     bags = torch.bucketize(places, offsets, right=True) - 1
     rows = gradient.index_select(0, bags)
@@ -118,7 +124,7 @@ def _attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of ``softmax(scale Q K^T + mask) V``, from Q, K and V alone."""
     if dropout_p or query.shape[1] != key.shape[1]:
-        raise _unsupported("attention as one op with dropout, or with fewer heads of keys; attention='products' is not")
+        raise WithoutDerivative
     factor = query.shape[-1] ** -0.5 if scale is None else scale
     scores = query @ key.transpose(-1, -2) * factor
     if is_causal:

@@ -1,7 +1,9 @@
 """The error of loss and gradient under a plan: estimated or measured."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from precc.analysis.unknown_slots import UnknownSlots
 
 __all__ = ["ErrorEstimate", "StandardErrors"]
 
@@ -34,6 +36,8 @@ class ErrorEstimate:
         standard_error: of these three.
         lost: of a prediction, the largest share of a slot's sum of squares that the plan loses, to 0 and beyond the
             ends of its formats; above a tenth or so errors of slots no longer add up, and the prediction is not sure.
+        unknown: of a prediction, rounded slots whose errors also reach loss or gradient past an operator without a
+            derivative; that part is not in it.
     """
 
     loss_mean: float
@@ -41,6 +45,7 @@ class ErrorEstimate:
     gradient: float
     standard_error: StandardErrors
     lost: float = 0.0
+    unknown: UnknownSlots = field(default_factory=UnknownSlots)
 
     def __str__(self) -> str:
         """In one line.
@@ -51,4 +56,14 @@ class ErrorEstimate:
         sure = self.standard_error.gradient
         known = f" (+- {100 * sure:.2g}%)" if math.isfinite(sure) and sure else ""
         unsure = f"; unsure, for a slot loses {self.lost:.0%}: measure it" if self.lost > _UNSURE else ""
-        return f"loss {self.loss_mean:+.1e} +- {self.loss:.1e}, gradient {100 * self.gradient:.3g}%{known}{unsure}"
+        found = f"loss {self.loss_mean:+.1e} +- {self.loss:.1e}, gradient {100 * self.gradient:.3g}%"
+        return f"{found}{known}{unsure}{self._partial}"
+
+    @property
+    def _partial(self) -> str:
+        if not self.unknown:
+            return ""
+        parts = [name for name, own in (("loss", self.unknown.loss), ("gradient", self.unknown.gradient)) if own]
+        count = len(self.unknown.every)
+        slots = f"{count} slots" if count > 1 else "a slot"
+        return f"; partial in the {' and '.join(parts)}, for {slots} act past operators without derivative: measure it"

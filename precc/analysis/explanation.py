@@ -27,11 +27,17 @@ def explained(analysis: Analysis, slot: str, plan: PrecisionPlan) -> str:
     name = full_name(analysis, slot)
     record = analysis.records[name]
     if record.sensitivity is None:
-        return "\n".join([f"{name}: sums in {plan.accumulator(name) or 'the format of the tensors'}", *_values(record)])
+        head = f"{name}: sums in {plan.accumulator(name) or 'the format of the tensors'}"
+        return "\n".join([head, *_values(record), *_unknown(analysis, name)])
     own = plan.precision(name)
     lines = [f"{name}: {own}", *_values(record), *_losses(record, own), *_sensitivity(record)]
-    lines += [*_calibration(analysis, name), *_shares(analysis, name, plan), _cost(analysis, record, own)]
-    lines += _others(analysis, name, own)
+    lines += [
+        *_unknown(analysis, name),
+        *_calibration(analysis, name),
+        *_shares(analysis, name, plan),
+        _cost(analysis, record, own),
+        *_others(analysis, name, own),
+    ]
     return "\n".join([*lines, f"  analysed     {analysis.batch} of the batch"] if analysis.batch.partial else lines)
 
 
@@ -86,6 +92,12 @@ def _sensitivity(record: SlotRecord) -> list[str]:
     return [f"  sensitivity  relative errors of 1% move {loss}, {gradient}"]
 
 
+def _unknown(analysis: Analysis, name: str) -> list[str]:
+    """Operators without a derivative that the slot's errors pass."""
+    passed = [(own.where, own.slots.of(name)) for own in analysis.findings.unknown if own.slots.of(name)]
+    return [f"  unknown      what reaches the {' and the '.join(what)} through {where}" for where, what in passed]
+
+
 def _calibration(analysis: Analysis, name: str) -> list[str]:
     """What measurements said of predictions for the group of the slot."""
     group = group_of(name)
@@ -116,7 +128,8 @@ def _shares(analysis: Analysis, name: str, plan: PrecisionPlan) -> list[str]:
 
 
 def _error(own: ErrorEstimate) -> str:
-    return f"loss {own.loss_mean:+.1e} +- {own.loss:.1e}, gradient {own.gradient:.2%}"
+    partial = " (partial)" if own.unknown else ""
+    return f"loss {own.loss_mean:+.1e} +- {own.loss:.1e}, gradient {own.gradient:.2%}{partial}"
 
 
 def _cost(analysis: Analysis, record: SlotRecord, own: Precision) -> str:

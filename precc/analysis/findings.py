@@ -9,6 +9,7 @@ from precc.analysis.error_gains import ErrorGains
 from precc.analysis.finding import Finding
 from precc.analysis.sensitivities import Sensitivities
 from precc.analysis.traced_step import TracedStep
+from precc.analysis.unknown_slots import UnknownDerivative
 from precc.analysis.value_range import ValueRange
 from precc.plan import PrecisionPlan
 
@@ -36,6 +37,11 @@ class Findings:
     lint: tuple[Finding, ...]
     jumps: tuple[Finding, ...] = ()
     nonfinite: str = ""
+
+    @property
+    def unknown(self) -> tuple[UnknownDerivative, ...]:
+        """Operators without a derivative, and the slots whose errors reach loss or gradient past them."""
+        return self.sensitivities.unknown
 
 
 #: Of a step, how to look at it, and the plan in force.

@@ -13,7 +13,7 @@ gradient that appear or vanish at kinks come beside that (`precc.analysis.flips`
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ from precc.analysis.loss_sums import LossSums
 from precc.analysis.rounding_error import TENSOR, RelativeError, RoundingErrors, rounded_rows, rounding_errors
 from precc.analysis.sensitivities import Sensitivities
 from precc.analysis.slot_sample import SlotAdjoints, ValueSample
+from precc.analysis.unknown_slots import UnknownSlots
 from precc.errors import AnalysisError
 from precc.plan import PrecisionPlan
 from precc.precision import Precision
@@ -90,6 +91,22 @@ class Prediction:
                 the analysis has none.
             UnsupportedError: the plan has a transform.
         """
+        return replace(self._known(plan), unknown=self._unknown(plan))
+
+    def _unknown(self, plan: PrecisionPlan) -> UnknownSlots:
+        """The slots that the plan rounds and whose adjoints miss a path."""
+        found = self.sensitivities
+        rounded = {
+            slot.name
+            for sample in found.samples
+            for slot in sample.slots
+            if plan.precision(slot.name).changes(sample.values.dtype)
+        }
+        rounded |= {sums.name for sums in found.sums if plan.accumulator(sums.name) is not None}
+        return found.unknown_slots.among(rounded)
+
+    def _known(self, plan: PrecisionPlan) -> ErrorEstimate:
+        """What adjoints tell."""
         if plan.rounds_sums and not self.sensitivities.sums:
             raise AnalysisError(
                 "the plan rounds sums, and the analysis kept none: net.analyze(..., options=AnalysisOptions(sums=64))"

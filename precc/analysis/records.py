@@ -36,6 +36,8 @@ class SlotRecord:
         value_range: of its values.
         condition: of the product, componentwise relative, with respect to its operands.
         sensitivity: of loss and gradient; None for an accumulator.
+        unknown: what its errors also reach past an operator without a derivative, which `sensitivity` and predictions
+            leave out: "loss", "gradient", both or none.
     """
 
     slot: Slot
@@ -43,3 +45,4 @@ class SlotRecord:
     value_range: ValueRange
     condition: Condition | None
     sensitivity: SlotSensitivity | None
+    unknown: tuple[str, ...] = ()

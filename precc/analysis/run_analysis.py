@@ -77,6 +77,7 @@ def run_analysis(
         why = "zero on these inputs" if step.gradients else "of no parameter (are all frozen, or is the loss detached?)"
         warn_caller(f"the gradient of {title} is {why}: errors relative to it are NaN")
     _tell_jumps(findings, title)
+    _tell_unknown(findings, title)
     relative = norm if norm else math.nan
     measurement = StepMeasurement(
         step, compiled.measuring, compiled.accumulating, relative, options.metric, findings.sensitivities.loss
@@ -136,6 +137,17 @@ def _tell_jumps(findings: Findings, title: str) -> None:
         first, more = findings.jumps[0], len(findings.jumps) - 1
         others = f" (and {more} more: analysis.findings.jumps)" if more else ""
         warn_caller(f"{title}, {first.where}: {first.problem}; measure plans that round before it{others}")
+
+
+def _tell_unknown(findings: Findings, title: str) -> None:
+    telling = [own for own in findings.unknown if own.slots]
+    if telling:
+        count, more = len(findings.sensitivities.unknown_slots.every), len(telling) - 1
+        others = f" (and {more} more: analysis.findings.unknown)" if more else ""
+        warn_caller(
+            f"{title}: predictions leave out what errors of {count} slots do past an operator without a derivative "
+            f"(measure plans that round them): {telling[0].where}{others}"
+        )
 
 
 def _check_metric(options: AnalysisOptions, step: TracedStep, title: str) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from precc.analysis.accumulator_sample import AccumulatorSample
 from precc.analysis.flips import FlipSample
 from precc.analysis.slot_sample import ValueSample
+from precc.analysis.unknown_slots import UnknownDerivative, UnknownSlots, unknown_slots
 
 __all__ = ["Sensitivities"]
 
@@ -40,6 +41,7 @@ class Sensitivities:
         lost: change of it where all slots have the errors of e2m1 in the values that it loses.
         gradient_norm: 2-norm of the gradient without any rounding.
         exact_probes: how many of the first probes are not random.
+        unknown: operators without a derivative, which adjoints do not pass.
     """
 
     samples: tuple[ValueSample, ...]
@@ -50,6 +52,12 @@ class Sensitivities:
     lost: float
     gradient_norm: float
     exact_probes: int
+    unknown: tuple[UnknownDerivative, ...] = ()
+
+    @property
+    def unknown_slots(self) -> UnknownSlots:
+        """Whose adjoints miss the paths through these operators."""
+        return unknown_slots(self.unknown)
 
     @property
     def probes(self) -> int:

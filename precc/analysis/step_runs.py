@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from precc.analysis.derivatives import differentiable
+from precc.analysis.lost_derivatives import Derivatives
 from precc.analysis.traced_step import TracedStep
 from precc.generators import Generators
 from precc.round_op import ROUND
@@ -46,10 +46,12 @@ class StepRunner:
     Args:
         step: the step.
         uses: nodes whose values a slot function reads beside the argument of the slot's node.
+        derivatives: of its operators, where gradients are recorded.
     """
 
     step: TracedStep
     uses: Mapping[Node, Sequence[Node]] = field(default_factory=dict)
+    derivatives: Derivatives = field(default_factory=Derivatives)
     generators: Generators = field(init=False)
 
     def __post_init__(self) -> None:
@@ -78,9 +80,6 @@ class StepRunner:
             inputs: values in the place of the step's, by placeholder.
             gradients: whether to compute them.
             watch: called with each node, its value and the values before it.
-
-        Raises:
-            UnsupportedError: gradients are recorded, and an operator has no derivative.
         """
         schedule = self._whole if gradients else self._forward
         with self.generators.again():
@@ -113,7 +112,7 @@ class StepRunner:
             return inputs[node.name] if node.name in inputs else _tangent(node)
         if node.op == "get_attr":
             return operator.attrgetter(str(node.target))(self.step.graph)
-        return computed(node, values)
+        return computed(node, values, self.derivatives)
 
 
 def unrounded(node: Node, values: Values) -> Tensor:
@@ -127,14 +126,14 @@ def forward_nodes(step: TracedStep) -> frozenset[Node]:
     return frozenset(_Schedule.of([step.loss], {}).nodes)
 
 
-def computed(node: Node, values: Mapping[Node, Any]) -> Any:
+def computed(node: Node, values: Mapping[Node, Any], derivatives: Derivatives | None = None) -> Any:
     """The value of a node that calls an operator."""
+    if node.target is _DETACH:
+        return values[node.all_input_nodes[0]]
+    if torch.is_grad_enabled():
+        return (derivatives or Derivatives()).value(node, values)
     args: Any = torch.fx.node.map_arg(node.args, lambda argument: values[argument])
     kwargs: Any = torch.fx.node.map_arg(node.kwargs, lambda argument: values[argument])
-    if node.target is _DETACH:
-        return args[0]
-    if torch.is_grad_enabled():
-        return differentiable(node, args, kwargs)
     target: Any = node.target
     return target(*args, **kwargs)
 
