@@ -8,7 +8,7 @@ number (Higham 2002, 1.6). A custom operator may know only the dtypes that it is
 
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -16,16 +16,17 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from precc.analysis.condition import Condition, conditions_of
+from precc.analysis.condition import Condition, summaries
 from precc.analysis.lost_derivatives import is_torchs
 from precc.analysis.slot_sites import is_view
+from precc.analysis.stacked_calls import StackedCalls, kept
 from precc.analysis.step_runs import StepRunner, Values, unrounded
 from precc.analysis.traced_step import TracedStep
 from precc.generators import Generators
 from precc.passes.condition_elementwise import ELEMENTWISE
 from precc.passes.condition_norms import NORM_RULES
 from precc.passes.condition_products import PRODUCT_RULES
-from precc.passes.condition_rules import CONSTANT, COPY, Kappas, Rule, copied, is_real, ratio
+from precc.passes.condition_rules import CONSTANT, COPY, Kappas, Rule, elements, is_real, ratio
 from precc.passes.condition_sample import Sampler
 from precc.passes.condition_sums import SUMS
 from precc.passes.interval_rules import WithoutRule
@@ -69,12 +70,14 @@ class ConditionNumbers:
 
 @dataclass(slots=True, eq=False)
 class _Watcher:
-    """What was found so far: numbers of a node's results, and values of those, as rows of `found`."""
+    """What was found so far: numbers of a node's results, and values of those, by their place among `calls`."""
 
     sampler: Sampler
-    found: list[tuple[Tensor, Tensor, str, bool]] = field(default_factory=list)
+    calls: StackedCalls = field(default_factory=StackedCalls)
+    rules: list[Rule] = field(default_factory=list)  # of each place
+    samples: dict[Node, Tensor] = field(default_factory=dict)
     parts: dict[Node, _Parts] = field(default_factory=dict)
-    copies: dict[Node, int] = field(default_factory=dict)  # the row of a node's views, by that node
+    copies: dict[Node, int] = field(default_factory=dict)  # the place of a node's views, by that node
     origins: dict[Node, Node] = field(default_factory=dict)
 
     def watch(self, node: Node, value: Any, values: Values) -> None:
@@ -87,11 +90,13 @@ class _Watcher:
         elif node.target is ROUND or is_view(node):
             self.parts[node] = (self._copied(node, value),)
         else:
-            self.parts[node] = self._computed(node, value, values)
+            with torch.no_grad():
+                self.parts[node] = self._computed(node, value, values)
 
     def result(self) -> dict[Node, Condition]:
         """The records by node."""
-        records = conditions_of(self.found)
+        numbers = self.calls.results()
+        records = [Condition(*(*own, rule.name, rule.bound)) for own, rule in zip(numbers, self.rules, strict=True)]
         rows = ((node, [row for row in parts if row is not None]) for node, parts in self.parts.items())
         return {node: records[own[0]] for node, own in rows if own}
 
@@ -101,47 +106,91 @@ class _Watcher:
         assert isinstance(source, Node)
         origin = self.origins[node] = self.origins.get(source, source)
         if origin not in self.copies:
-            taken = self.sampler.raw(value.detach())
-            self.copies[origin] = self._add(copied(taken), taken, COPY)
+            self.copies[origin] = self._of_result(COPY, self._elements(node, _detached(value)))
         return self.copies[origin]
-
-    def _add(self, kappas: Tensor, values: Tensor, rule: Rule) -> int:
-        self.found.append((self.sampler.raw(kappas), values, rule.name, rule.bound))
-        return len(self.found) - 1
 
     def _computed(self, node: Node, value: Any, values: Values) -> _Parts:
         args, kwargs = _arguments(node, values)
         value = _detached(value)
-        with torch.no_grad():
-            rule, kappas = self._kappas(node.target, value, args, kwargs)
-        if isinstance(kappas, Tensor):
-            return (self._add(kappas, self.sampler.raw(value), rule),)
+        exact = not _has_reals(args) and not _has_reals(tuple(kwargs.values()))
+        rule = CONSTANT if exact else RULES.get(node.target, DIFFERENCES)
+        if rule.each and isinstance(value, Tensor):
+            return (self._of_result(rule, self._elements(node, value)),)
+        if rule.each:
+            return tuple(self._of_result(rule, self.sampler.raw(own)) if is_real(own) else None for own in value)
+        if rule.taken is None:
+            return self._at_once(node.target, rule, value, args, kwargs)
+        if rule.taken is elements:
+            taken: Sequence[Any] = [self._elements(own, x, value.shape) for own, x in zip(node.args, args, strict=True)]
+        else:
+            taken = rule.taken(self.sampler, value, *args)
+        return (self._add(rule, self._summaries, (rule.function, self._elements(node, value), *taken), **kwargs),)
+
+    def _elements(self, node: Any, x: Any, shape: torch.Size | None = None) -> Any:
+        """Some of a node's value, taken once; of one that is broadcast, in its new shape."""
+        if not isinstance(x, Tensor):
+            return x
+        if shape is not None and x.shape != shape:
+            return self.sampler.raw(x, shape)
+        found = self.samples.get(node)
+        if found is None:
+            found = self.samples[node] = kept(self.sampler.raw(x))
+        return found
+
+    def _of_result(self, rule: Rule, taken: Tensor) -> int:
+        return self._add(rule, _summaries_of_values, (rule.function, taken))
+
+    def _add(self, rule: Rule, summaries: Callable[..., Any], args: tuple[Any, ...], **kwargs: Any) -> int:
+        self.rules.append(rule)
+        return self.calls.add(summaries, args, **kwargs)
+
+    def _summaries(self, function: Callable[..., Tensor], values: Tensor, *taken: Any, **kwargs: Any) -> Any:
+        """Of many nodes, as rows."""
+        kappas = function(*taken, **kwargs).flatten(1)
+        if kappas.shape[1] > self.sampler.samples:
+            kappas = kappas[:, self.sampler.positions(kappas.shape[1], self.sampler.samples).to(kappas.device)]
+        return summaries(kappas, values)
+
+    def _at_once(self, target: Any, rule: Rule, value: Any, args: Any, kwargs: Any) -> _Parts:
+        """Of rules that are not in two parts, and where a rule does not hold for these arguments."""
+        try:
+            found = (
+                differences(target, self.sampler, value, args, kwargs)
+                if rule is DIFFERENCES
+                else rule.kappas(self.sampler, value, *args, **kwargs)
+            )
+        except WithoutRule:
+            return self._at_once(target, DIFFERENCES, value, args, kwargs)
+        pairs = [(found, value)] if isinstance(found, Tensor) else zip(found, value, strict=True)
         return tuple(
-            self._add(own, self.sampler.raw(y), rule) if isinstance(own, Tensor) and is_real(y) else None
-            for own, y in zip(kappas, value, strict=True)
+            self._add(rule, summaries, (self.sampler.raw(own), self.sampler.raw(y)))
+            if isinstance(own, Tensor) and is_real(y)
+            else None
+            for own, y in pairs
         )
 
-    def _kappas(self, target: Any, value: Any, args: Any, kwargs: Any) -> tuple[Rule, Kappas]:
-        if not _has_reals(args) and not _has_reals(tuple(kwargs.values())):
-            return CONSTANT, CONSTANT.kappas(self.sampler, value)
-        if target in RULES:
-            try:
-                return RULES[target], RULES[target].kappas(self.sampler, value, *args, **kwargs)
-            except WithoutRule:  # the rule does not hold for these arguments
-                pass
-        return DIFFERENCES, differences(target, self.sampler, value, args, kwargs)
+
+def _summaries_of_values(function: Callable[..., Tensor], values: Tensor) -> Any:
+    return summaries(function(values), values)
 
 
 def _arguments(node: Node, values: Values) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    args: Any = torch.fx.node.map_arg(node.args, lambda own: _detached(values[own]))
-    kwargs: Any = torch.fx.node.map_arg(node.kwargs, lambda own: _detached(values[own]))
-    return args, kwargs
+    return _read(node.args, values), {name: _read(own, values) for name, own in node.kwargs.items()}
+
+
+def _read(argument: Any, values: Values) -> Any:
+    """A node's value, in lists too."""
+    if isinstance(argument, Node):
+        return _detached(values[argument])
+    if isinstance(argument, tuple | list):
+        return type(argument)(_read(own, values) for own in argument)
+    return argument
 
 
 def _detached(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return tuple(_detached(own) for own in value)
-    return value.detach() if isinstance(value, Tensor) else value
+    return value.detach() if isinstance(value, Tensor) and value.requires_grad else value
 
 
 def _has_reals(value: Any) -> bool:

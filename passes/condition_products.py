@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from precc.grouped_product import GROUPED_PRODUCT
-from precc.passes.condition_rules import Rule, ratio
+from precc.passes.condition_rules import Rule, in_two, ratio
 from precc.passes.condition_sample import Sampler
 
 __all__ = ["PRODUCT_RULES", "inner_products"]
@@ -32,7 +32,12 @@ def inner_products(rows: Tensor, columns: Tensor) -> Tensor:
     >>> inner_products(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, -1.0]])).tolist()
     [[5.0]]
     """
-    rows, columns = rows.double(), columns.double().transpose(-1, -2)
+    return _products(rows, columns.transpose(-1, -2))
+
+
+def _products(rows: Tensor, columns: Tensor, **factors: float) -> Tensor:
+    """The same with ``[..., k, n]``."""
+    rows, columns = rows.double(), columns.double()
     return ratio(rows.abs() @ columns.abs(), rows @ columns)
 
 
@@ -47,32 +52,18 @@ def _chosen(sampler: Sampler, x: Tensor, dim: int, most: int) -> Tensor:
     return x if count <= most else x.index_select(dim, sampler.positions(count, most).to(x.device))
 
 
-def _matrix(sampler: Sampler, a: Tensor, b: Tensor) -> Tensor:
+def _matrix(sampler: Sampler, y: Tensor, *args: Tensor) -> tuple[Tensor, Tensor]:
+    """Some rows and columns; what is added stands before them."""
+    a, b = args[-2:]
     most = _side(sampler, a.shape[1])
-    return inner_products(_chosen(sampler, a, 0, most), _chosen(sampler, b, 1, most).t()).flatten()
+    return _chosen(sampler, a, 0, most), _chosen(sampler, b, 1, most)
 
 
-def _batch(sampler: Sampler, a: Tensor, b: Tensor) -> Tensor:
+def _batch(sampler: Sampler, y: Tensor, *args: Tensor) -> tuple[Tensor, Tensor]:
     items = _side(sampler, 1, 3)
-    a, b = _chosen(sampler, a, 0, items), _chosen(sampler, b, 0, items)
+    a, b = (_chosen(sampler, own, 0, items) for own in args[-2:])
     most = _side(sampler, a.shape[2] * max(1, len(a)), 3)
-    return inner_products(_chosen(sampler, a, 1, most), _chosen(sampler, b, 2, most).transpose(1, 2)).flatten()
-
-
-def _mm(sampler: Sampler, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    return _matrix(sampler, a, b)
-
-
-def _addmm(sampler: Sampler, y: Tensor, bias: Tensor, a: Tensor, b: Tensor, **factors: float) -> Tensor:
-    return _matrix(sampler, a, b)
-
-
-def _bmm(sampler: Sampler, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    return _batch(sampler, a, b)
-
-
-def _baddbmm(sampler: Sampler, y: Tensor, bias: Tensor, a: Tensor, b: Tensor, **factors: float) -> Tensor:
-    return _batch(sampler, a, b)
+    return _chosen(sampler, a, 1, most), _chosen(sampler, b, 2, most)
 
 
 def _grouped(sampler: Sampler, y: Tensor, a: Tensor, b: Tensor, offs: Tensor) -> Tensor:
@@ -211,10 +202,10 @@ _aten = torch.ops.aten
 
 #: Rules by op.
 PRODUCT_RULES: dict[Any, Rule] = {
-    _aten.mm.default: Rule(_NAME, _mm),
-    _aten.addmm.default: Rule(_NAME, _addmm),
-    _aten.bmm.default: Rule(_NAME, _bmm),
-    _aten.baddbmm.default: Rule(_NAME, _baddbmm),
+    _aten.mm.default: in_two(_NAME, _matrix, _products),
+    _aten.addmm.default: in_two(_NAME, _matrix, _products),
+    _aten.bmm.default: in_two(_NAME, _batch, _products),
+    _aten.baddbmm.default: in_two(_NAME, _batch, _products),
     _aten.convolution.default: Rule(_NAME, _convolution),
     _aten.convolution_backward.default: Rule(_NAME, _convolution_backward),
     GROUPED_PRODUCT: Rule(_NAME, _grouped),

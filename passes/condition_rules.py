@@ -4,7 +4,7 @@
 float64 at the values that the step has. Integers, booleans and numbers in the graph are exact.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,21 @@ from torch import Tensor
 
 from precc.passes.condition_sample import Sampler
 
-__all__ = ["CONSTANT", "COPY", "Kappas", "Rule", "copied", "elementwise", "is_real", "linear", "ratio", "size"]
+__all__ = [
+    "CONSTANT",
+    "COPY",
+    "Kappas",
+    "Rule",
+    "copied",
+    "elements",
+    "elementwise",
+    "in_two",
+    "is_real",
+    "linear",
+    "of_each",
+    "ratio",
+    "size",
+]
 
 #: Of one result, or of each of several; None for those that are no floating-point tensors.
 Kappas = Tensor | tuple[Tensor | None, ...]
@@ -27,11 +41,37 @@ class Rule:
         name: its formula and source.
         kappas: of the sampler, the op's value and its arguments: float64 numbers of a sample, in any order.
         bound: whether they may be larger than the condition numbers.
+        taken: of a rule in two parts, the first: what of the arguments is read, by the sampler.
+        function: the second, from that to condition numbers; it takes tensors with any dimensions before their own.
+        each: whether it answers for several results, from each result alone.
     """
 
     name: str
     kappas: Callable[..., Kappas]
     bound: bool = False
+    taken: Callable[..., Sequence[Any]] | None = None
+    function: Callable[..., Tensor] | None = None
+    each: bool = False
+
+
+def in_two(name: str, taken: Callable[..., Sequence[Any]], function: Callable[..., Tensor]) -> Rule:
+    """A rule of one result in two parts: what it reads of many nodes can be stacked. The first sees no keywords."""
+
+    def kappas(sampler: Sampler, y: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return function(*taken(sampler, y, *args), **kwargs).flatten()
+
+    return Rule(name, kappas, taken=taken, function=function)
+
+
+def of_each(name: str, function: Callable[[Tensor], Tensor]) -> Rule:
+    """A rule from elements of each result that is a floating-point tensor."""
+
+    def kappas(sampler: Sampler, value: Any, *args: Any, **kwargs: Any) -> Kappas:
+        if isinstance(value, Tensor):
+            return function(sampler.raw(value))
+        return tuple(function(sampler.raw(own)) if is_real(own) else None for own in value)
+
+    return Rule(name, kappas, function=function, each=True)
 
 
 def ratio(numerator: Tensor, y: Tensor) -> Tensor:
@@ -54,29 +94,18 @@ def size(x: Any, factor: Any = 1) -> Tensor | float:
     return (x * factor).abs() if is_real(x) else 0.0
 
 
+def elements(sampler: Sampler, y: Tensor, *args: Any) -> Sequence[Any]:
+    """Of each tensor, broadcast to the shape of the result."""
+    return [sampler.raw(own, y.shape) if isinstance(own, Tensor) else own for own in args]
+
+
 def elementwise(name: str, function: Callable[..., Tensor]) -> Rule:
     """A rule from elements of the arguments, in float64, to condition numbers."""
 
-    def kappas(sampler: Sampler, y: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        taken = [sampler.take(own, y.shape) if isinstance(own, Tensor) else own for own in args]
-        return function(*taken, **kwargs)
+    def exact(*args: Any, **kwargs: Any) -> Tensor:
+        return function(*(own.double() if is_real(own) else own for own in args), **kwargs)
 
-    return Rule(name, kappas)
-
-
-def _constant(sampler: Sampler, value: Any, *args: Any, **kwargs: Any) -> Kappas:
-    return _each(value, lambda y: torch.zeros_like(sampler.take(y)))
-
-
-def _copy(sampler: Sampler, value: Any, *args: Any, **kwargs: Any) -> Kappas:
-    return _each(value, lambda y: copied(sampler.raw(y)))
-
-
-def _each(value: Any, function: Callable[[Tensor], Tensor]) -> Kappas:
-    """The function of the value, or of each of several that is a floating-point tensor."""
-    if isinstance(value, Tensor):
-        return function(value)
-    return tuple(function(own) if is_real(own) else None for own in value)
+    return in_two(name, elements, exact)
 
 
 def copied(y: Tensor) -> Tensor:
@@ -85,10 +114,10 @@ def copied(y: Tensor) -> Tensor:
 
 
 #: Of results that do not change with the values of floating-point arguments.
-CONSTANT = Rule("constant: 0", _constant)
+CONSTANT = of_each("constant: 0", lambda y: torch.zeros_like(y, dtype=torch.float64))
 
 #: Of results each element of which is an element of an argument, with its sign or times an exact number, or 0.
-COPY = Rule("copy: 1 where y is not 0 (relative errors are kept as they are)", _copy)
+COPY = of_each("copy: 1 where y is not 0 (relative errors are kept as they are)", copied)
 
 
 def linear(name: str, op: Callable[..., Tensor], *, by_item: bool = False) -> Rule:

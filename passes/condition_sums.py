@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from precc.passes.condition_rules import Rule, copied, is_real, linear, ratio
+from precc.passes.condition_rules import Rule, copied, in_two, is_real, linear, ratio
 from precc.passes.condition_sample import Sampler
 from precc.passes.interval_rules import WithoutRule
 
@@ -28,9 +28,12 @@ def _dims(x: Tensor, dims: Any) -> Sequence[int]:
     return [dims] if isinstance(dims, int) else list(dims)
 
 
-def _sum(sampler: Sampler, y: Tensor, x: Tensor, dims: Any = None, *args: Any, **kwargs: Any) -> Tensor:
-    lines = sampler.lines(x, _dims(x, dims))
-    return ratio(lines.abs().sum(1).double(), lines.double().sum(1))
+def _summed(sampler: Sampler, y: Tensor, x: Tensor, dims: Any = None, *args: Any) -> tuple[Tensor]:
+    return (sampler.lines(x, _dims(x, dims)),)
+
+
+def _sum(lines: Tensor, **kwargs: Any) -> Tensor:
+    return ratio(lines.abs().sum(-1).double(), lines.double().sum(-1))
 
 
 def _norm(sampler: Sampler, y: Tensor, x: Tensor, order: float = 2, *args: Any, **kwargs: Any) -> Tensor:
@@ -50,45 +53,45 @@ def _weighted(p: Tensor, x: Tensor) -> Tensor:
     return torch.where(p == 0, 0.0, p * x.abs())
 
 
-def _along(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A function of lines, and of a gradient's, as a rule of an op with the dimension behind them."""
+def _along(name: str, function: Callable[..., Tensor]) -> Rule:
+    """Of a function of lines, and of a gradient's, for an op with the dimension behind them."""
 
-    def kappas(sampler: Sampler, y: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def taken(sampler: Sampler, y: Tensor, *args: Any) -> list[Tensor]:
         tensors = [own for own in args if isinstance(own, Tensor)]
         dim = args[len(tensors)]
-        return function(*(sampler.lines(own, [dim]).double() for own in tensors)).flatten()
+        return [sampler.lines(own, [dim]) for own in tensors]
 
-    return kappas
+    return in_two(name, taken, lambda *lines, **kwargs: function(*(own.double() for own in lines)))
 
 
 def _softmax(x: Tensor) -> Tensor:
     """``|x_i| (1 - p_i) + sum_(j != i) p_j |x_j|``; 0 where p_i is, and in lines without a finite number."""
-    p = x.softmax(1)
+    p = x.softmax(-1)
     terms = _weighted(p, x)
-    others = (terms.sum(1, keepdim=True) - terms).clamp_min(0)
-    masked = (p == 0) | (x == -math.inf).all(1, keepdim=True)
+    others = (terms.sum(-1, keepdim=True) - terms).clamp_min(0)
+    masked = (p == 0) | (x == -math.inf).all(-1, keepdim=True)
     return torch.where(masked, 0.0, (1 - p) * x.abs() + others)
 
 
 def _log_softmax(x: Tensor) -> Tensor:
     """``(|x_i| (1 - p_i) + sum_(j != i) p_j |x_j|) / |x_i - lse|``."""
-    p = x.softmax(1)
+    p = x.softmax(-1)
     terms = _weighted(p, x)
-    return ratio((1 - p) * x.abs() + (terms.sum(1, keepdim=True) - terms).clamp_min(0), x.log_softmax(1))
+    return ratio((1 - p) * x.abs() + (terms.sum(-1, keepdim=True) - terms).clamp_min(0), x.log_softmax(-1))
 
 
 def _softmax_gradient(g: Tensor, y: Tensor) -> Tensor:
     """Of ``y_i (g_i - s)``, ``s = sum_j y_j g_j``: both g and y are arguments."""
     terms = (y * g).abs()
-    s, others = (y * g).sum(1, keepdim=True), terms.sum(1, keepdim=True) - terms
+    s, others = (y * g).sum(-1, keepdim=True), terms.sum(-1, keepdim=True) - terms
     own = g.abs() * (1 - y).abs() + (g * (1 - y) - s).abs()
     return ratio(y.abs() * (own + 2 * others.clamp_min(0)), y * (g - s))
 
 
 def _log_softmax_gradient(g: Tensor, y: Tensor) -> Tensor:
     """Of ``g_i - e**y_i sum_j g_j``."""
-    p, total, sizes = y.exp(), g.sum(1, keepdim=True), g.abs()
-    others = p * (sizes.sum(1, keepdim=True) - sizes).clamp_min(0)
+    p, total, sizes = y.exp(), g.sum(-1, keepdim=True), g.abs()
+    others = p * (sizes.sum(-1, keepdim=True) - sizes).clamp_min(0)
     return ratio(sizes * (1 - p).abs() + others + _weighted(p, y) * total.abs(), g - p * total)
 
 
@@ -199,14 +202,17 @@ _WHOLE = (
 SUMS: dict[Any, Rule] = {
     **{op: linear(_SUM, op, by_item=True) for op in _BY_ITEM},
     **{op: linear(_SUM, op) for op in _WHOLE},
-    **{op: Rule(_SUM, _sum) for op in (_aten.sum.default, _aten.sum.dim_IntList, _aten.mean.default, _aten.mean.dim)},
+    **{
+        op: in_two(_SUM, _summed, _sum)
+        for op in (_aten.sum.default, _aten.sum.dim_IntList, _aten.mean.default, _aten.mean.dim)
+    },
     _aten.linalg_vector_norm.default: Rule("norm: 1 (Higham 2002, 6.1)", _norm),
     _aten.logsumexp.default: Rule(_LSE, _logsumexp),
-    _aten._softmax.default: Rule(_SOFTMAX, _along(_softmax)),
-    _aten._safe_softmax.default: Rule(_SOFTMAX, _along(_softmax)),
-    _aten._log_softmax.default: Rule(_LOG, _along(_log_softmax)),
-    _aten._softmax_backward_data.default: Rule(_CHAIN, _along(_softmax_gradient)),
-    _aten._log_softmax_backward_data.default: Rule(_CHAIN, _along(_log_softmax_gradient)),
+    _aten._softmax.default: _along(_SOFTMAX, _softmax),
+    _aten._safe_softmax.default: _along(_SOFTMAX, _softmax),
+    _aten._log_softmax.default: _along(_LOG, _log_softmax),
+    _aten._softmax_backward_data.default: _along(_CHAIN, _softmax_gradient),
+    _aten._log_softmax_backward_data.default: _along(_CHAIN, _log_softmax_gradient),
     _aten.nll_loss_forward.default: Rule(_LOSS, _nll_loss),
     _aten.nll_loss2d_forward.default: Rule(_LOSS, _nll_loss),
     _aten.nll_loss_backward.default: Rule(_LOSS, _nll_gradient),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch._decomp import decomposition_table
 from torch.nn import functional as F
 
-from precc.analysis.condition import Condition, conditions_of
+from precc.analysis.condition import Condition, summaries
 from precc.analysis.step_runs import StepRun, StepRunner, Values
 from precc.analysis.traced_step import TracedStep, trace_step
 from precc.grouped_product import GROUPED_PRODUCT
@@ -709,26 +709,38 @@ def test_inner_products_that_cancel() -> None:
     assert inner_products(a, b).tolist() == [[math.inf, 1.0], [0.0, 0.0], [1.0, 1.0]]
 
 
+def record(kappas: Tensor, values: Tensor) -> Condition:
+    [found] = summaries(kappas[None].double(), values[None])
+    return Condition(*found, "rule", True)
+
+
 def test_records() -> None:
-    kappas = torch.tensor([0.0, 1.0, 2.0, math.inf, math.nan, 1e300], dtype=torch.float64)
-    values = torch.tensor([0.0, 1.0, math.inf, 0.0, math.nan, math.nan])
-    [found] = conditions_of([(kappas, values, "rule", True)])
+    found = record(
+        torch.tensor([0.0, 1.0, 2.0, math.inf, math.nan, 1e300], dtype=torch.float64),
+        torch.tensor([0.0, 1.0, math.inf, 0.0, math.nan, math.nan]),
+    )
     assert (found.infinite, found.nonfinite, found.elements, found.bound) == (1 / 6, 0.5, 6, True)
     assert (found.median, found.p90, found.maximum, found.mean) == (1.0, 1e300, 1e300, 2.5e299)
     assert found.rms == pytest.approx(5e299)
-    nothing = conditions_of([(torch.empty(0, dtype=torch.float64), torch.empty(0), "", False)])[0]
+    nothing = record(torch.empty(0), torch.empty(0))
     assert (nothing.elements, nothing.infinite) == (0, 0)
     assert math.isnan(nothing.mean)
-    lost = conditions_of([(torch.tensor([math.inf, math.inf]).double(), torch.zeros(2), "", False)])[0]
+    lost = record(torch.tensor([math.inf, math.inf]), torch.zeros(2))
     assert (lost.infinite, lost.nonfinite) == (1, 0)
     assert math.isnan(lost.maximum)
 
 
 def test_quantiles_are_of_the_smallest_that_so_many_do_not_exceed() -> None:
     kappas = torch.randperm(1000).double() + 1
-    [found] = conditions_of([(kappas, kappas, "", False)])
+    found = record(kappas, kappas)
     assert (found.median, found.p90, found.p99, found.maximum) == (500, 900, 990, 1000)
-    assert isinstance(found, Condition)
+
+
+def test_rows_do_not_touch_each_other() -> None:
+    rows = torch.tensor([[1.0, 2.0, 3.0], [math.inf, 1.0, 0.0], [math.nan, 5.0, 1e200]], dtype=torch.float64)
+    values = torch.tensor([[1.0, 1.0, 1.0], [0.0, 1.0, 1.0], [math.nan, math.inf, 3e38]])
+    apart = [summaries(rows[at : at + 1], values[at : at + 1])[0] for at in range(3)]
+    assert summaries(rows, values) == apart
 
 
 def test_samples_are_spread_and_the_same_in_each_run() -> None:
@@ -750,3 +762,47 @@ def test_nets_of_the_zoo_need_no_differences(name: str) -> None:
     found = ConditionNumbers(samples=64).run(step)
     assert set(found) == set(computed_nodes(step))
     assert all(record.rule != DIFFERENCES.name for record in found.values())
+
+
+def one_by_one(step: TracedStep, samples: int) -> dict[Any, list[tuple[Any, ...]]]:
+    """Of each node that calls an op, and of each of its results, by one call of its rule."""
+    found: dict[Any, list[tuple[Any, ...]]] = {}
+    sampler = Sampler(samples, 0)
+
+    def watch(node: Any, value: Any, values: Values) -> None:
+        if node.op != "call_function" or node.target not in RULES or node.target in EXACT:
+            return
+        args: Any = torch.fx.node.map_arg(node.args, values.__getitem__)
+        kwargs: Any = torch.fx.node.map_arg(node.kwargs, values.__getitem__)
+        parts = value if isinstance(value, tuple | list) else (value,)
+        reads = torch.utils._pytree.tree_leaves((args, kwargs))
+        if not any(map(is_real, parts)) or not any(map(is_real, reads)):
+            return
+        kappas = RULES[node.target].kappas(sampler, value, *args, **kwargs)
+        pairs = zip(kappas if isinstance(kappas, tuple) else (kappas,), parts, strict=True)
+        found[node] = [
+            summaries(sampler.raw(own)[None], sampler.raw(y)[None])[0]
+            for own, y in pairs
+            if own is not None and is_real(y)
+        ]
+
+    with torch.no_grad():
+        StepRunner(step).run(argument, watch=watch)
+    return found
+
+
+#: Views and copies of nodes, which share a record with each other.
+EXACT = {_aten.clone.default}
+
+
+@pytest.mark.parametrize("samples", [1024, 16])
+def test_rules_of_many_nodes_at_once_are_those_of_each(small: TracedStep, samples: int) -> None:
+    found, alone = ConditionNumbers(samples).run(small), one_by_one(small, samples)
+    assert len(alone) > 100
+    for node, [first, *_] in alone.items():
+        record = found[node]
+        numbers = (
+            *(record.mean, record.maximum, record.median, record.p90, record.p99, record.rms),
+            *(record.infinite, record.nonfinite, record.elements),
+        )
+        assert numbers == pytest.approx(first, rel=1e-5, nan_ok=True), node.name  # float32 sums in another order

@@ -1,14 +1,14 @@
 """Condition numbers of a node's elements, and what is kept of them."""
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Condition", "conditions_of"]
+__all__ = ["Condition", "summaries"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,42 +48,22 @@ class Condition:
     bound: bool
 
 
-def conditions_of(found: Sequence[tuple[Tensor, Tensor, str, bool]]) -> list[Condition]:
-    """The records of many nodes, in order.
+def summaries(kappas: Tensor, values: Tensor) -> list[tuple[Any, ...]]:
+    """The numbers of `Condition` up to `elements`, of rows of condition numbers and of samples of the values.
 
-    Args:
-        found: of each the condition numbers, a sample of its values, the rule, and whether it is a bound.
-
-    >>> kappas = torch.tensor([1.0, 3.0, torch.inf, 2.0], dtype=torch.float64)
-    >>> [record] = conditions_of([(kappas, torch.ones(4), "by hand", False)])
-    >>> record.mean, record.maximum, record.median, record.infinite
+    >>> kappas = torch.tensor([[1.0, 3.0, torch.inf, 2.0]], dtype=torch.float64)
+    >>> [(mean, maximum, median, *_, infinite, nonfinite, elements)] = summaries(kappas, torch.ones(1, 4))
+    >>> mean, maximum, median, infinite
     (2.0, 3.0, 2.0, 0.25)
     """
-    numbers = _by_length([kappas for kappas, *_ in found], _numbers)
-    shares = _by_length([values for _, values, *_ in found], _nonfinite)
-    records = []
-    for (kappas, _, rule, bound), own, (share,) in zip(found, numbers, shares, strict=True):
-        *finite, infinite, nonfinite = own
-        mean, maximum, median, p90, p99, rms = finite
-        shares_of = (infinite, max(nonfinite, share))
-        records.append(Condition(mean, maximum, median, p90, p99, rms, *shares_of, kappas.numel(), rule, bound))
-    return records
-
-
-def _by_length(rows: Sequence[Tensor], function: Callable[[Tensor], Tensor]) -> list[list[float]]:
-    """A function from ``[rows, n]`` to ``[rows, numbers]`` of each: those of one length together, which is faster."""
-    groups: dict[tuple[int, torch.dtype], list[int]] = {}
-    for position, row in enumerate(rows):
-        groups.setdefault((row.numel(), row.dtype), []).append(position)
-    found: list[list[float]] = [[] for _ in rows]
-    for positions in groups.values():
-        results = function(torch.stack([rows[position].flatten().cpu() for position in positions]))
-        for position, own in zip(positions, results.tolist(), strict=True):
-            found[position] = own
-    return found
+    found = _numbers(kappas.cpu())
+    found[:, -1:] = torch.maximum(found[:, -1:], _nonfinite(values).cpu())
+    return [(*own, kappas.shape[1]) for own in found.tolist()]
 
 
 def _nonfinite(values: Tensor) -> Tensor:
+    if values.sum(1).isfinite().all():  # then they all are
+        return torch.zeros(len(values), 1, dtype=torch.float64)
     return _share(~values.isfinite())
 
 
@@ -94,15 +74,22 @@ def _share(chosen: Tensor) -> Tensor:
 def _numbers(kappas: Tensor) -> Tensor:
     """Mean, maximum, three quantiles, root mean square, and the shares of infinite and undefined ones."""
     if not kappas.shape[1]:
-        return torch.tensor([math.nan] * 6 + [0.0] * 2, dtype=torch.float64).expand(len(kappas), -1)
-    ordered = torch.from_numpy(np.sort(kappas.numpy(), axis=1))  # infinite ones are last but for NaN
-    infinite, undefined = ordered == math.inf, ordered.isnan()
-    left_out = infinite | undefined
-    count = (~left_out).sum(1, keepdim=True)
+        return torch.tensor([math.nan] * 6 + [0.0] * 2, dtype=torch.float64).repeat(len(kappas), 1)
+    ordered = torch.from_numpy(np.sort(kappas.numpy(), axis=1))
+    infinite = undefined = torch.zeros(len(kappas), 1, dtype=torch.float64)
+    count = torch.full((len(kappas), 1), kappas.shape[1])
+    if not ordered[:, -1].isfinite().all():  # infinite ones are last but for NaN
+        left_out = ~ordered.isfinite()
+        infinite, undefined, count = (
+            _share(ordered == math.inf),
+            _share(ordered.isnan()),
+            (~left_out).sum(1, keepdim=True),
+        )
+        ordered.masked_fill_(left_out, 0.0)
     ranks = [((count * q).ceil().long() - 1).clamp_min(0) for q in (1.0, 0.5, 0.9, 0.99)]
     picked = ordered.gather(1, torch.cat(ranks, 1))
     scale = torch.where((picked[:, :1] > 0) & (count > 0), picked[:, :1], 1.0)  # so that no square overflows
-    scaled = ordered.masked_fill_(left_out, 0.0) / scale
-    sums = torch.cat([scaled.sum(1, keepdim=True), scaled.square().sum(1, keepdim=True)], 1) / count
+    scaled = ordered / scale
+    sums = torch.cat([scaled.sum(1, keepdim=True), scaled.square_().sum(1, keepdim=True)], 1) / count
     known = torch.cat([sums[:, :1] * scale, picked, sums[:, 1:].sqrt() * scale], 1)
-    return torch.cat([torch.where(count > 0, known, math.nan), _share(infinite), _share(undefined)], 1)
+    return torch.cat([torch.where(count > 0, known, math.nan), infinite, undefined], 1)

@@ -1,5 +1,6 @@
 """Where the slots of a traced step are, and which of them read the same values."""
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -156,5 +157,9 @@ def _origin(node: Node) -> tuple[Node, tuple[Node, ...]]:
 
 def is_view(node: Node) -> bool:
     """Whether a node shows the values of its first argument, at other places."""
-    target = node.target
+    return _shows_its_first(node.target)
+
+
+@functools.cache
+def _shows_its_first(target: Any) -> bool:
     return isinstance(target, torch._ops.OpOverload) and str(target.overloadpacket) in VIEWS

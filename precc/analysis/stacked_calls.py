@@ -7,10 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["StackedCalls"]
+__all__ = ["StackedCalls", "kept"]
 
 #: So many numbers wait at most: they fit into a cache.
 _MOST = 2**16
+
+#: Bytes of a storage that is held for the sake of a part of it.
+_LARGE = 2**18
 
 
 @dataclass(slots=True, eq=False)
@@ -38,7 +41,7 @@ class StackedCalls:
             stack = self._stacks[key] = _Stack(function, kwargs)
         place = len(self._results)
         self._results.append(None)
-        stack.rows.append(tuple(map(_kept, args)))
+        stack.rows.append(tuple(kept(own) if isinstance(own, Tensor) else own for own in args))
         stack.places.append(place)
         stack.numbers += max((own.numel() for own in args if isinstance(own, Tensor)), default=0)
         if stack.numbers >= _MOST:
@@ -80,8 +83,8 @@ def _kind(x: Any) -> Hashable:
     return tuple(x) if isinstance(x, list) else x
 
 
-def _kept(x: Any) -> Any:
-    """Without what else its storage holds, if that is much."""
-    if not isinstance(x, Tensor):
-        return x
-    return x.detach() if x.untyped_storage().nbytes() <= 8 * max(x.nbytes, _MOST) else x.detach().clone()
+def kept(x: Tensor) -> Tensor:
+    """To be held: without a graph, and without what else its storage holds, if that is much."""
+    if x.requires_grad:
+        x = x.detach()
+    return x if x.untyped_storage().nbytes() <= max(8 * x.nbytes, _LARGE) else x.clone()
