@@ -18,6 +18,7 @@ from torch.fx import Node
 
 from precc.analysis.condition import Condition, summaries
 from precc.analysis.lost_derivatives import is_torchs
+from precc.analysis.node_values import detached, listed
 from precc.analysis.slot_sites import is_view
 from precc.analysis.stacked_calls import StackedCalls, kept
 from precc.analysis.step_runs import StepRunner, Values, unrounded
@@ -106,12 +107,12 @@ class _Watcher:
         assert isinstance(source, Node)
         origin = self.origins[node] = self.origins.get(source, source)
         if origin not in self.copies:
-            self.copies[origin] = self._of_result(COPY, self._elements(node, _detached(value)))
+            self.copies[origin] = self._of_result(COPY, self._elements(node, detached(value)))
         return self.copies[origin]
 
     def _computed(self, node: Node, value: Any, values: Values) -> _Parts:
         args, kwargs = _arguments(node, values)
-        value = _detached(value)
+        value = detached(value)
         exact = not _has_reals(args) and not _has_reals(tuple(kwargs.values()))
         rule = CONSTANT if exact else RULES.get(node.target, DIFFERENCES)
         if rule.each and isinstance(value, Tensor):
@@ -181,16 +182,10 @@ def _arguments(node: Node, values: Values) -> tuple[tuple[Any, ...], dict[str, A
 def _read(argument: Any, values: Values) -> Any:
     """A node's value, in lists too."""
     if isinstance(argument, Node):
-        return _detached(values[argument])
+        return detached(values[argument])
     if isinstance(argument, tuple | list):
         return type(argument)(_read(own, values) for own in argument)
     return argument
-
-
-def _detached(value: Any) -> Any:
-    if isinstance(value, tuple | list):
-        return tuple(_detached(own) for own in value)
-    return value.detach() if isinstance(value, Tensor) and value.requires_grad else value
 
 
 def _has_reals(value: Any) -> bool:
@@ -208,8 +203,7 @@ def differences(target: Any, sampler: Sampler, value: Any, args: Any, kwargs: An
     def called(own: list[Any]) -> list[Any]:
         state.restore()
         own_args, own_kwargs = torch.utils._pytree.tree_unflatten(own, spec)
-        result = target(*own_args, **own_kwargs)
-        results = list(result) if isinstance(result, tuple | list) else [result]
+        results = listed(target(*own_args, **own_kwargs))
         return [own.double() if is_real(own) else own for own in results]
 
     try:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from precc.analysis.node_values import listed
 from precc.analysis.slot_sites import is_view
 from precc.analysis.step_runs import StepRunner, Values, unrounded
 from precc.analysis.traced_step import TracedStep
@@ -60,7 +61,7 @@ def _only_shows(node: Node) -> bool:
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
     """The tensors of floats that a node computed."""
-    for own in value if isinstance(value, (tuple, list)) else (value,):
+    for own in listed(value):
         if isinstance(own, Tensor) and own.is_floating_point():
             yield own
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch._decomp import decomposition_table
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from precc.analysis.node_values import listed, records_gradient
 from precc.errors import UnsupportedError
 
 __all__ = ["WithoutDerivative", "differentiable", "missing_derivatives_named", "says_missing"]
@@ -34,7 +35,7 @@ def differentiable(target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     Raises:
         WithoutDerivative: there are none.
     """
-    if target in _REPLACED and any(map(_records, tree_leaves((args, kwargs)))):
+    if target in _REPLACED and any(map(records_gradient, tree_leaves((args, kwargs)))):
         return _REPLACED[target](*args, **kwargs)
     result = target(*args, **kwargs)
     if not _lacks_derivative(result):
@@ -69,12 +70,8 @@ def missing_derivatives_named() -> Iterator[None]:
         ) from error
 
 
-def _records(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.requires_grad
-
-
 def _lacks_derivative(result: Any) -> bool:
-    results = result if isinstance(result, (tuple, list)) else (result,)
+    results = listed(result)
     found = (own.grad_fn for own in results if isinstance(own, Tensor))
     return any(type(grad_fn).__name__ == "NotImplemented" for grad_fn in found if grad_fn is not None)
 

@@ -15,13 +15,14 @@ from torch import Tensor
 from torch._ops import HigherOrderOperator, OpOverload
 from torch.fx import Node
 from torch.fx.node import map_arg
-from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from precc.analysis.derivatives import WithoutDerivative, differentiable, says_missing
+from precc.analysis.node_values import detached, listed, records_gradient
 from precc.generators import Generators
 from precc.round_op import ROUND
 
-__all__ = ["Derivatives", "Edge", "is_real", "is_torchs", "sources"]
+__all__ = ["Derivatives", "Edge", "holds_reals", "is_torchs", "sources"]
 
 _aten = torch.ops.aten
 
@@ -68,7 +69,7 @@ class Derivatives:
     def value(self, node: Node, values: Mapping[Node, Any]) -> Any:
         """Of a node that calls an operator."""
         args, kwargs = self._arguments(node, values)
-        own = [values[one] for one in node.all_input_nodes if _records(values[one])]
+        own = [values[one] for one in node.all_input_nodes if records_gradient(values[one])]
         unseen = bool(own) and node not in self._seen and isinstance(node.target, (OpOverload, HigherOrderOperator))
         state = Generators.of(own) if unseen and not is_torchs(node.target) else None
         try:
@@ -94,7 +95,7 @@ class Derivatives:
         constants = self._constants.get(node, frozenset())
 
         def read(argument: Node) -> Any:
-            return _detached(values[argument]) if argument in constants else values[argument]
+            return detached(values[argument]) if argument in constants else values[argument]
 
         return map_arg(node.args, read), map_arg(node.kwargs, read)
 
@@ -111,9 +112,9 @@ class Derivatives:
     def _look(self, node: Node, result: Any, values: Mapping[Node, Any]) -> None:
         """Whether derivatives are lost without a word."""
         known = is_torchs(node.target)
-        results = _listed(result)
-        lost = [index for index, own in enumerate(results) if _has_reals(own) and not _records(own)]
-        if lost and not any(map(_records, results)):
+        results = listed(result)
+        lost = [index for index, own in enumerate(results) if _has_reals(own) and not records_gradient(own)]
+        if lost and not any(map(records_gradient, results)):
             if not (known and _is_constant(node, values)):
                 self._close(node, node.all_input_nodes)
             return
@@ -139,14 +140,16 @@ def sources(node: Node) -> Sequence[Node]:
     return node.all_input_nodes
 
 
-def is_real(node: Node) -> bool:
+def holds_reals(node: Node) -> bool:
     """Whether real or complex numbers are among its values."""
     return "val" not in node.meta or _has_reals(node.meta["val"])
 
 
 def _is_constant(node: Node, values: Mapping[Node, Any]) -> bool:
     target: Any = node.target
-    return torch.Tag.nondeterministic_seeded in target.tags or not any(_records(values[own]) for own in sources(node))
+    return torch.Tag.nondeterministic_seeded in target.tags or not any(
+        records_gradient(values[own]) for own in sources(node)
+    )
 
 
 def _is_saved(node: Node, source: Node) -> bool:
@@ -175,10 +178,10 @@ def _without_derivative(node: Node, values: Mapping[Node, Any]) -> tuple[list[No
     with Generators.of(own for own in given if isinstance(own, Tensor)).again(), torch.enable_grad():
         entered = [_leaf(own) if isinstance(own, Tensor) and _has_reals(own) else own for own in given]
         leaves = [(own, leaf) for own, leaf in zip(flat, entered, strict=True) if isinstance(own, Node)]
-        real = [(own, leaf) for own, leaf in leaves if _records(leaf)]
+        real = [(own, leaf) for own, leaf in leaves if records_gradient(leaf)]
         args, kwargs = tree_unflatten(entered, spec)
         try:
-            results = [own for own in _listed(differentiable(node.target, args, kwargs)) if _records(own)]
+            results = [own for own in listed(differentiable(node.target, args, kwargs)) if records_gradient(own)]
         except WithoutDerivative:
             return [own for own, _ in real], []
         answers = [(own, _answer(results, leaf)) for own, leaf in real if results]
@@ -204,21 +207,9 @@ def _leaf(value: Tensor) -> Tensor:
     return value.detach().requires_grad_()
 
 
-def _listed(result: Any) -> list[Any]:
-    return list(result) if isinstance(result, (tuple, list)) else [result]
-
-
-def _detached(value: Any) -> Any:
-    return tree_map_only(Tensor, Tensor.detach, value)
-
-
 def _has_reals(value: Any) -> bool:
     if isinstance(value, Tensor):
         return value.is_floating_point() or value.is_complex()
     if isinstance(value, (tuple, list)):
         return any(map(_has_reals, value))
     return isinstance(value, (float, torch.SymFloat))
-
-
-def _records(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.requires_grad

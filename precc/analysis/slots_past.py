@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from torch.fx import Node
 
-from precc.analysis.lost_derivatives import Edge, is_real, sources
+from precc.analysis.lost_derivatives import Edge, holds_reals, sources
 from precc.analysis.traced_step import TracedStep
 from precc.analysis.unknown_slots import UnknownSlots
 from precc.annotations import products_of
@@ -41,7 +41,7 @@ def _before(ends: Iterable[Node]) -> set[Node]:
     while waiting:
         node = waiting.pop()
         for argument in sources(node):
-            if argument not in found and is_real(argument):
+            if argument not in found and holds_reals(argument):
                 found.add(argument)
                 waiting.append(argument)
     return found
