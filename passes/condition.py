@@ -39,6 +39,7 @@ __all__ = ["DIFFERENCES", "RULES", "ConditionNumbers"]
 RULES: Mapping[Any, Rule] = {**ELEMENTWISE, **SUMS, **NORM_RULES, **PRODUCT_RULES}
 
 _PROBES = 4
+_MANY = 32
 
 _Parts = tuple[int | None, ...]
 
@@ -91,12 +92,11 @@ class _Watcher:
         elif node.target is ROUND or is_view(node):
             self.parts[node] = (self._copied(node, value),)
         else:
-            with torch.no_grad():
-                self.parts[node] = self._computed(node, value, values)
+            self.parts[node] = self._computed(node, value, values)
 
     def result(self) -> dict[Node, Condition]:
         """The records by node."""
-        numbers = self.calls.results()
+        numbers = _all_summaries(self.calls.results())
         records = [Condition(*(*own, rule.name, rule.bound)) for own, rule in zip(numbers, self.rules, strict=True)]
         rows = ((node, [row for row in parts if row is not None]) for node, parts in self.parts.items())
         return {node: records[own[0]] for node, own in rows if own}
@@ -113,7 +113,7 @@ class _Watcher:
     def _computed(self, node: Node, value: Any, values: Values) -> _Parts:
         args, kwargs = _arguments(node, values)
         value = detached(value)
-        exact = not _has_reals(args) and not _has_reals(tuple(kwargs.values()))
+        exact = not _has_reals(args) and not (kwargs and _has_reals(tuple(kwargs.values())))
         rule = CONSTANT if exact else RULES.get(node.target, DIFFERENCES)
         if rule.each and isinstance(value, Tensor):
             return (self._of_result(rule, self._elements(node, value)),)
@@ -150,7 +150,7 @@ class _Watcher:
         kappas = function(*taken, **kwargs).flatten(1)
         if kappas.shape[1] > self.sampler.samples:
             kappas = kappas[:, self.sampler.positions(kappas.shape[1], self.sampler.samples).to(kappas.device)]
-        return summaries(kappas, values)
+        return _few_or_summaries(kappas, values)
 
     def _at_once(self, target: Any, rule: Rule, value: Any, args: Any, kwargs: Any) -> _Parts:
         """Of rules that are not in two parts, and where a rule does not hold for these arguments."""
@@ -164,7 +164,7 @@ class _Watcher:
             return self._at_once(target, DIFFERENCES, value, args, kwargs)
         pairs = [(found, value)] if isinstance(found, Tensor) else zip(found, value, strict=True)
         return tuple(
-            self._add(rule, summaries, (self.sampler.raw(own), self.sampler.raw(y)))
+            self._add(rule, _few_or_summaries, (self.sampler.raw(own), self.sampler.raw(y)))
             if isinstance(own, Tensor) and is_real(y)
             else None
             for own, y in pairs
@@ -172,11 +172,24 @@ class _Watcher:
 
 
 def _summaries_of_values(function: Callable[..., Tensor], values: Tensor) -> Any:
-    return summaries(function(values), values)
+    return _few_or_summaries(function(values), values)
+
+
+def _few_or_summaries(kappas: Tensor, values: Tensor) -> Sequence[Any]:
+    """Of many rows; a few wait as they are for others of their length."""
+    return summaries(kappas, values) if len(kappas) >= _MANY else list(zip(kappas, values, strict=True))
+
+
+def _all_summaries(found: Sequence[Any]) -> list[Any]:
+    calls = StackedCalls()
+    waiting = {place: calls.add(summaries, own) for place, own in enumerate(found) if isinstance(own[0], Tensor)}
+    numbers = calls.results()
+    return [numbers[waiting[place]] if place in waiting else own for place, own in enumerate(found)]
 
 
 def _arguments(node: Node, values: Values) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return _read(node.args, values), {name: _read(own, values) for name, own in node.kwargs.items()}
+    kwargs = {name: _read(own, values) for name, own in node.kwargs.items()} if node.kwargs else {}
+    return tuple(_read(own, values) for own in node.args), kwargs
 
 
 def _read(argument: Any, values: Values) -> Any:
@@ -189,9 +202,9 @@ def _read(argument: Any, values: Values) -> Any:
 
 
 def _has_reals(value: Any) -> bool:
-    if isinstance(value, tuple | list):
-        return any(_has_reals(own) for own in value)
-    return is_real(value)
+    if isinstance(value, Tensor):
+        return value.is_floating_point()
+    return isinstance(value, tuple | list) and any(map(_has_reals, value))
 
 
 def differences(target: Any, sampler: Sampler, value: Any, args: Any, kwargs: Any) -> Kappas:

@@ -4,6 +4,7 @@
 float64 at the values that the step has. Integers, booleans and numbers in the graph are exact.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,7 +81,7 @@ def ratio(numerator: Tensor, y: Tensor) -> Tensor:
     >>> ratio(torch.tensor([0.0, 1.0, 3.0, 1.0]), torch.tensor([0.0, 0.0, -2.0, torch.inf])).tolist()
     [0.0, inf, 1.5, nan]
     """
-    quotient = (numerator / y).abs_().masked_fill_(numerator == 0, 0.0)
+    quotient = (numerator / y).abs_().nan_to_num_(0.0, math.inf, math.inf)  # faster than by masks
     return quotient.add_(y, alpha=0).add_(numerator, alpha=0)  # NaN where one is not finite, for 0 times that is
 
 
@@ -110,7 +111,8 @@ def elementwise(name: str, function: Callable[..., Tensor]) -> Rule:
 
 def copied(y: Tensor) -> Tensor:
     """1, and 0 where y is 0."""
-    return (y != 0).double().add_(y, alpha=0)  # NaN where it is not finite
+    y = y.double()
+    return y.sign().abs_().add_(y, alpha=0)  # NaN where it is not finite
 
 
 #: Of results that do not change with the values of floating-point arguments.

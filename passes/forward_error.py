@@ -250,6 +250,7 @@ def _mean_square(x: Tensor) -> float:
     found = float(torch.linalg.vector_norm(x if quick else x.double())) ** 2 / max(1, x.numel())
     if math.isfinite(found):
         return found
-    finite = x.isfinite()
-    count = int(finite.sum())
-    return float(torch.linalg.vector_norm(torch.where(finite, x, 0.0), dtype=torch.float64)) ** 2 / max(1, count)
+    x = x.float() if x.dtype.itemsize < 4 else x
+    others = float((x - x).nan_to_num_(1.0).sum())  # by numbers: masks of a whole tensor are slow
+    total = float(torch.linalg.vector_norm(x.nan_to_num(0.0, 0.0, 0.0), dtype=torch.float64)) ** 2
+    return total / max(1.0, x.numel() - others)

@@ -34,11 +34,11 @@ def test_calls_are_made_together_and_before_too_much_waits() -> None:
         return [x.shape[1]] * len(x)
 
     calls = StackedCalls()
-    for _ in range(130):
+    for _ in range(258):
         calls.add(lengths, (torch.zeros(1024),))
-    assert sum(rows) == 128
-    assert list(calls.results()) == [1024] * 130
-    assert rows == [64, 64, 2]
+    assert sum(rows) == 256
+    assert list(calls.results()) == [1024] * 258
+    assert rows == [128, 128, 2]
 
 
 def test_a_part_does_not_hold_the_whole_nor_its_graph() -> None:

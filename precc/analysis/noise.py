@@ -33,16 +33,19 @@ class Noise:
         object.__setattr__(self, "_signs", torch.copysign(torch.ones_like(numbers), numbers))
 
     def normal(self, like: Tensor, place: int) -> Tensor:
-        """Normal numbers of mean 0 and variance 1."""
-        return _laid_out(self._normal, like, place)
+        """Normal numbers of mean 0 and variance 1, not to be changed."""
+        return self._laid_out("_normal", like, place)
 
     def signs(self, like: Tensor, place: int) -> Tensor:
-        """+1 and -1, with equal chances."""
-        return _laid_out(self._signs, like, place)
+        """+1 and -1, with equal chances, not to be changed."""
+        return self._laid_out("_signs", like, place)
 
-
-def _laid_out(numbers: Tensor, like: Tensor, place: int) -> Tensor:
-    count, start = like.numel(), place % _PERIOD
-    period = numbers[start : start + _PERIOD]
-    whole = period.repeat(-(-count // _PERIOD)) if count > _PERIOD else period
-    return whole[:count].view(like.shape).to(like)
+    def _laid_out(self, kind: str, like: Tensor, place: int) -> Tensor:
+        """A part of the repeated numbers, as many times as the longest tensor so far needs."""
+        numbers: Tensor = getattr(self, kind)
+        start = place % _PERIOD
+        end = start + like.numel()
+        if end > len(numbers):
+            numbers = numbers[:_PERIOD].repeat(-(-end // _PERIOD))
+            object.__setattr__(self, kind, numbers)
+        return numbers[start:end].view(like.shape).to(like)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 __all__ = ["StackedCalls", "kept"]
 
-#: So many numbers wait at most: they fit into a cache.
-_MOST = 2**16
+#: So many numbers wait at most: about what fits into a cache.
+_MOST = 2**17
 
 #: Bytes of a storage that is held for the sake of a part of it.
 _LARGE = 2**18
@@ -35,15 +35,24 @@ class StackedCalls:
 
         The tensors must not change until then; of numbers in a much larger tensor a copy is kept.
         """
-        key = (function, *map(_kind, args), *kwargs.items())
+        row, kinds, numbers = [], [], 0
+        for own in args:
+            if isinstance(own, Tensor):
+                own = kept(own)
+                kinds.append((own.shape, own.dtype, own.device))
+                numbers = max(numbers, own.numel())
+            else:
+                kinds.append(tuple(own) if isinstance(own, list) else own)
+            row.append(own)
+        key = (function, *kinds, *kwargs.items())
         stack = self._stacks.get(key)
         if stack is None:
             stack = self._stacks[key] = _Stack(function, kwargs)
         place = len(self._results)
         self._results.append(None)
-        stack.rows.append(tuple(kept(own) if isinstance(own, Tensor) else own for own in args))
+        stack.rows.append(row)
         stack.places.append(place)
-        stack.numbers += max((own.numel() for own in args if isinstance(own, Tensor)), default=0)
+        stack.numbers += numbers
         if stack.numbers >= _MOST:
             self._call(self._stacks.pop(key))
         return place
@@ -66,7 +75,7 @@ class _Stack:
 
     function: Callable[..., Sequence[Any]]
     kwargs: dict[str, Any]
-    rows: list[tuple[Any, ...]] = field(default_factory=list)
+    rows: list[list[Any]] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
     numbers: int = 0
 
@@ -77,14 +86,9 @@ class _Stack:
         return self.function(*args, **self.kwargs)
 
 
-def _kind(x: Any) -> Hashable:
-    if isinstance(x, Tensor):
-        return x.shape, x.dtype, x.device
-    return tuple(x) if isinstance(x, list) else x
-
-
 def kept(x: Tensor) -> Tensor:
     """To be held: without a graph, and without what else its storage holds, if that is much."""
     if x.requires_grad:
         x = x.detach()
-    return x if x.untyped_storage().nbytes() <= max(8 * x.nbytes, _LARGE) else x.clone()
+    held = x.untyped_storage().nbytes()
+    return x if held <= _LARGE or held <= 8 * x.nbytes else x.clone()
