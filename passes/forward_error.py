@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from precc.analysis.error_gains import ErrorGains, GainedNode
+from precc.analysis.lost_derivatives import depends_on_values
 from precc.analysis.noise import Noise
 from precc.analysis.slot_sites import is_view, sites_of
 from precc.analysis.stacked_calls import StackedCalls
@@ -160,7 +161,7 @@ class GainWatcher:
         self, node: Node, arguments: Sequence[Node], parts: Mapping[int, Tensor], value: Any, values: Values
     ) -> dict[int, _Gains]:
         found: dict[int, list[tuple[str, float]]] = {index: [] for index in parts}
-        for argument in arguments:
+        for argument in arguments if depends_on_values(node) else ():  # called again, a random one would draw on
             noise = self._noise(argument, values)
             size = 0.0 if noise is None else _mean_square(noise)
             if noise is not None and size:

@@ -4,6 +4,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from precc.analysis.finding import Finding
+from precc.analysis.lost_derivatives import depends_on_values
 from precc.analysis.traced_step import TracedStep
 from precc.passes.products import op_name
 from precc.round_op import ROUND
@@ -24,10 +25,15 @@ JUMPS = frozenset(
         "argsort",
         "bucketize",
         "ceil",
+        "cummax",
+        "cummin",
         "eq",
         "floor",
         "floor_divide",
+        "fake_quantize_per_tensor_affine_cachemask",
+        "fake_quantize_per_channel_affine_cachemask",
         "fmod",
+        "frac",
         "ge",
         "gt",
         "hardshrink_backward",
@@ -36,7 +42,11 @@ JUMPS = frozenset(
         "heaviside",
         "le",
         "lt",
+        "kthvalue",
         "max_pool3d_with_indices_backward",
+        "median",
+        "mode",
+        "nanmedian",
         "ne",
         "remainder",
         "round",
@@ -56,12 +66,22 @@ def jumps(step: TracedStep) -> tuple[Finding, ...]:
     rounded: set[Node] = set()
     found = []
     for node in step.graph.graph.nodes:
-        if node.target is ROUND or any(argument in rounded for argument in node.all_input_nodes):
+        varying = [argument for argument in node.all_input_nodes if argument in rounded]
+        if node.target is ROUND or (varying and depends_on_values(node)):
             rounded.add(node)
-        varying = (argument for argument in node.all_input_nodes if argument in rounded)
-        if op_name(node) in JUMPS and any(map(_is_real, varying)):
+        if (op_name(node) in JUMPS or _rounds(node)) and any(map(_is_real, varying)):
             found.append(_finding(node))
     return tuple(found)
+
+
+def _rounds(node: Node) -> bool:
+    """Whether it is an operator of another kind that rounds as it is called here: to integers, or to pixels."""
+    name, value = op_name(node), node.meta.get("val")
+    if name in ("aten._to_copy", "prims.convert_element_type"):
+        return isinstance(value, Tensor) and not (value.is_floating_point() or value.is_complex())
+    if name == "aten.div":
+        return node.kwargs.get("rounding_mode") is not None
+    return name == "aten.grid_sampler_2d" and str(node.args[2]) == "1"  # nearest
 
 
 def _is_real(node: Node) -> bool:

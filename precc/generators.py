@@ -3,11 +3,14 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import RLock
 
 import torch
 from torch import Tensor
 
 __all__ = ["Generators"]
+
+_SECTION = RLock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,15 @@ class Generators:
 
     @contextmanager
     def again(self) -> Iterator[None]:
-        """Draw the same random numbers again, and go on afterwards as if none had been drawn."""
+        """Draw the same random numbers again, and go on afterwards as if none had been drawn.
+
+        The generators are those of the whole process: sections of other threads wait, and what other threads draw in
+        the meantime repeats numbers.
+        """
+        with _SECTION:
+            yield from self._again()
+
+    def _again(self) -> Iterator[None]:
         present = Generators(
             torch.get_rng_state(),
             {device: torch.get_device_module(device).get_rng_state(device) for device in self.accelerators},

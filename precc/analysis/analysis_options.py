@@ -26,8 +26,10 @@ class AnalysisOptions:
         candidates: precisions, or formats, beside the usual ones for which losses of range are counted; with scales
             along an axis they can be predicted only if they are named here.
         rows: so many examples of the batch, the first ones, instead of all: an analysis of a quarter of them takes a
-            quarter of the time and memory. All errors are then those of a step with these examples; with a `loss`, that
-            is called with their outputs: ``lambda output: loss_fn(output, y[:len(output)])``.
+            quarter of the time and memory. All errors are then those of a step with these examples. The batch is the
+            first dimension of the first tensor of the call, and every tensor with as many rows is cut; where that is
+            wrong, cut the inputs by hand. A `loss` is called with the outputs of these examples:
+            ``lambda output: loss_fn(output, y[:len(output)])``.
         seed: of all random numbers; the generators of torch stay as they are.
 
     Raises:
@@ -53,8 +55,8 @@ class AnalysisOptions:
             raise AnalysisError(f"rows is a whole number of at least 1, or None, not {self.rows!r}")
         if type(self.sums) is not int or self.sums < 0:
             raise AnalysisError(f"sums is a whole number of at least 0, not {self.sums!r}")
-        if type(self.seed) is not int or self.seed < 0:
-            raise AnalysisError(f"seed is a whole number of at least 0, not {self.seed!r}")
+        if type(self.seed) is not int or not 0 <= self.seed < 2**32:
+            raise AnalysisError(f"seed is a whole number from 0 to 2**32 - 1, not {self.seed!r}")
         if not isinstance(self.metric, Mapping):
             raise AnalysisError(f"a metric is a dictionary by name of the parameter, not {self.metric!r:.40}")
         for name, own in self.metric.items():

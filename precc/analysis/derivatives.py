@@ -22,7 +22,7 @@ __all__ = ["WithoutDerivative", "differentiable", "missing_derivatives_named", "
 _aten = torch.ops.aten
 
 #: What torch says where a derivative is missing.
-_MISSING = ("derivative", "no autograd formula")
+_MISSING = ("derivative", "no autograd formula", "does not support automatic differentiation")
 
 
 class WithoutDerivative(Exception):
@@ -139,6 +139,7 @@ _REPLACED: dict[Any, Callable[..., Any]] = {
     _aten.copy.default: lambda x, source, non_blocking=False: source.to(x.dtype).expand(x.shape).clone(),
     torch.ops.prims.convert_element_type.default: lambda x, dtype: x.to(dtype),
     _aten._embedding_bag_backward.default: _embedding_bag_backward,
+    _aten.view.default: _aten.reshape.default,  # what stands in the place of a kernel may lay out its result otherwise
     _aten._scaled_dot_product_flash_attention_for_cpu_backward.default: _attention_backward,
     _aten.native_group_norm.default: decomposition_table[_aten.native_group_norm.default],
     _aten.native_group_norm_backward.default: decomposition_table[_aten.native_group_norm_backward.default],

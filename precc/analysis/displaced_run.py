@@ -58,8 +58,8 @@ class LossAnswers:
 
     def look(self, origin: Node, value: Tensor) -> None:
         """Take the values of an origin."""
-        self.values[origin], self.magnitudes[origin] = value, magnitudes_of(value)
-        self.squares[origin] = summed(self.magnitudes[origin], _wide(value).square())
+        self.values[origin], self.magnitudes[origin] = _squarable(value), magnitudes_of(value)
+        self.squares[origin] = summed(self.magnitudes[origin], self.values[origin].square())
 
     def see(self, site: SlotSite, adjoint: Tensor) -> None:
         """Take the adjoint of a slot."""
@@ -199,3 +199,9 @@ class DisplacedRun:
 def _wide(x: Tensor) -> Tensor:
     """At least in float32: products of half precision numbers overflow."""
     return x if x.dtype.itemsize > 2 else x.float()
+
+
+def _squarable(x: Tensor) -> Tensor:
+    """So wide that squares are neither infinite nor, all of them, 0."""
+    amax = float(x.abs().amax()) if x.numel() else 0.0
+    return x.double() if not 1e-15 < amax < 1e15 else _wide(x)

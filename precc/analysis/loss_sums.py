@@ -27,7 +27,7 @@ def magnitudes_of(values: Tensor) -> Tensor:
 
 def summed(numbers: Tensor, terms: Tensor) -> Tensor:
     """Sums of terms over the values of each magnitude, [all magnitudes]."""
-    return torch.bincount(numbers, terms.reshape(-1).double(), _COUNT)
+    return torch.bincount(numbers, terms.reshape(-1).double(), _COUNT).double()  # of no values it is of integers
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

@@ -22,7 +22,7 @@ from precc.analysis.node_values import detached, listed, records_gradient
 from precc.generators import Generators
 from precc.round_op import ROUND
 
-__all__ = ["Derivatives", "Edge", "holds_reals", "is_torchs", "sources"]
+__all__ = ["Derivatives", "Edge", "depends_on_values", "holds_reals", "is_torchs", "sources"]
 
 _aten = torch.ops.aten
 
@@ -50,6 +50,9 @@ _INDEPENDENT = frozenset(
     )
 )
 
+#: How torch says that an operator is a function of all arguments but one.
+_NO_ARGUMENT = "is not differentiable with respect to argument"
+
 _PASSING = frozenset({_aten.alias.default, _aten.detach.default})
 
 
@@ -72,6 +75,9 @@ class Derivatives:
         own = [values[one] for one in node.all_input_nodes if records_gradient(values[one])]
         unseen = bool(own) and node not in self._seen and isinstance(node.target, (OpOverload, HigherOrderOperator))
         state = Generators.of(own) if unseen and not is_torchs(node.target) else None
+        if unseen and str(node.target).startswith("auto_functionalized"):  # it writes where autograd does not look
+            self._close(node, node.all_input_nodes)
+            args, kwargs = self._arguments(node, values)
         try:
             result = differentiable(node.target, args, kwargs)
         except WithoutDerivative:
@@ -140,6 +146,12 @@ def sources(node: Node) -> Sequence[Node]:
     return node.all_input_nodes
 
 
+def depends_on_values(node: Node) -> bool:
+    """Whether a result is more than random numbers, or constants, in the shape of an argument."""
+    target: Any = node.target
+    return bool(sources(node)) and torch.Tag.nondeterministic_seeded not in getattr(target, "tags", ())
+
+
 def holds_reals(node: Node) -> bool:
     """Whether real or complex numbers are among its values."""
     return "val" not in node.meta or _has_reals(node.meta["val"])
@@ -184,6 +196,10 @@ def _without_derivative(node: Node, values: Mapping[Node, Any]) -> tuple[list[No
             results = [own for own in listed(differentiable(node.target, args, kwargs)) if records_gradient(own)]
         except WithoutDerivative:
             return [own for own, _ in real], []
+        except RuntimeError as error:
+            if _NO_ARGUMENT not in str(error):
+                raise
+            return [], []  # of the other arguments it has derivatives
         answers = [(own, _answer(results, leaf)) for own, leaf in real if results]
     return [own for own, found in answers if found is _RAISES], [own for own, found in answers if found is None]
 

@@ -145,7 +145,7 @@ class StepMeasurement:
         tensor[:, KEY_COLUMNS[0] : KEY_COLUMNS[1] + 1] = torch.tensor(key_halves(key), dtype=torch.float64)
         values = {**self.step.inputs, self.step.plan: tensor}
         placeholders = self.step.graph.graph.find_nodes(op="placeholder")
-        with self._generators.again(), torch.no_grad():
+        with self._generators.again(), torch.no_grad(), torch._C._DisableAutocast():  # the graph has its casts
             outputs = self._callable(used.rounds_sums)([_argument(node, values) for node in placeholders])
         return outputs[0], dict(zip(self.step.gradients, outputs[1:], strict=True))
 

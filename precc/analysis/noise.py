@@ -28,7 +28,7 @@ class Noise:
 
     def __post_init__(self) -> None:
         generator = torch.Generator().manual_seed(self.seed & (2**63 - 1))
-        numbers = torch.randn(_PERIOD, generator=generator).repeat(2)
+        numbers = torch.randn(_PERIOD, generator=generator, dtype=torch.float32).repeat(2)
         object.__setattr__(self, "_normal", numbers)
         object.__setattr__(self, "_signs", torch.copysign(torch.ones_like(numbers), numbers))
 

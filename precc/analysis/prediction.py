@@ -45,6 +45,7 @@ class Contribution:
 
     Args:
         loss_mean: of the loss error, to first order.
+        loss_mean_noise: variance of that as an estimate.
         loss_curved: of the second order, [draws].
         loss_lost: ``sum(d * H m)`` of the mean errors d, with the errors m of e2m1 in all slots.
         loss_share: of m, what the errors d are.
@@ -56,6 +57,7 @@ class Contribution:
     """
 
     loss_mean: float
+    loss_mean_noise: float
     loss_curved: Tensor
     loss_lost: float
     loss_share: float
@@ -147,6 +149,7 @@ class Prediction:
         terms = w * (loss.chance.square() + loss.drawn)
         return Contribution(
             loss.mean,
+            0.0,
             loss.curved,
             loss.lost,
             loss.share / self.sensitivities.of_lost.size if loss.share else 0.0,
@@ -167,6 +170,7 @@ class Prediction:
         variances = torch.tensor([found.variance_of(own) for own in probes], dtype=torch.float64)
         return Contribution(
             found.slope * loss.by_factor,
+            found.slope_variance * loss.by_factor**2,
             torch.zeros(self.sensitivities.draws, dtype=torch.float64),
             0.0,
             0.0,
@@ -243,7 +247,7 @@ class Prediction:
         between = float(curved.var()) if len(curved) > 1 else 0.0
         loss = math.sqrt(sum(part.loss_variance for part in parts) + between)
         of_loss = math.sqrt(sum(part.loss_noise for part in parts)) / (2 * loss) if loss else 0.0
-        of_mean = math.sqrt(between / max(len(curved), 1))
+        of_mean = math.sqrt(sum(part.loss_mean_noise for part in parts) + between / max(len(curved), 1))
         means = torch.stack([part.gradient_mean for part in parts]).sum(0)
         noise = torch.stack([part.gradient_mean_noise for part in parts]).sum(0)
         variances = torch.stack([part.gradient_variance for part in parts]).sum(0)

@@ -78,6 +78,7 @@ def run_analysis(
         warn_caller(f"the gradient of {title} is {why}: errors relative to it are NaN")
     _tell_jumps(findings, title)
     _tell_unknown(findings, title)
+    _tell_nonfinite(findings, title)
     relative = norm if norm else math.nan
     measurement = StepMeasurement(
         step, compiled.measuring, compiled.accumulating, relative, options.metric, findings.sensitivities.loss
@@ -147,6 +148,16 @@ def _tell_unknown(findings: Findings, title: str) -> None:
         warn_caller(
             f"{title}: predictions leave out what errors of {count} slots do past an operator without a derivative "
             f"(measure plans that round them): {telling[0].where}{others}"
+        )
+
+
+def _tell_nonfinite(findings: Findings, title: str) -> None:
+    slots = (slot for sample in findings.sensitivities.samples for slot in sample.slots)
+    infinite = [slot.name for slot in slots if not slot.is_finite]
+    if infinite:
+        warn_caller(
+            f"{title}: derivatives at {len(infinite)} slots, such as {infinite[0]}, are infinite or NaN, and so are "
+            "predictions of plans that round them: measure these"
         )
 
 

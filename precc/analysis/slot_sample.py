@@ -37,6 +37,13 @@ class SlotAdjoints:
     amax: Mapping[ScaleKey, Tensor] = field(default_factory=dict)
     sums: LossSums | None = None
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether all derivatives are."""
+        found = [self.gradient, *([] if self.loss is None else [self.loss])]
+        found += [] if self.sums is None else [self.sums.slopes, self.sums.curvatures, self.sums.lost]
+        return all(bool(own.isfinite().all()) for own in found)
+
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class ValueSample:

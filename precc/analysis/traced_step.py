@@ -190,17 +190,18 @@ class _Tracer:
             numbers=CallNumbers(),
             regions=self.regions,
         )
-        self.pipeline.run(joint, context)
         _drop_mutations(joint)
+        owned = {id(value): name for name, value in self.net.named_parameters()}
+        parameters = {name: owned[id(inputs[i])] for i, name in names.items() if id(inputs[i]) in owned}
+        kept = _keep_only(joint, _loss_node(joint.graph), _gradients(joint.graph, names, parameters))
+        self.pipeline.run(joint, context)  # behind: rows of a plan are numbered by the products that there are
+        outputs: Any = joint.graph.output_node().args[0]
+        gradients = {name: outputs[place] for name, place in kept.items()}
         values = {name: _plain(inputs[index]) for index, name in names.items() if name != plan}
         for name in context.constants:
             value = values.get(name)
             if isinstance(value, Tensor) and not isinstance(inputs[places[name]], nn.Parameter):
                 values[name] = value.clone()  # a later step writes to buffers
-        owned = {id(value): name for name, value in self.net.named_parameters()}
-        parameters = {name: owned[id(inputs[i])] for i, name in names.items() if id(inputs[i]) in owned}
-        gradients = _gradients(joint.graph, names, parameters)
-        _keep_only(joint, _loss_node(joint.graph), gradients)
         return TracedStep(joint, values, plan, parameters, context.constants, gradients)
 
 
@@ -214,18 +215,25 @@ def _outputs(graph: Graph) -> list[tuple[Any, Any]]:
 def _loss_node(graph: Graph) -> Node:
     """Of the outputs, which begin with inputs that are written to and other effects, the one that the step returns."""
     plain = [own for own, what in _outputs(graph) if type(what).__name__ == "PlainAOTOutput"]
+    if len(plain) > 1:
+        raise AnalysisError(f"the loss is one real number, not {len(plain)} of them: return one")
     if not plain or not isinstance(plain[0], Node):
         raise AnalysisError("the loss is a number that does not come from the net's output: return it as a tensor")
     found: Node = plain[0]
     return found
 
 
-def _keep_only(joint: GraphModule, loss: Node, gradients: Mapping[str, Node]) -> None:
-    """Leave out what neither the loss nor a gradient of a parameter needs, such as the gradient of an input."""
-    output = joint.graph.output_node()
-    output.args = ((loss, *dict.fromkeys(gradients.values())),)
+def _keep_only(joint: GraphModule, loss: Node, gradients: Mapping[str, Node]) -> dict[str, int]:
+    """Leave out what neither the loss nor a gradient of a parameter needs, such as the gradient of an input.
+
+    Returns:
+        Which output is the gradient of a parameter; two may share one.
+    """
+    kept = list(dict.fromkeys([loss, *gradients.values()]))
+    joint.graph.output_node().args = (tuple(kept),)
     joint.graph.eliminate_dead_code()
     joint.recompile()
+    return {name: kept.index(node) for name, node in gradients.items()}
 
 
 def _drop_mutations(joint: GraphModule) -> None:
