@@ -1,0 +1,156 @@
+"""Steps that an analysis could take the wrong way: random operators, odd layouts, jumps, writes, numbers too large."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import precc
+from precc.errors import AnalysisError, PrecisionWarning
+
+LABELS = torch.arange(64) % 10
+PLAN = precc.PrecisionPlan(precc.Precision("e4m3", scaling=precc.Scaling("tensor", scale_format="fp32")))
+
+
+def inputs(*shape: int) -> Tensor:
+    return torch.randn(shape or (64, 16), generator=torch.Generator().manual_seed(0))
+
+
+def loss_of(output: Tensor) -> Tensor:
+    return F.cross_entropy(output, LABELS[: len(output)])
+
+
+def compiled(model: nn.Module, **options: Any) -> Any:
+    return precc.compile(model, backend="reference", **options)
+
+
+def small() -> nn.Sequential:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 10))
+
+
+class Between(nn.Module):
+    """A function between two layers."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.function, self.a, self.b = function, nn.Linear(16, 32), nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.b(self.function(self.a(x)))
+        return logits
+
+
+def test_all_runs_have_the_same_masks_of_dropout() -> None:
+    torch.manual_seed(1)
+    layers = [nn.Linear(16, 32), nn.Dropout(0.5), nn.Linear(32, 32), nn.Dropout(0.5), nn.Linear(32, 10)]
+    found = compiled(nn.Sequential(*layers)).analyze(inputs(), loss=loss_of)
+    predicted, measured = found.predict(PLAN), found.measure(PLAN, 10)
+    assert 1 / 1.5 < predicted.gradient / measured.gradient < 1.5
+    assert max(own.normwise for own in found.forward_errors(PLAN).values()) < 0.2
+
+
+def test_slots_of_a_step_whose_input_records_gradients_have_their_own_rows() -> None:
+    plain, recording = (compiled(small()).analyze(x, loss=loss_of) for x in (inputs(), inputs().requires_grad_()))
+    assert recording.measure(PLAN, 3) == plain.measure(PLAN, 3)
+
+
+class Attention(nn.Module):
+    """Heads that are put together by a view of what the kernel gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.query, self.out = nn.Linear(8, 32), nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = self.query(x).view(len(x), 6, 2, 16).transpose(1, 2)
+        heads = F.scaled_dot_product_attention(q, q, q).transpose(1, 2).reshape(len(x), 6, 32)
+        logits: Tensor = self.out(heads)[:, -1]
+        return logits
+
+
+def test_attention_as_one_op_may_lay_out_its_result_as_it_likes() -> None:
+    found = compiled(Attention(), attention="fused").analyze(inputs(64, 6, 8), loss=loss_of)
+    assert 1 / 1.7 < found.predict(PLAN).gradient / found.measure(PLAN, 6).gradient < 1.7
+
+
+@torch.library.custom_op("precc_tests::times_thirty", mutates_args=("x",))
+def times_thirty(x: Tensor) -> None:
+    x.mul_(30)
+
+
+def written(x: Tensor) -> Tensor:
+    copy = x.detach().clone()
+    times_thirty(copy)
+    return x + copy
+
+
+def test_what_a_custom_operator_writes_is_unknown() -> None:
+    with pytest.warns(PrecisionWarning, match="auto_functionalized"):
+        found = compiled(Between(written)).analyze(inputs(), loss=loss_of)
+    assert "a/product/fprop.weight" in found.predict(PLAN).unknown.loss
+
+
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [
+        ("_to_copy", lambda x: x + (x * 4).long().float()),
+        ("div", lambda x: x + torch.div(x, 0.25, rounding_mode="floor")),
+        ("frac", lambda x: x.frac()),
+        ("median", lambda x: x - x.median(-1, keepdim=True).values),
+    ],
+)
+def test_jumps_are_told(name: str, function: Callable[[Tensor], Tensor]) -> None:
+    with pytest.warns(PrecisionWarning, match=f"aten.{name} jumps"):
+        compiled(Between(function)).analyze(inputs(), loss=loss_of)
+
+
+def test_random_numbers_in_the_shape_of_values_do_not_jump() -> None:
+    net = compiled(Between(lambda x: x * (torch.rand_like(x) > 0.3)))
+    assert not net.analyze(inputs(), loss=loss_of).findings.jumps
+
+
+def test_a_loss_of_two_numbers_is_refused() -> None:
+    with pytest.raises(AnalysisError, match="the loss is one real number, not 2 of them"):
+        compiled(small()).analyze(inputs(), loss=lambda output: (output.mean(), output))
+
+
+def test_an_empty_batch_has_no_errors() -> None:
+    with pytest.warns(PrecisionWarning, match="gradient of Sequential is zero"):
+        found = compiled(small()).analyze(inputs()[:0], loss=lambda output: output.sum())
+    assert found.predict(PLAN).loss == 0.0
+
+
+def test_a_measurement_is_that_of_the_step_also_under_autocast() -> None:
+    found = compiled(small()).analyze(inputs(), loss=loss_of)
+    plain = found.measure(PLAN, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert found.measure(PLAN, 3) == plain
+
+
+@pytest.mark.parametrize("factor", [1e-22, 1e18])
+def test_small_and_large_values_have_finite_means(factor: float) -> None:
+    model = small()
+    model[0].weight.data.div_(factor)
+    estimate = compiled(model).analyze(inputs() * factor, loss=loss_of).predict(PLAN)
+    expected = compiled(small()).analyze(inputs(), loss=loss_of).predict(PLAN)
+    assert estimate.loss == pytest.approx(expected.loss, rel=0.1)
+    assert math.isfinite(estimate.loss_mean)
+
+
+def test_derivatives_that_are_not_finite_are_told() -> None:
+    model = small()
+    model[0].weight.data.div_(1e25)
+    with pytest.warns(PrecisionWarning, match="derivatives at 1 slots, such as 0/product/fprop.weight, are infinite"):
+        compiled(model).analyze(inputs() * 1e25, loss=loss_of)
+
+
+def test_a_seed_is_not_too_large() -> None:
+    with pytest.raises(AnalysisError, match=r"from 0 to 2\*\*32 - 1"):
+        precc.AnalysisOptions(seed=2**62)
