@@ -142,7 +142,8 @@ class PrecisionModule(SharedClone):
         Raises:
             AnalysisError: there is no loss, it is no real number, the step is not finite (the first node is named), or
                 it is not one graph.
-            UnsupportedError: an operator has no second derivative, and no decomposition.
+            UnsupportedError: a derivative is missing where torch does not say of which operator; those that are known are
+                constants to predictions, and in ``analysis.findings.unknown``.
             CaptureError, DeviceError: as for a call.
         """
         session = session_of(self)
