@@ -142,8 +142,8 @@ class PrecisionModule(SharedClone):
         Raises:
             AnalysisError: there is no loss, it is no real number, the step is not finite (the first node is named), or
                 it is not one graph.
-            UnsupportedError: a derivative is missing where torch does not say of which operator; those that are known are
-                constants to predictions, and in ``analysis.findings.unknown``.
+            UnsupportedError: a derivative is missing, and torch does not say of which operator; those that are known
+                are constants to predictions, and in ``analysis.findings.unknown``.
             CaptureError, DeviceError: as for a call.
         """
         session = session_of(self)
