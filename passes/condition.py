@@ -39,7 +39,7 @@ __all__ = ["DIFFERENCES", "RULES", "ConditionNumbers"]
 RULES: Mapping[Any, Rule] = {**ELEMENTWISE, **SUMS, **NORM_RULES, **PRODUCT_RULES}
 
 _PROBES = 4
-_MANY = 32
+_MANY = 32  # rows that are worth a call of their own
 
 _Parts = tuple[int | None, ...]
 

@@ -7,12 +7,13 @@ the relative errors ``r = d / v`` are averaged over the sampled values of a magn
 sign.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["LossSums", "Magnitudes", "magnitudes_of"]
+__all__ = ["LossSums", "Magnitudes", "magnitudes_of", "summed"]
 
 #: Bits of a float32 behind those that number a magnitude: its sign, its exponent, and four of its significand.
 _DROPPED = 19
@@ -89,11 +90,15 @@ class Magnitudes:
     weights: Tensor
 
     def means(self, terms: Tensor, wanted: Tensor) -> Tensor:
-        """Of terms [samples] over the values of each magnitude that is wanted; of the nearest where none was drawn."""
+        """Of terms [..., samples] over the values of each magnitude that is wanted, [..., wanted].
+
+        Of those of which none was drawn they are the nearest one's.
+        """
         counts = summed(self.numbers, self.weights)
-        known = counts.nonzero()[:, 0]
-        own = _nearest(known, wanted)
-        return summed(self.numbers, terms * self.weights)[own] / counts[own]
+        own = _nearest(counts.nonzero()[:, 0], wanted)
+        rows = (terms * self.weights).reshape(math.prod(terms.shape[:-1]), terms.shape[-1])
+        sums = torch.stack([summed(self.numbers, row)[own] for row in rows])
+        return sums.reshape(*terms.shape[:-1], len(wanted)) / counts[own]
 
 
 def _nearest(known: Tensor, wanted: Tensor) -> Tensor:

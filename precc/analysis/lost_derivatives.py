@@ -72,8 +72,9 @@ class Derivatives:
     def value(self, node: Node, values: Mapping[Node, Any]) -> Any:
         """Of a node that calls an operator."""
         args, kwargs = self._arguments(node, values)
-        own = [values[one] for one in node.all_input_nodes if records_gradient(values[one])]
-        unseen = bool(own) and node not in self._seen and isinstance(node.target, (OpOverload, HigherOrderOperator))
+        new = node not in self._seen and isinstance(node.target, (OpOverload, HigherOrderOperator))
+        own = [values[one] for one in node.all_input_nodes if records_gradient(values[one])] if new else []
+        unseen = bool(own)
         state = Generators.of(own) if unseen and not is_torchs(node.target) else None
         if unseen and str(node.target).startswith("auto_functionalized"):  # it writes where autograd does not look
             self._close(node, node.all_input_nodes)

@@ -93,27 +93,21 @@ class Prediction:
                 the analysis has none.
             UnsupportedError: the plan has a transform.
         """
-        return replace(self._known(plan), unknown=self._unknown(plan))
-
-    def _unknown(self, plan: PrecisionPlan) -> UnknownSlots:
-        """The slots that the plan rounds and whose adjoints miss a path."""
-        found = self.sensitivities
-        rounded = {
-            slot.name
-            for sample in found.samples
-            for slot in sample.slots
-            if plan.precision(slot.name).changes(sample.values.dtype)
-        }
-        rounded |= {sums.name for sums in found.sums if plan.accumulator(sums.name) is not None}
-        return found.unknown_slots.among(rounded)
-
-    def _known(self, plan: PrecisionPlan) -> ErrorEstimate:
-        """What adjoints tell."""
         if plan.rounds_sums and not self.sensitivities.sums:
             raise AnalysisError(
                 "the plan rounds sums, and the analysis kept none: net.analyze(..., options=AnalysisOptions(sums=64))"
             )
         rounded = self._rounded(plan)
+        return replace(self._known(plan, rounded), unknown=self._unknown(plan, rounded))
+
+    def _unknown(self, plan: PrecisionPlan, rounded: Sequence["_Rounded"]) -> UnknownSlots:
+        """The slots that the plan rounds and whose adjoints miss a path."""
+        found = self.sensitivities
+        sums = {own.name for own in found.sums if plan.accumulator(own.name) is not None}
+        return found.unknown_slots.among(sums | {one.slot.name for one in rounded})
+
+    def _known(self, plan: PrecisionPlan, rounded: Sequence["_Rounded"]) -> ErrorEstimate:
+        """What adjoints tell."""
         lost = max((one.lost_share for one in rounded), default=0.0)
         if math.isinf(lost):
             return ErrorEstimate(math.inf, math.inf, math.inf, StandardErrors(math.nan, math.nan, math.nan), lost)
@@ -280,8 +274,8 @@ class _Rounded:
         values, found = self.sample.values.double(), self.errors
         v = torch.where(values == 0, 1.0, values)  # zeros have no error
         squares = (found.mean.square() + found.spread.square() + found.variance) / v.square()
-        magnitudes = self.sample.magnitudes
-        return magnitudes.means(found.mean / v, sums.numbers), magnitudes.means(squares, sums.numbers)
+        mean, square = self.sample.magnitudes.means(torch.stack([found.mean / v, squares]), sums.numbers)
+        return mean, square
 
     @property
     def lost_share(self) -> float:

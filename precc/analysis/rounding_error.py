@@ -130,9 +130,8 @@ def rounding_errors(
     zero = torch.zeros_like(v)
     if row.is_stochastic:
         variance = torch.where(overflows, 0.0, (v - near) * (far - v))
-        error = torch.where(overflows, near - v, 0.0)
-        largest = torch.where(overflows, error, quantum).abs()
-        return RoundingErrors(error, zero, variance.clamp(min=0.0), largest)
+        lost = torch.where(overflows, near - v, 0.0)
+        return RoundingErrors(lost, zero, variance.clamp(min=0.0), torch.where(overflows, lost, quantum).abs())
     rounded = round_elements(scaled, row).double() * scales
     error, spread = torch.where(v == 0, 0.0, rounded - v), quantum.abs() / 12**0.5
     lost = overflows | ((rounded == 0) & (v != 0))

@@ -135,19 +135,22 @@ def _along_axes(plan: PrecisionPlan) -> list[Precision]:
 
 def _tell_jumps(findings: Findings, title: str) -> None:
     if findings.jumps:
-        first, more = findings.jumps[0], len(findings.jumps) - 1
-        others = f" (and {more} more: analysis.findings.jumps)" if more else ""
+        first, others = findings.jumps[0], _others(len(findings.jumps), "jumps")
         warn_caller(f"{title}, {first.where}: {first.problem}; measure plans that round before it{others}")
+
+
+def _others(count: int, name: str) -> str:
+    """Where those are that come behind the first one."""
+    return f" (and {count - 1} more: analysis.findings.{name})" if count > 1 else ""
 
 
 def _tell_unknown(findings: Findings, title: str) -> None:
     telling = [own for own in findings.unknown if own.slots]
     if telling:
-        count, more = len(findings.sensitivities.unknown_slots.every), len(telling) - 1
-        others = f" (and {more} more: analysis.findings.unknown)" if more else ""
+        count = len(findings.sensitivities.unknown_slots.every)
         warn_caller(
             f"{title}: predictions leave out what errors of {count} slots do past an operator without a derivative "
-            f"(measure plans that round them): {telling[0].where}{others}"
+            f"(measure plans that round them): {telling[0].where}{_others(len(telling), 'unknown')}"
         )
 
 
