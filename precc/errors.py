@@ -12,6 +12,7 @@ __all__ = [
     "DataError",
     "DeviceError",
     "FormatError",
+    "InfeasibleError",
     "PlanError",
     "PreccError",
     "PrecisionWarning",
@@ -32,6 +33,10 @@ class FormatError(PreccError, ValueError):
 
 class PlanError(PreccError, ValueError):
     """A plan or policy cannot be read, or does not fit the graph."""
+
+
+class InfeasibleError(PlanError):
+    """No plan is within the budgets; the message says which one binds, and what is feasible."""
 
 
 class AnalysisError(PreccError, ValueError):

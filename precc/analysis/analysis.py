@@ -1,20 +1,24 @@
 """The analysis of one step of a net: what each slot is like, and what a plan would do."""
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
+from precc.accumulation.accumulator import Accumulator
 from precc.analysis.analysis_file import read_analysis, written_analysis
 from precc.analysis.batch_slice import BatchSlice
 from precc.analysis.calibration import Calibration, group_of
 from precc.analysis.error_estimate import ErrorEstimate
+from precc.analysis.error_gains import MeanSquare
 from precc.analysis.findings import Findings
 from precc.analysis.forward_errors import NodeError
 from precc.analysis.measurement import Draws, StepMeasurement
 from precc.analysis.prediction import Prediction
 from precc.analysis.records import SlotRecord
+from precc.analysis.slot_error import SlotError
 from precc.analysis.traced_step import TracedStep
 from precc.errors import AnalysisError, PlanError
 from precc.files import write_whole
@@ -180,6 +184,37 @@ class Analysis:
             if estimate.gradient or estimate.loss or estimate.loss_mean or estimate.unknown:
                 found[name] = estimate
         return found
+
+    def alone(self, slot: str, precision: Precision) -> SlotError:
+        """What one precision in one slot of an operand does to the step by itself; found once.
+
+        Raises:
+            AnalysisError, UnsupportedError: as `predict`.
+        """
+        return self._prediction.alone(slot, precision)
+
+    def alone_in_sums(self, accumulator: str, choice: Accumulator | None) -> SlotError:
+        """What one accumulator does to the step by itself, named by its slot.
+
+        Raises:
+            AnalysisError: the analysis kept no sums.
+        """
+        return self._prediction.alone_in_sums(accumulator, choice)
+
+    def flip_slopes(self, squares: Mapping[str, float]) -> dict[str, float]:
+        """By slot: how much of the gradient's error comes from elements that flip, by its mean square error.
+
+        Args:
+            squares: mean square errors by slot, as of `alone`, under some plan: these times the slopes add up to what flips
+                under it, relative to the square of the gradient's norm.
+        """
+        return self._prediction.flipping.slopes({name: MeanSquare(own, own) for name, own in squares.items()})
+
+    @property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that differ from those of other steps."""
+        seen = [(name, own.value_range.elements, own.value_range.amax) for name, own in self.records.items()]
+        return hashlib.sha256(repr((self.title, self.loss, self.gradient_norm, seen)).encode()).hexdigest()[:12]
 
     def forward_errors(self, plan: PrecisionPlan) -> dict[str, NodeError]:
         """Relative errors of the values of each node of the forward part, by name of the node in the graph of the step.

@@ -69,3 +69,17 @@ class ErrorGains:
             near = found.get(node.arguments[0][0], _NO_ERROR).near_zero if node.shows_values else total
             found[node.name] = MeanSquare(total + own.usual, near + own.near_zero)
         return found
+
+    def slopes_of_slots(self, slopes: Mapping[str, float]) -> dict[str, float]:
+        """What grows by these slopes with mean square errors at nodes, by slot whose mean square error makes them.
+
+        The adjoint of `mean_squares`.
+        """
+        at_nodes, found = dict(slopes), dict[str, float]()
+        for node in reversed(self.nodes):
+            slope = at_nodes.get(node.name, 0.0)
+            if slope and node.slot:
+                found[node.slot] = found.get(node.slot, 0.0) + slope
+            for argument, gain in node.arguments:
+                at_nodes[argument] = at_nodes.get(argument, 0.0) + slope * gain
+        return found

@@ -14,61 +14,65 @@ gradient that appear or vanish at kinks come beside that (`precc.analysis.flips`
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from precc.accumulation.accumulator import Accumulator
 from precc.accumulation.product_ops import Accumulate
 from precc.accumulation.tensor_ops import accumulate_tensor_ops
 from precc.analysis.accumulator_sample import AccumulatorSample, SumErrors, errors_of_sums
-from precc.analysis.calibration import Calibration, Correction
+from precc.analysis.calibration import Calibration
 from precc.analysis.condition import Condition
+from precc.analysis.contribution import Contribution, RoundedSlot, contribution_of
 from precc.analysis.error_estimate import ErrorEstimate, StandardErrors
 from precc.analysis.error_gains import ErrorGains, MeanSquare
+from precc.analysis.flipping import Flipping
 from precc.analysis.forward_errors import NodeError, forward_errors
-from precc.analysis.loss_sums import LossSums
-from precc.analysis.rounding_error import TENSOR, RelativeError, RoundingErrors, rounded_rows, rounding_errors
+from precc.analysis.rounding_error import rounded_rows
 from precc.analysis.sensitivities import Sensitivities
-from precc.analysis.slot_sample import SlotAdjoints, ValueSample
+from precc.analysis.slot_error import SlotError
+from precc.analysis.slot_sample import ValueSample
 from precc.analysis.unknown_slots import UnknownSlots
 from precc.errors import AnalysisError
 from precc.plan import PrecisionPlan
 from precc.precision import Precision
 
-__all__ = ["Contribution", "Prediction"]
+__all__ = ["Prediction"]
+
+_NO_SUMS = "the plan rounds sums, and the analysis kept none: net.analyze(..., options=AnalysisOptions(sums=64))"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Contribution:
-    """What rounding the values of one sample does to the loss, and to ``<g, r>`` for each probe r.
+class _SampleErrors:
+    """Of the slots that read one sample, some of which are rounded.
 
     Args:
-        loss_mean: of the loss error, to first order.
-        loss_mean_noise: variance of that as an estimate.
-        loss_curved: of the second order, [draws].
-        loss_lost: ``sum(d * H m)`` of the mean errors d, with the errors m of e2m1 in all slots.
-        loss_share: of m, what the errors d are.
-        loss_variance: of the loss error, to first order.
-        loss_noise: variance of `loss_variance` as an estimate.
-        gradient_mean: [probes].
-        gradient_mean_noise: variance of that as an estimate, [probes].
-        gradient_variance: [probes].
+        names: of those.
+        contribution: of them together; None if there are none.
+        mean_squares: of their errors, of slots of the forward.
+        lost: the largest share of their sums of squares that is lost.
     """
 
-    loss_mean: float
-    loss_mean_noise: float
-    loss_curved: Tensor
-    loss_lost: float
-    loss_share: float
-    loss_variance: float
-    loss_noise: float
-    gradient_mean: Tensor
-    gradient_mean_noise: Tensor
-    gradient_variance: Tensor
+    names: tuple[str, ...]
+    contribution: Contribution | None
+    mean_squares: tuple[tuple[str, float], ...]
+    lost: float
+
+    @classmethod
+    def of(
+        cls, sample: ValueSample, rounded: Sequence[RoundedSlot], found: Sensitivities, calibration: Calibration
+    ) -> "_SampleErrors":
+        lost = max((one.lost_share for one in rounded), default=0.0)
+        known = rounded and not math.isinf(lost)
+        part = contribution_of(sample, rounded, found, calibration) if known else None
+        sizes = tuple((one.slot.name, one.mean_square) for one in rounded if one.forward)
+        return cls(tuple(one.slot.name for one in rounded), part, sizes, lost)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Prediction:
     """Predicts from what the passes found.
 
@@ -84,6 +88,7 @@ class Prediction:
     calibration: Calibration
     accumulate: Accumulate = accumulate_tensor_ops
     _sums: dict[tuple[Any, ...], SumErrors] = field(default_factory=dict)
+    _found: dict[tuple[Any, ...], "_SampleErrors"] = field(default_factory=dict)
 
     def of(self, plan: PrecisionPlan) -> ErrorEstimate:
         """The error of a plan; infinite where a sampled value becomes infinite.
@@ -94,65 +99,76 @@ class Prediction:
             UnsupportedError: the plan has a transform.
         """
         if plan.rounds_sums and not self.sensitivities.sums:
-            raise AnalysisError(
-                "the plan rounds sums, and the analysis kept none: net.analyze(..., options=AnalysisOptions(sums=64))"
-            )
-        rounded = self._rounded(plan)
-        return replace(self._known(plan, rounded), unknown=self._unknown(plan, rounded))
+            raise AnalysisError(_NO_SUMS)
+        found = [self._of_sample(sample, plan) for sample in self.sensitivities.samples]
+        return replace(self._known(plan, found), unknown=self._unknown(plan, found))
 
-    def _unknown(self, plan: PrecisionPlan, rounded: Sequence["_Rounded"]) -> UnknownSlots:
+    def _unknown(self, plan: PrecisionPlan, found: Sequence["_SampleErrors"]) -> UnknownSlots:
         """The slots that the plan rounds and whose adjoints miss a path."""
-        found = self.sensitivities
-        sums = {own.name for own in found.sums if plan.accumulator(own.name) is not None}
-        return found.unknown_slots.among(sums | {one.slot.name for one in rounded})
+        sums = {own.name for own in self.sensitivities.sums if plan.accumulator(own.name) is not None}
+        return self.sensitivities.unknown_slots.among(sums.union(*(own.names for own in found)))
 
-    def _known(self, plan: PrecisionPlan, rounded: Sequence["_Rounded"]) -> ErrorEstimate:
+    def _known(self, plan: PrecisionPlan, found: Sequence["_SampleErrors"]) -> ErrorEstimate:
         """What adjoints tell."""
-        lost = max((one.lost_share for one in rounded), default=0.0)
+        lost = max((own.lost for own in found), default=0.0)
         if math.isinf(lost):
             return ErrorEstimate(math.inf, math.inf, math.inf, StandardErrors(math.nan, math.nan, math.nan), lost)
-        by_sample: dict[ValueSample, list[_Rounded]] = {}
-        for one in rounded:
-            by_sample.setdefault(one.sample, []).append(one)
-        parts = [self._contribution(sample, own) for sample, own in by_sample.items()]
+        parts = [own.contribution for own in found if own.contribution is not None]
         parts += filter(None, (self.contribution_of_sums(sample, plan) for sample in self.sensitivities.sums))
-        return self._total(parts, self._flipped(plan, rounded), lost)
+        sizes = {name: size for own in found for name, size in own.mean_squares}
+        return self._total(parts, self.flipping.total(self._mean_squares(plan, sizes)), lost)
 
-    def _rounded(self, plan: PrecisionPlan) -> list["_Rounded"]:
-        """The slots of operands that the plan rounds, with their errors."""
-        return [
-            _Rounded(sample, slot, errors_of(sample, slot, plan.precision(slot.name)))
-            for sample in self.sensitivities.samples
-            for slot in sample.slots
-            if plan.precision(slot.name).changes(sample.values.dtype)
-        ]
+    @cached_property
+    def flipping(self) -> Flipping:
+        """What flips at kinks."""
+        return Flipping(self.sensitivities, self.gains)
 
-    def _contribution(self, sample: ValueSample, rounded: Sequence["_Rounded"]) -> Contribution:
-        """Of the slots that read one sample."""
-        shape = sample.slots[0].gradient.shape
-        chance, mean, drawn = (torch.zeros(shape, dtype=torch.float64) for _ in range(3))
-        loss = _LossTerms.zeros(shape[1], self.sensitivities.draws)
-        for one in rounded:
-            slot, found = one.slot, one.errors
-            correction = self.calibration.of(slot.name)
-            chance += slot.gradient * found.spread * correction.gradient
-            mean += slot.gradient * found.mean * correction.gradient
-            drawn += slot.gradient.square() * found.variance * correction.gradient**2
-            loss.add(one, correction)
-        w = sample.weights
-        terms = w * (loss.chance.square() + loss.drawn)
-        return Contribution(
-            loss.mean,
-            0.0,
-            loss.curved,
-            loss.lost,
-            loss.share / self.sensitivities.of_lost.size if loss.share else 0.0,
-            float(terms.sum()),
-            float(sample.noise_of(terms)),
-            (w * mean).sum(1),
-            sample.noise_of(w * mean),
-            (w * (chance.square() + drawn)).sum(1),
-        )
+    def _of_sample(self, sample: ValueSample, plan: PrecisionPlan) -> "_SampleErrors":
+        """Of the slots that read one sample, found once for each combination of their precisions."""
+        precisions = [plan.precision(slot.name) for slot in sample.slots]
+        key = (sample, *precisions, *(self.calibration.of(slot.name) for slot in sample.slots))
+        if key not in self._found:
+            pairs = zip(sample.slots, precisions, strict=True)
+            rounded = [RoundedSlot.of(sample, slot, own) for slot, own in pairs if own.changes(sample.values.dtype)]
+            self._found[key] = _SampleErrors.of(sample, rounded, self.sensitivities, self.calibration)
+        return self._found[key]
+
+    def alone(self, slot: str, precision: Precision) -> SlotError:
+        """The error of one slot of an operand by itself.
+
+        Raises:
+            AnalysisError, UnsupportedError: as `of`.
+        """
+        found = self._of_sample(self._samples[slot], PrecisionPlan("float64", {slot: precision}))
+        size = dict(found.mean_squares).get(slot, 0.0) * self.calibration.of(slot).gradient ** 4
+        return self._slot_error(found.contribution, size, found.lost)
+
+    def alone_in_sums(self, accumulator: str, choice: Accumulator | None) -> SlotError:
+        """The error of one accumulator by itself, of operands that are not rounded; None sums as tensors do.
+
+        Raises:
+            AnalysisError: the analysis kept no sums.
+        """
+        sample = next((own for own in self.sensitivities.sums if own.name == accumulator), None)
+        if sample is None and choice is not None:
+            raise AnalysisError(_NO_SUMS)
+        plan = PrecisionPlan("float64", accumulators={accumulator: choice})
+        sizes = self._mean_squares(plan, {}) if sample is not None else {}
+        part = None if sample is None else self.contribution_of_sums(sample, plan)
+        return self._slot_error(part, sizes[accumulator].usual if accumulator in sizes else 0.0, 0.0)
+
+    def _slot_error(self, part: Contribution | None, size: float, lost: float) -> SlotError:
+        if part is None:
+            return SlotError(0.0, 0.0, 0.0, 0.0, 0.0)
+        norm = self.sensitivities.gradient_norm
+        squares = (part.gradient_mean.square() - part.gradient_mean_noise).clamp(min=0.0) + part.gradient_variance
+        curved = float(part.loss_curved.mean()) if len(part.loss_curved) else 0.0
+        relative = float(squares.mean()) / norm**2 if norm else math.nan
+        return SlotError(part.loss_mean + curved, part.loss_variance, relative, size, lost)
+
+    @cached_property
+    def _samples(self) -> dict[str, ValueSample]:
+        return {slot.name: sample for sample in self.sensitivities.samples for slot in sample.slots}
 
     def contribution_of_sums(self, sample: AccumulatorSample, plan: PrecisionPlan) -> Contribution | None:
         """Of the sums of one product; None if the plan does not round them."""
@@ -195,44 +211,29 @@ class Prediction:
 
         return rounded
 
-    def _flipped(self, plan: PrecisionPlan, rounded: Sequence["_Rounded"]) -> Tensor:
-        """Mean square of the change of ``<g, r>`` at kinks, [probes]."""
-        flips = self.sensitivities.flips
-        total = torch.zeros(self.sensitivities.probes, dtype=torch.float64)
-        if not flips:
-            return total
-        planned = self.gains.mean_squares(self._corrected(self._mean_squares(plan, rounded)))
-        displaced = {name: MeanSquare(own, own) for name, own in self.sensitivities.displacements.items()}
-        usual = self.gains.mean_squares(displaced)
-        for flip in flips:
-            if flip.node in usual and usual[flip.node].usual:
-                own = planned[flip.node]
-                size = own.near_zero if flip.near_zero else own.usual
-                total += flip.variance(flip.drawn * size / usual[flip.node].usual)
-        return total
-
-    def _corrected(self, squares: Mapping[str, MeanSquare]) -> dict[str, MeanSquare]:
-        """So that what flips changes the gradient by a calibrated factor: its square goes as the root of these."""
-        factors = {name: self.calibration.of(name).gradient ** 4 for name in squares}
-        return {
-            name: MeanSquare(own.usual * factors[name], own.near_zero * factors[name]) for name, own in squares.items()
-        }
-
     def forward_errors(self, plan: PrecisionPlan, conditions: Mapping[str, Condition]) -> dict[str, NodeError]:
         """Errors of the values of each node of the forward part under a plan, by its name."""
-        rounded = self._rounded(plan)
-        roundings = {one.slot.name: one.relative for one in rounded if one.forward}
-        return forward_errors(self.gains, conditions, plan, roundings, self._mean_squares(plan, rounded))
+        rounded = [
+            RoundedSlot.of(sample, slot, plan.precision(slot.name))
+            for sample in self.sensitivities.samples
+            for slot in sample.slots
+            if slot.loss is not None and plan.precision(slot.name).changes(sample.values.dtype)
+        ]
+        roundings = {one.slot.name: one.relative for one in rounded}
+        sizes = {one.slot.name: one.mean_square for one in rounded}
+        return forward_errors(self.gains, conditions, plan, roundings, self._mean_squares(plan, sizes, corrected=False))
 
-    def _mean_squares(self, plan: PrecisionPlan, rounded: Sequence["_Rounded"]) -> dict[str, MeanSquare]:
-        """Mean square error of each slot and each accumulator of the forward part under a plan."""
-        sizes = {one.slot.name: one.errors.mean_square(one.sample.weights) for one in rounded if one.forward}
+    def _mean_squares(
+        self, plan: PrecisionPlan, sizes: Mapping[str, float], *, corrected: bool = True
+    ) -> dict[str, MeanSquare]:
+        """Mean square error of each slot of the forward part, of which these are known, and of each accumulator."""
         found = {name: MeanSquare(size, size) for name, size in sizes.items()}
         for sums in self.sensitivities.sums:
             errors = self.errors_of_sums(sums, plan) if sums.loss is not None else None
             if errors is not None:
                 found[sums.name] = MeanSquare(errors.mean_square(sums.weights), errors.chance[0])
-        return found
+        factors = {name: self.calibration.of(name).gradient ** 4 if corrected else 1.0 for name in found}
+        return {name: MeanSquare(own.usual * factors[name], own.near_zero * factors[name]) for name, own in found.items()}
 
     def _total(self, parts: Sequence[Contribution], flipped: Tensor, lost: float) -> ErrorEstimate:
         if not parts:
@@ -256,70 +257,3 @@ class Prediction:
         return ErrorEstimate(mean, loss, gradient, StandardErrors(of_mean, of_loss, of_gradient), lost)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Rounded:
-    """A slot that a plan rounds, with the errors at the sampled values."""
-
-    sample: ValueSample
-    slot: SlotAdjoints
-    errors: RoundingErrors
-
-    @property
-    def forward(self) -> bool:
-        """Whether the loss depends on it."""
-        return self.slot.loss is not None
-
-    def by_magnitude(self, sums: LossSums) -> tuple[Tensor, Tensor]:
-        """Means of the relative errors and of their squares, over the values of each magnitude of these sums."""
-        values, found = self.sample.values.double(), self.errors
-        v = torch.where(values == 0, 1.0, values)  # zeros have no error
-        squares = (found.mean.square() + found.spread.square() + found.variance) / v.square()
-        mean, square = self.sample.magnitudes.means(torch.stack([found.mean / v, squares]), sums.numbers)
-        return mean, square
-
-    @property
-    def lost_share(self) -> float:
-        """Of the sum of squares, what becomes 0 or lies beyond the ends."""
-        return self.errors.lost_share(self.sample.values, self.sample.weights)
-
-    @property
-    def relative(self) -> RelativeError:
-        """The errors, relative to the values."""
-        return self.errors.relative(self.sample.values, self.sample.weights)
-
-
-@dataclass(slots=True, eq=False)
-class _LossTerms:
-    """Of the slots that read one sample: deviations at each value, the mean, and the second order in each draw."""
-
-    chance: Tensor
-    drawn: Tensor
-    curved: Tensor
-    mean: float = 0.0
-    lost: float = 0.0
-    share: float = 0.0
-
-    @classmethod
-    def zeros(cls, samples: int, draws: int) -> "_LossTerms":
-        chance, drawn, curved = (torch.zeros(own, dtype=torch.float64) for own in (samples, samples, draws))
-        return cls(chance, drawn, curved)
-
-    def add(self, one: "_Rounded", correction: Correction) -> None:
-        slot, found, factor = one.slot, one.errors, correction.loss
-        if slot.loss is None or slot.sums is None:
-            return
-        self.chance += slot.loss * found.spread * factor
-        self.drawn += slot.loss.square() * found.variance * factor**2
-        mean, square = one.by_magnitude(slot.sums)
-        self.mean += float(slot.sums.slopes @ mean) * factor
-        share = slot.sums.share_of(mean)
-        self.lost += float(slot.sums.lost @ mean) * factor
-        self.share += abs(slot.sums.lost_by_e2m1) * share * factor
-        alone = (square - (share * slot.sums.relative).square()).clamp(min=0.0)
-        self.curved += slot.sums.curvatures @ alone * factor**2 / 2
-
-
-def errors_of(sample: ValueSample, slot: SlotAdjoints, precision: Precision) -> RoundingErrors:
-    """The rounding errors in one slot, at the sampled values."""
-    amax = {TENSOR: sample.amax, **slot.amax}
-    return rounding_errors(sample.values, precision, amax, axis=slot.axis, channel=slot.channel)

@@ -1,0 +1,79 @@
+"""Errors of choices: of each slot and sum in each precision, summed over the slots of a group."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import networkx as nx
+import numpy as np
+
+from precc.analysis.analysis import Analysis
+from precc.analysis.slot_error import SlotError
+from precc.assignment.choice_costs import Palette
+from precc.assignment.groups import GroupKind
+from precc.assignment.problem import Floats
+
+__all__ = ["ChoiceErrors"]
+
+_FIELDS = ("loss_mean", "loss_variance", "gradient", "mean_square", "lost")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChoiceErrors:
+    """Of slots and sums by themselves.
+
+    Args:
+        names: of the slots and sums, [slots].
+        groups: of each, [slots].
+        means: of the loss error, [slots, choices].
+        variances: of the loss error.
+        gradients: mean squares of the gradient's error, relative, without what flips.
+        squares: mean squares of the errors of values.
+        lost: share of the sum of squares that is lost.
+    """
+
+    names: tuple[str, ...]
+    groups: Sequence[int]
+    means: Floats
+    variances: Floats
+    gradients: Floats
+    squares: Floats
+    lost: Floats
+
+    @classmethod
+    def of(
+        cls, analysis: Analysis, graph: "nx.MultiGraph[int]", palette: Palette
+    ) -> "ChoiceErrors":
+        """Of the choices that rules leave; those of others are 0."""
+        names, groups, rows = [], [], []
+        for group, data in graph.nodes(data=True):
+            allowed = palette.allowed(data)
+            for name, alone in _members(analysis, data, palette):
+                names.append(name)
+                groups.append(group)
+                rows.append([_row(alone(k)) if k in allowed else (0.0,) * len(_FIELDS) for k in range(palette.size)])
+        table = np.array(rows).reshape(len(names), palette.size, len(_FIELDS))
+        return cls(tuple(names), groups, *np.moveaxis(table, -1, 0))
+
+    def by_group(self, values: Floats, groups: int) -> Floats:
+        """Sums over the slots of each group, [groups, choices]."""
+        found = np.zeros((groups, values.shape[1]))
+        np.add.at(found, np.array(self.groups, np.int64), values)
+        return found
+
+
+def _row(error: SlotError) -> tuple[float, ...]:
+    return tuple(getattr(error, name) for name in _FIELDS)
+
+
+def _members(
+    analysis: Analysis, data: dict[str, Any], palette: Palette
+) -> list[tuple[str, Callable[[int], SlotError]]]:
+    """Names of the slots or the sum of a group, with the error of each choice there."""
+    if data["kind"] is GroupKind.SLOTS:
+        names = [slot.name for slot in data["slots"]]
+        return [(name, lambda k, name=name: analysis.alone(name, palette.precisions[k])) for name in names]
+    if data["kind"] is GroupKind.SUM:
+        name = data["product"].accumulators[0]
+        return [(name, lambda k: analysis.alone_in_sums(name, palette.sums[k]))]
+    return []

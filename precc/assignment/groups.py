@@ -1,0 +1,98 @@
+"""What is chosen for: groups of slots, in a graph whose edges say which choices meet."""
+
+from collections.abc import Sequence
+from enum import Enum
+
+import networkx as nx
+
+from precc.cost.work import ProductWork, StepWork, TensorWork
+from precc.errors import PlanError
+from precc.slots import Slot
+
+__all__ = ["GroupKind", "Share", "group_graph"]
+
+
+class Share(Enum):
+    """Which slots have one precision."""
+
+    NOTHING = "nothing"  #: each has its own
+    TENSOR = "tensor"  #: all that read the same values: there is one copy of a tensor, and tied weights are alike
+
+
+class GroupKind(Enum):
+    """What is chosen for a group."""
+
+    SLOTS = "slots"  #: the precision of slots
+    COPY = "copy"  #: the precision that the readers of a tensor have without a copy of their own
+    SUM = "sum"  #: an accumulator
+
+
+def group_graph(work: StepWork, *, share: Share, sums: bool, copies: bool) -> "nx.MultiGraph[int]":
+    """The groups of a step, numbered from 0, and what links them.
+
+    Nodes have `kind`, and `slots` (of GroupKind.SLOTS), `tensor` (COPY) or `product` (SUM). Edges have `kind`: "product"
+    with the `product` and a `pair` of its operands, first end to second end; "copy" from a reader to its tensor; "sum"
+    from a sum to an operand.
+
+    Args:
+        work: of the step.
+        share: which slots have one precision.
+        sums: whether accumulators are chosen too.
+        copies: whether another copy of a tensor costs anything.
+    """
+    graph: nx.MultiGraph[int] = nx.MultiGraph()
+    group_of: dict[Slot, int] = {}
+    for slots in _shared(work, share):
+        group = graph.number_of_nodes()
+        graph.add_node(group, kind=GroupKind.SLOTS, slots=slots)
+        group_of.update(dict.fromkeys(slots, group))
+    for product in work.products:
+        _link_product(graph, group_of, product, sums)
+    for tensor in work.tensors:
+        if copies:
+            _link_tensor(graph, group_of, tensor)
+    return graph
+
+
+def _shared(work: StepWork, share: Share) -> Sequence[tuple[Slot, ...]]:
+    slots = [slot for product in work.products for slot in product.operands]
+    linked: nx.Graph[Slot] = nx.Graph()
+    linked.add_nodes_from(slots)
+    if share is Share.TENSOR:
+        for tensor in work.tensors:
+            nx.add_path(linked, tensor.slots)
+    order = {slot: position for position, slot in enumerate(slots)}
+    found = [tuple(sorted(own, key=order.__getitem__)) for own in nx.connected_components(linked)]
+    return sorted(found, key=lambda own: order[own[0]])
+
+
+def _link_product(graph: "nx.MultiGraph[int]", group_of: dict[Slot, int], product: ProductWork, sums: bool) -> None:
+    for pair in product.pairs:
+        first, second = (group_of[product.operands[k]] for k in pair)
+        graph.add_edge(first, second, kind="product", product=product, pair=pair, ends=(first, second))
+    if sums and product.accumulators and len(product.operands) == 2:
+        own = graph.number_of_nodes()
+        graph.add_node(own, kind=GroupKind.SUM, product=product)
+        for position in (0, 1):
+            operand = group_of[product.operands[position]]
+            graph.add_edge(own, operand, kind="sum", position=position, ends=(own, operand))
+
+
+def _link_tensor(graph: "nx.MultiGraph[int]", group_of: dict[Slot, int], tensor: TensorWork) -> None:
+    readers = list(dict.fromkeys(group_of[slot] for slot in tensor.slots))
+    own = graph.number_of_nodes()
+    graph.add_node(own, kind=GroupKind.COPY, tensor=tensor)
+    for reader in readers:
+        graph.add_edge(reader, own, kind="copy", tensor=tensor, ends=(reader, own))
+
+
+def parse_share(share: Share | str) -> Share:
+    """Which slots have one precision.
+
+    Raises:
+        PlanError: an unknown name.
+    """
+    try:
+        return Share(share)
+    except ValueError:
+        raise PlanError(f"share is {' or '.join(repr(own.value) for own in Share)}, not {share!r}") from None

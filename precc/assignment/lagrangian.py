@@ -1,0 +1,119 @@
+"""The default solver: prices on errors, least cost under them by elimination, then exchange."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from precc.assignment.columns import Columns, Duals
+from precc.assignment.exchange import improved, relinked, repaired
+from precc.assignment.infeasible import infeasible
+from precc.assignment.milp import MILP
+from precc.assignment.problem import AssignmentProblem, Choices, Floats, Solution
+
+__all__ = ["Lagrangian", "least_of"]
+
+#: Choices and pairs of choices of a problem that MILP solves in a second or two.
+_SMALL = 20_000
+
+#: Budgets that are tried to find the least error at a cost.
+_HALVINGS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Lagrangian:
+    """Lagrangian prices, elimination, exchange: near the best assignment in milliseconds, with a bound that says how near.
+
+    Args:
+        gap: relative, between cost and bound, that is good enough.
+        most: gap beyond which `MILP` solves the problem, if it has not more than 20,000 choices and pairs of choices.
+        rounds: of cutting planes.
+    """
+
+    gap: float = 2e-3
+    most: float = 1e-2
+    rounds: int = 25
+
+    def solve(self, problem: AssignmentProblem) -> Solution:
+        found = self._cheapest(problem)
+        if found is None:
+            return MILP(self.gap).solve(problem)
+        if found.gap > self.most and problem.costs.size + problem.edge_costs.size <= _SMALL:
+            exact = MILP(self.gap).solve(problem)
+            return replace(exact, prices=found.prices)
+        return found
+
+    def _cheapest(self, problem: AssignmentProblem) -> Solution | None:
+        """By prices and exchange alone; None if none was found."""
+        own = problem.relative
+        if not own.has_choices:
+            return None
+        columns = Columns.of(own)
+        duals = columns.cheapest(self.gap / 10, self.rounds)
+        best = self._best(columns, duals)
+        return None if best is None else Solution.of(problem, best, duals.bound, problem.in_units(duals.prices))
+
+    def _best(self, columns: Columns, duals: Duals) -> Choices | None:
+        """The cheapest assignment found from those at prices; None if none is within the budgets."""
+        best, least = None, np.inf
+        for start in _starts(columns, duals.prices):
+            found = improved(columns.problem, start, duals.prices)
+            cost = float(columns.problem.cost_of(found))
+            best, least = (found, cost) if cost < least else (best, least)
+            if least - duals.bound <= self.gap / 2 * abs(duals.bound):
+                break
+        return best
+
+    def least_error(self, problem: AssignmentProblem, cost: float) -> Solution:
+        own = problem.relative_without_limits
+        columns = Columns.of(own)
+        duals = columns.least(cost, self.gap / 10, self.rounds)
+        best = least_of(columns, cost, duals.prices)
+        if best is None:
+            raise infeasible(problem, cost)
+        low = max(duals.bound, 0.0)
+        for _ in range(_HALVINGS):
+            high = problem.largest_error(best)
+            if high <= low * (1 + 10 * self.gap) or not high:
+                break
+            middle = math.sqrt(max(low, high / 16) * high)
+            found = self._cheapest(problem.within(middle * problem.budgets))
+            if found is not None and found.cost <= cost:
+                best = improved(own, found.choices, duals.prices, cost)
+            else:
+                low = middle
+        return Solution.of(problem, best, -np.inf, problem.in_units(duals.prices))
+
+
+def least_of(
+    columns: Columns, cost: float, prices: Floats, *, changes: int | None = None
+) -> Choices | None:
+    """The assignment that costs no more and has the least largest error, from those found at prices; None: none costs it.
+
+    `changes` are those that exchange makes at most, in the best of them; default: as many as help, in all of them.
+    """
+    affordable = columns.costs <= cost * (1 + 1e-12)
+    if not affordable.any():
+        return None
+    own, largest = columns.problem, columns.errors.max(1, initial=0.0)
+    within = np.argsort(np.where(affordable, largest, np.inf))[: min(2, int(affordable.sum()))]
+    beyond = np.argsort(np.where(affordable, np.inf, columns.costs))[: min(3, int((~affordable).sum()))]
+    starts = [relinked(own, columns.found[k], columns.found[other], cost) for k in within for other in beyond]
+    starts += [columns.found[k] for k in within]
+    likely = sorted(starts, key=own.largest_error)[: None if changes is None else 1]
+    return min((improved(own, x, prices, cost, changes=changes) for x in likely), key=own.largest_error)
+
+
+def _starts(columns: Columns, prices: Floats) -> Iterator[Choices]:
+    """Assignments within the budgets, those that are likely to be good first."""
+    own, found = columns.problem, columns.found
+    feasible = own.is_feasible(found)
+    value = np.where(np.isfinite(columns.costs), columns.costs + (columns.errors - 1) @ prices, np.inf)
+    within = [k for k in np.argsort(np.where(feasible, columns.costs, np.inf)) if feasible[k]][:2]
+    beyond = [k for k in np.argsort(np.where(feasible, np.inf, value)) if not feasible[k] and np.isfinite(value[k])][:4]
+    for k in within:
+        yield from (relinked(own, found[k], found[other]) for other in beyond)
+    mended = (repaired(own, found[k], prices) for k in beyond)
+    yield from (own for own in mended if own is not None)
+    yield from (found[k] for k in within)

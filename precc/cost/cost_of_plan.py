@@ -1,0 +1,23 @@
+"""The cost of a plan, by a model."""
+
+from precc.cost.cost_model import CostModel
+from precc.cost.plan_cost import PlanCost
+from precc.cost.work import ProductWork, StepWork
+from precc.plan import PrecisionPlan
+
+__all__ = ["cost_of"]
+
+
+def cost_of(plan: PrecisionPlan, work: StepWork, model: CostModel) -> PlanCost:
+    """The sum over products, sums, and copies of tensors: one in each precision that its readers have."""
+    total = model.constant(work) + sum(_product(plan, own, model) for own in work.products)
+    for tensor in work.tensors:
+        precisions = dict.fromkeys(plan.precision(slot.name) for slot in tensor.slots)
+        total += sum(model.copy(tensor, precision) for precision in precisions)
+    return PlanCost(total, model.unit, repr(model))
+
+
+def _product(plan: PrecisionPlan, work: ProductWork, model: CostModel) -> float:
+    precisions = [plan.precision(slot.name) for slot in work.operands]
+    found = sum(model.product(work, (a, b), precisions[a], precisions[b]) for a, b in work.pairs)
+    return found + sum(model.sums(work, plan.accumulator(name)) for name in work.accumulators)

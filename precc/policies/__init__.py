@@ -1,0 +1,1 @@
+"""Policies that choose from an analysis: one a file."""

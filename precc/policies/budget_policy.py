@@ -1,0 +1,166 @@
+"""What the policies that solve a problem of assignment have in common."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from precc.accumulation.accumulator import Accumulator
+from precc.analysis.analysis import Analysis
+from precc.assignment.assigner import Assigner, Scored
+from precc.assignment.candidates import CANDIDATES, parse_accumulators, parse_candidates
+from precc.assignment.choice_costs import Palette
+from precc.assignment.choice_errors import ChoiceErrors
+from precc.assignment.groups import Share, group_graph, parse_share
+from precc.assignment.lagrangian import Lagrangian
+from precc.assignment.solver import Solver
+from precc.assignment.step_work import step_work
+from precc.cost.bit_ops import BitOps
+from precc.cost.cost_model import CostModel
+from precc.errors import AnalysisError, PlanError
+from precc.formats import Format
+from precc.plan import PrecisionPlan
+from precc.precision import Precision
+from precc.provenance import Provenance
+from precc.rule import Rule, parse_rules
+from precc.rule_checks import check_decisions
+from precc.target import Target, parse_target
+
+__all__ = ["BudgetPolicy"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetPolicy:
+    """Chooses a precision for each slot that the analysis knows.
+
+    Args:
+        candidates: precisions, formats, or their names; formats of fewer than 16 bits get one float32 scale a tensor
+            (`precc.scaled`). Default: e2m1 e2m3 e3m2 e3m4 e4m3 e5m2 e4m5 e5m4 float16 bfloat16 float32.
+        accumulators: of products, likewise; None is the tensors' own arithmetic, and the default. Others need an analysis
+            with sums, ``AnalysisOptions(sums=64)``.
+        share: ``"nothing"``, or ``"tensor"``: all slots that read the same values have one precision.
+        inference: whether the plan is for the forward alone: cost and errors are its own, and the backward is float32.
+        lost: the largest share of a slot's sum of squares that a choice may lose, to 0 or beyond the ends of its format;
+            above a tenth or so predictions are not sure.
+        solver: of the problem.
+
+    Raises:
+        FormatError, PlanError: an option that makes no sense.
+    """
+
+    candidates: Sequence[Precision | Format | str] = CANDIDATES
+    accumulators: Sequence[Accumulator | Format | str | None] = (None,)
+    share: Share | str = Share.NOTHING
+    inference: bool = False
+    lost: float = 0.1
+    solver: Solver = Lagrangian()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "candidates", parse_candidates(self.candidates))
+        object.__setattr__(self, "accumulators", parse_accumulators(self.accumulators))
+        object.__setattr__(self, "share", parse_share(self.share))
+        if not isinstance(self.inference, bool):
+            raise PlanError(f"inference is True or False, not {self.inference!r}")
+        if not isinstance(self.lost, (int, float)) or not 0 <= self.lost <= 1:
+            raise PlanError(f"lost is a share, 0 to 1, not {self.lost!r}")
+        if not isinstance(self.solver, Solver):
+            raise PlanError(f"solver has solve(problem) and least_error(problem, cost); {self.solver!r} has not")
+
+    def assign(
+        self,
+        analysis: object | None = None,
+        *,
+        cost: CostModel | None = None,
+        target: Target | str = "cpu-emulated",
+        rules: Sequence[Rule] = (),
+    ) -> PrecisionPlan:
+        """The plan, with its ``predicted_error`` and ``cost``.
+
+        Args:
+            analysis: of the step, as ``net.analyze`` or `Analysis.load` gives it.
+            cost: model; default: `BitOps`.
+            target: that runs the plan, or its name; operands and sums are those that it has.
+            rules: that hold over the plan, as in `precc.compile`; give it the net's, so that it knows what they decide.
+
+        Raises:
+            AnalysisError: there is no analysis, or it does not know what the policy needs.
+            InfeasibleError: no plan is within the budget; the message says what is.
+            PlanError: rules that contradict each other, or the target.
+        """
+        assigner = self.assigner(analysis, cost=cost, target=target, rules=rules)
+        plan = self._solve(assigner).plan
+        provenance = Provenance(repr(self), self._budget, assigner.analysis.digest, *assigner.score(plan))
+        return replace(plan, provenance=provenance)
+
+    def _solve(self, assigner: Assigner) -> Scored:
+        raise NotImplementedError
+
+    @property
+    def _budget(self) -> str:
+        raise NotImplementedError
+
+    def assigner(
+        self,
+        analysis: object | None,
+        *,
+        cost: CostModel | None = None,
+        target: Target | str = "cpu-emulated",
+        rules: Sequence[Rule] = (),
+    ) -> Assigner:
+        """What finds plans for this analysis, with the arguments of `assign`."""
+        known = _checked(analysis, self)
+        palette = Palette.of(self._candidates, self._accumulators, parse_rules(rules))
+        check_decisions(rules, known.records)
+        work = step_work(known, inference=self.inference)
+        model = BitOps() if cost is None else _checked_cost(cost)
+        copies = any(model.copy(tensor, own) for tensor in work.tensors for own in palette.precisions)
+        sums = len(palette.sums) > 1 or palette.sums[0] is not None
+        graph = group_graph(work, share=parse_share(self.share), sums=sums, copies=copies)
+        errors = ChoiceErrors.of(known, graph, palette)
+        target = parse_target(target)
+        return Assigner(known, work, graph, palette, model, target, self.inference, self.lost, self.solver, errors)
+
+    @property
+    def _candidates(self) -> tuple[Precision, ...]:
+        return parse_candidates(self.candidates)
+
+    @property
+    def _accumulators(self) -> tuple[Accumulator | None, ...]:
+        return parse_accumulators(self.accumulators)
+
+    def __repr__(self) -> str:
+        said = [_said(own.name, getattr(self, own.name)) for own in fields(self) if own.repr and self._differs(own)]
+        return f"{type(self).__name__}({', '.join(said)})"
+
+    def _differs(self, own: Any) -> bool:
+        return bool(getattr(self, own.name) != own.default)
+
+
+def _said(name: str, value: Any) -> str:
+    if name == "candidates":
+        return f"candidates={[str(own) for own in value]}"
+    if name == "accumulators":
+        return f"accumulators={[None if own is None else str(own) for own in value]}"
+    return f"{name}={value.value if isinstance(value, Share) else value!r}"
+
+
+def _checked(analysis: object | None, policy: object) -> Analysis:
+    if analysis is None:
+        name = type(policy).__name__
+        raise AnalysisError(
+            f"{name} chooses from an analysis: net = precc.compile(model), then "
+            f"net.set_plan({name}(...).assign(net.analyze(*inputs, loss=...)))"
+        )
+    if not isinstance(analysis, Analysis):
+        raise AnalysisError(f"an analysis is what net.analyze returns, not {analysis!r:.60}")
+    if not analysis.operands:
+        raise AnalysisError(f"{analysis.title} has no products to choose precisions for")
+    if not analysis.gradient_norm > 0:
+        raise AnalysisError(f"the gradient of {analysis.title} is zero: errors relative to it say nothing")
+    return analysis
+
+
+def _checked_cost(cost: object) -> CostModel:
+    if not isinstance(cost, CostModel):
+        hint = "; an instance is needed" if isinstance(cost, type) else ""
+        raise PlanError(f"{cost!r:.60} is no cost model, which has product, sums, copy and constant{hint}")
+    return cost

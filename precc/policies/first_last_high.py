@@ -1,0 +1,78 @@
+"""The rule of thumb: the first and the last layer in high precision."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from precc.analysis.analysis import Analysis
+from precc.cost.cost_model import CostModel
+from precc.errors import AnalysisError, PlanError
+from precc.formats import Format, parse_format
+from precc.plan import PrecisionPlan
+from precc.policies.budget_policy import BudgetPolicy
+from precc.policy import Policy, assigned, parse_policy
+from precc.rule import Rule, parse_rules
+from precc.slots import Role
+from precc.target import Target
+
+__all__ = ["FirstLastHigh"]
+
+
+@dataclass(frozen=True)
+class FirstLastHigh:
+    """Another policy's plan, with the first and the last products of the forward, and their gradients, in a high format.
+
+    It is composed by rules, so that a policy with a budget knows what they cost.
+
+    Args:
+        policy: for all other slots: a policy, a format or its name.
+        high: the format.
+        first, last: how many products.
+
+    Raises:
+        FormatError, PlanError: what is no policy, format or number of products.
+
+    >>> FirstLastHigh("e4m3").high.name
+    'bfloat16'
+    """
+
+    policy: Policy | Format | str
+    high: Format | str = "bfloat16"
+    first: int = 1
+    last: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "policy", parse_policy(self.policy))
+        object.__setattr__(self, "high", parse_format(self.high))
+        for name in ("first", "last"):
+            if type(getattr(self, name)) is not int or getattr(self, name) < 0:
+                raise PlanError(f"{name} is a number of products, 0 or more, not {getattr(self, name)!r}")
+
+    def assign(
+        self,
+        analysis: object | None = None,
+        *,
+        cost: CostModel | None = None,
+        target: Target | str = "cpu-emulated",
+        rules: Sequence[Rule] = (),
+    ) -> PrecisionPlan:
+        """The plan; `cost` and `target` are for a policy with a budget.
+
+        Raises:
+            AnalysisError: there is no analysis, which knows the order of the products.
+            PlanError: as the policy's own.
+        """
+        if not isinstance(analysis, Analysis):
+            raise AnalysisError("FirstLastHigh needs an analysis, for the order of products: net.analyze(...)")
+        every, inner = (*self._kept(analysis), *parse_rules(rules)), parse_policy(self.policy)
+        if isinstance(inner, BudgetPolicy):
+            plan = inner.assign(analysis, cost=cost, target=target, rules=every)
+        else:
+            plan = assigned(inner, analysis).resolve(analysis.multiply_adds).under(every)
+        return replace(plan, provenance=replace(plan.provenance, policy=repr(self)))
+
+    def _kept(self, analysis: Analysis) -> list[Rule]:
+        """Rules for the products at both ends: by module and family, so that all calls of one there count as one."""
+        slots = [analysis.records[name].slot for name in analysis.operands]
+        ops = list(dict.fromkeys((own.layer, own.family) for own in slots if own.role is Role.FPROP))
+        chosen = dict.fromkeys([*ops[: self.first], *ops[max(len(ops) - self.last, 0) :]])
+        return [Rule(layer, family=family, format=self.high) for layer, family in chosen]
