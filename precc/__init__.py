@@ -24,11 +24,20 @@ from precc.analysis.analysis import Analysis  # noqa: E402
 from precc.analysis.analysis_options import AnalysisOptions  # noqa: E402
 from precc.analysis.error_estimate import ErrorEstimate  # noqa: E402
 from precc.api import compile, export_onnx  # noqa: E402
+from precc.assignment.candidates import ACCUMULATOR_CANDIDATES, CANDIDATES, scaled  # noqa: E402
+from precc.assignment.greedy import Greedy, RandomChoice  # noqa: E402
+from precc.assignment.lagrangian import Lagrangian  # noqa: E402
+from precc.assignment.milp import MILP  # noqa: E402
 from precc.by_hand.numerics import matmul, round_to  # noqa: E402
 from precc.by_hand.product_arithmetic import ProductArithmetic  # noqa: E402
 from precc.by_hand.two_pass import TwoPass, convolution_two_pass, matmul_two_pass  # noqa: E402
 from precc.control.trust_region import TrustRegion  # noqa: E402
-from precc.errors import AnalysisError, FormatError, PlanError, PreccError, PrecisionWarning  # noqa: E402
+from precc.cost.bit_ops import BitOps  # noqa: E402
+from precc.cost.cost_model import CostModel  # noqa: E402
+from precc.cost.energy import Energy  # noqa: E402
+from precc.cost.memory import Memory  # noqa: E402
+from precc.cost.plan_cost import PlanCost  # noqa: E402
+from precc.errors import AnalysisError, FormatError, InfeasibleError, PlanError, PreccError, PrecisionWarning  # noqa: E402
 from precc.formats import (  # noqa: E402
     FORMATS,
     BlockFormat,
@@ -42,26 +51,50 @@ from precc.formats import (  # noqa: E402
 )
 from precc.module import PrecisionModule  # noqa: E402
 from precc.plan import PrecisionPlan  # noqa: E402
+from precc.policies.bit_budget import BitBudget  # noqa: E402
+from precc.policies.cost_budget import CostBudget  # noqa: E402
+from precc.policies.error_budget import ErrorBudget  # noqa: E402
+from precc.policies.first_last_high import FirstLastHigh  # noqa: E402
+from precc.policies.pareto import Front, pareto  # noqa: E402
 from precc.policy import Policy, Uniform  # noqa: E402
 from precc.precision import Precision  # noqa: E402
 from precc.rounding import Rounding, RoundingMode  # noqa: E402
 from precc.rounding.transforms import ShiftSqueeze, random_hadamard  # noqa: E402
 from precc.rule import Rule  # noqa: E402
+from precc.target import TARGETS, MatrixUnit, Target  # noqa: E402
 
 __all__ = [
     "ACCUMULATORS",
+    "ACCUMULATOR_CANDIDATES",
+    "CANDIDATES",
     "FORMATS",
+    "MILP",
+    "TARGETS",
     "Accumulator",
     "Analysis",
     "AnalysisError",
     "AnalysisOptions",
+    "BitBudget",
+    "BitOps",
     "BlockFormat",
+    "CostBudget",
+    "CostModel",
+    "Energy",
+    "ErrorBudget",
     "ErrorEstimate",
+    "FirstLastHigh",
     "FixedPoint",
     "FloatFormat",
     "Format",
     "FormatError",
+    "Front",
+    "Greedy",
+    "InfeasibleError",
+    "Lagrangian",
+    "MatrixUnit",
+    "Memory",
     "NestedInteger",
+    "PlanCost",
     "PlanError",
     "Policy",
     "PowerLaw",
@@ -71,11 +104,13 @@ __all__ = [
     "PrecisionPlan",
     "PrecisionWarning",
     "ProductArithmetic",
+    "RandomChoice",
     "Rounding",
     "RoundingMode",
     "Rule",
     "Scaling",
     "ShiftSqueeze",
+    "Target",
     "TrustRegion",
     "TwoPass",
     "Uniform",
@@ -85,10 +120,12 @@ __all__ = [
     "int_matmul",
     "matmul",
     "matmul_two_pass",
+    "pareto",
     "parse_accumulator",
     "parse_format",
     "random_hadamard",
     "round_to",
     "safe_chain_length",
+    "scaled",
 ]
 __version__ = "0.1.0"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from precc import __version__
 from precc.errors import PreccError
 from precc.passes.op_table import op_table
+from precc.plan_commands import add_plan_commands, run_plan_command
 from precc.report.format_table import format_table
 
 __all__ = ["main"]
@@ -21,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(format_table())
         elif chosen.command == "ops":
             print(op_table())
+        elif chosen.command == "plan":
+            run_plan_command(chosen)
         else:
             from precc.demo import run_demo
 
@@ -56,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--backend", default="auto", help="auto, inductor, cpp or reference (default: auto)")
     commands.add_parser("formats", help="list the named formats")
     commands.add_parser("ops", help="list the classes of operators: product, elementwise, reduction, exact, kept")
+    add_plan_commands(commands)
     return parser
 
 

@@ -16,6 +16,8 @@ import torch
 
 from precc.accumulation.accumulator import Accumulator
 from precc.accumulation.named import parse_accumulator
+from precc.analysis.error_estimate import ErrorEstimate
+from precc.cost.plan_cost import PlanCost
 from precc.errors import PlanError
 from precc.files import write_whole
 from precc.first_match import FirstMatch, first_match
@@ -201,6 +203,16 @@ class PrecisionPlan:
             raise PlanError("average_bits: the products of this plan have no multiply-adds")
         weighted = sum(self.multiply_adds[name] * own.bits for name, own in self.slots.items())
         return weighted / total
+
+    @property
+    def predicted_error(self) -> ErrorEstimate | None:
+        """Of loss and gradient, by the analysis that the policy chose from; None if it chose from none."""
+        return self.provenance.predicted_error
+
+    @property
+    def cost(self) -> PlanCost | None:
+        """Of a step, by the cost model that the policy was given; None if it chose from no analysis."""
+        return self.provenance.cost
 
     def diff(self, other: "PrecisionPlan") -> PlanDiff:
         """What changes from this plan to the other."""

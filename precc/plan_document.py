@@ -13,7 +13,7 @@ from precc.plan_json import (
     precision_to_json,
     refuse_unknown,
 )
-from precc.provenance import Provenance
+from precc.provenance_json import provenance_from_json, provenance_to_json
 from precc.rule_json import rules_from_json, rules_to_json
 
 if TYPE_CHECKING:
@@ -46,11 +46,7 @@ def text_of(plan: "PrecisionPlan") -> str:
         "accumulators": {name: accumulator_to_json(own) for name, own in sorted(plan.accumulators.items())},
         **({"rules": rules_to_json(plan.rules)} if plan.rules else {}),
         "multiply_adds": dict(sorted(plan.multiply_adds.items())),
-        "provenance": {
-            "policy": plan.provenance.policy,
-            "budget": plan.provenance.budget,
-            "analysis": plan.provenance.analysis,
-        },
+        "provenance": provenance_to_json(plan.provenance),
     }
     return json.dumps(document, indent=1) + "\n"
 
@@ -69,7 +65,7 @@ def arguments_of(text: str) -> dict[str, Any]:
             "default": precision_from_json(document["default"]),
             "slots": {str(name): precision_from_json(own) for name, own in document["slots"].items()},
             "multiply_adds": dict(document.get("multiply_adds", {}).items()),
-            "provenance": Provenance(**document.get("provenance", {})),
+            "provenance": provenance_from_json(document.get("provenance", {})),
             "default_accumulator": accumulator_from_json(document.get("default_accumulator")),
             "accumulators": {name: accumulator_from_json(own) for name, own in sums.items()},
             "rules": rules_from_json(document.get("rules", [])),

@@ -205,8 +205,8 @@ class Analysis:
         """By slot: how much of the gradient's error comes from elements that flip, by its mean square error.
 
         Args:
-            squares: mean square errors by slot, as of `alone`, under some plan: these times the slopes add up to what flips
-                under it, relative to the square of the gradient's norm.
+            squares: mean square errors by slot, as of `alone`, under some plan: these times the slopes add up to what
+                flips under it, relative to the square of the gradient's norm.
         """
         return self._prediction.flipping.slopes({name: MeanSquare(own, own) for name, own in squares.items()})
 

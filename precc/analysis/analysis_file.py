@@ -38,7 +38,7 @@ from precc.source_places import Place
 
 __all__ = ["read_analysis", "written_analysis"]
 
-_FORMAT = "precc analysis 2"
+_FORMAT = "precc analysis 3"
 
 _CLASSES: dict[str, type[Any]] = {
     kind.__name__: kind

@@ -2,6 +2,7 @@
 
 import math
 
+from torch import Tensor
 from torch.fx import Node
 
 from precc.analysis.findings import Findings
@@ -28,14 +29,22 @@ def build_records(step: TracedStep, findings: Findings) -> dict[str, SlotRecord]
     for node, product in products_of(step.graph.graph):
         condition = findings.conditions.get(node.name)
         for slot in (*(operand.slot for operand in product.operands), *product.accumulators):
-            work = size_value(product.multiply_adds, {})
+            work, outputs = size_value(product.multiply_adds, {}), _outputs(node)
             name = slot.name
-            found[name] = SlotRecord(slot, work, findings.ranges[name], condition, answers.get(name), unknown.of(name))
+            found[name] = SlotRecord(
+                slot, work, outputs, findings.ranges[name], condition, answers.get(name), unknown.of(name)
+            )
     roundings = {site.node: found[site.name] for site in sites_of(step)}
     _annotate_others(step, findings, frozenset(roundings))
     for node, record in roundings.items():
         annotate(node, record)
     return found
+
+
+def _outputs(node: Node) -> int:
+    value = node.meta["val"]
+    shown = value if isinstance(value, Tensor) else next(own for own in value if isinstance(own, Tensor))
+    return math.prod(shown.shape)
 
 
 def _annotate_others(step: TracedStep, findings: Findings, roundings: frozenset[Node]) -> None:

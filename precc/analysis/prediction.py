@@ -233,7 +233,9 @@ class Prediction:
             if errors is not None:
                 found[sums.name] = MeanSquare(errors.mean_square(sums.weights), errors.chance[0])
         factors = {name: self.calibration.of(name).gradient ** 4 if corrected else 1.0 for name in found}
-        return {name: MeanSquare(own.usual * factors[name], own.near_zero * factors[name]) for name, own in found.items()}
+        return {
+            name: MeanSquare(own.usual * factors[name], own.near_zero * factors[name]) for name, own in found.items()
+        }
 
     def _total(self, parts: Sequence[Contribution], flipped: Tensor, lost: float) -> ErrorEstimate:
         if not parts:
@@ -255,5 +257,3 @@ class Prediction:
         together = sum(part.loss_lost for part in parts) * sum(part.loss_share for part in parts)
         mean += together * self.sensitivities.of_lost.factor
         return ErrorEstimate(mean, loss, gradient, StandardErrors(of_mean, of_loss, of_gradient), lost)
-
-

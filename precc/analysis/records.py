@@ -33,6 +33,7 @@ class SlotRecord:
     Args:
         slot: where it is.
         multiply_adds: of its product.
+        outputs: of its product, each a sum; of fused attention its results.
         value_range: of its values.
         condition: of the product, componentwise relative, with respect to its operands.
         sensitivity: of loss and gradient; None for an accumulator.
@@ -42,6 +43,7 @@ class SlotRecord:
 
     slot: Slot
     multiply_adds: int
+    outputs: int
     value_range: ValueRange
     condition: Condition | None
     sensitivity: SlotSensitivity | None

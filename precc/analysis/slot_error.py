@@ -22,5 +22,3 @@ class SlotError:
     gradient: float
     mean_square: float
     lost: float
-
-

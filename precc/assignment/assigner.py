@@ -12,6 +12,7 @@ from precc.analysis.analysis import Analysis
 from precc.analysis.error_estimate import ErrorEstimate
 from precc.assignment.choice_costs import Palette, choice_costs
 from precc.assignment.choice_errors import ChoiceErrors
+from precc.assignment.front import front
 from precc.assignment.groups import GroupKind
 from precc.assignment.limits import Limits
 from precc.assignment.problem import AssignmentProblem, Choices, Floats, Solution
@@ -123,7 +124,9 @@ class Assigner:
         for _ in range(_ROUNDS):
             problem = self._problem(reference, limits).within(limits.budgets * factors)
             found = self._scored(self._least(problem, most))
-            if found.cost.value > cost * (1 + 1e-9):  # more than two copies of a tensor, which a problem counts as it can
+            if found.cost.value > cost * (
+                1 + 1e-9
+            ):  # more than two copies of a tensor, which a problem counts as it can
                 most *= cost / found.cost.value
             elif best is None or _relative(found.errors, limits) < _relative(best.errors, limits):
                 best = found
@@ -142,8 +145,8 @@ class Assigner:
         except InfeasibleError:
             least = self._fixed + float(problem.cost_of(problem.costs.argmin(1)))
             raise InfeasibleError(
-                f"no plan of these candidates costs {cost + self._fixed:.4g} {self.cost.unit} or less: the cheapest one "
-                f"costs {least:.4g}"
+                f"no plan of these candidates costs {cost + self._fixed:.4g} {self.cost.unit} or less: the cheapest "
+                f"one costs {least:.4g}"
             ) from None
 
     @cached_property
@@ -152,6 +155,14 @@ class Assigner:
         chosen = [data["product"] for _, data in self.graph.nodes(data=True) if data["kind"] is GroupKind.SUM]
         rest = [own for own in self.work.products if own not in chosen]
         return self.cost.constant(self.work) + sum(self.cost.sums(own, None) for own in rest if own.accumulators)
+
+    def front(self, points: int, limits: Limits) -> list[Scored]:
+        """Plans of which none is both cheaper and finer than another, from the cheapest one; see `front`."""
+        best: list[Scored] = []
+        for found in map(self._scored, front(self._problem(self._uniform, limits), points)):
+            best = [own for own in best if _relative(own.errors, limits) > _relative(found.errors, limits)]
+            best.append(found)
+        return best
 
     def score(self, plan: PrecisionPlan) -> tuple[ErrorEstimate, PlanCost]:
         """What the whole analysis predicts for a plan, and what it costs."""
@@ -171,7 +182,9 @@ class Assigner:
         slots, sums = {}, {}
         for group, data in self.graph.nodes(data=True):
             if data["kind"] is GroupKind.SLOTS:
-                slots.update(dict.fromkeys((slot.name for slot in data["slots"]), self.palette.precisions[choices[group]]))
+                slots.update(
+                    dict.fromkeys((slot.name for slot in data["slots"]), self.palette.precisions[choices[group]])
+                )
             elif data["kind"] is GroupKind.SUM:
                 sums[data["product"].accumulators[0]] = self.palette.sums[choices[group]]
         work = {slot.name: own.multiply_adds for own in self.work.products for slot in own.operands}
@@ -217,8 +230,8 @@ class Assigner:
         stuck = np.flatnonzero(~np.isfinite(allowed).any(1))
         if len(stuck):
             raise InfeasibleError(
-                f"in {self._name_of(int(stuck[0]))} each candidate loses more than {self.lost:.0%} of the squares of the "
-                "values, or more than predictions can tell: add a finer candidate, such as 'float32', or raise lost="
+                f"in {self._name_of(int(stuck[0]))} each candidate loses more than {self.lost:.0%} of the squares of "
+                "the values, or more than predictions can tell: add a finer candidate, such as 'float32', or raise lost"
             )
         return allowed, ends, tables
 
@@ -231,7 +244,7 @@ class Assigner:
             if not np.isfinite(pairs).any():
                 names = " with ".join(self._name_of(group) for group in (first, second))
                 raise PlanError(
-                    f"the target {self.target.name} runs no pair of precisions for {names} that candidates and rules leave"
+                    f"the target {self.target.name} runs none of the pairs that candidates and rules leave for {names}"
                 )
 
     def _name_of(self, group: int) -> str:
@@ -252,7 +265,8 @@ class Assigner:
         """Whether the errors of a choice are finite, [groups, choices]."""
         found = self.errors
         finite = np.isfinite(found.means) & np.isfinite(found.variances) & np.isfinite(found.gradients)
-        return found.by_group((~finite).astype(float), len(self.graph)) == 0
+        unknown = found.by_group((~finite).astype(float), len(self.graph))
+        return np.asarray(unknown == 0)
 
     @cached_property
     def _most_lost(self) -> Floats:

@@ -41,9 +41,7 @@ class ChoiceErrors:
     lost: Floats
 
     @classmethod
-    def of(
-        cls, analysis: Analysis, graph: "nx.MultiGraph[int]", palette: Palette
-    ) -> "ChoiceErrors":
+    def of(cls, analysis: Analysis, graph: "nx.MultiGraph[int]", palette: Palette) -> "ChoiceErrors":
         """Of the choices that rules leave; those of others are 0."""
         names, groups, rows = [], [], []
         for group, data in graph.nodes(data=True):
@@ -72,8 +70,12 @@ def _members(
     """Names of the slots or the sum of a group, with the error of each choice there."""
     if data["kind"] is GroupKind.SLOTS:
         names = [slot.name for slot in data["slots"]]
-        return [(name, lambda k, name=name: analysis.alone(name, palette.precisions[k])) for name in names]
+        return [(name, _of_precisions(analysis, name, palette)) for name in names]
     if data["kind"] is GroupKind.SUM:
         name = data["product"].accumulators[0]
         return [(name, lambda k: analysis.alone_in_sums(name, palette.sums[k]))]
     return []
+
+
+def _of_precisions(analysis: Analysis, name: str, palette: Palette) -> Callable[[int], SlotError]:
+    return lambda k: analysis.alone(name, palette.precisions[k])

@@ -1,7 +1,7 @@
 """Assignments that are best at some prices of errors: what the Lagrangian solver knows of a problem.
 
-With prices p on the errors, ``L(p) = min_x cost(x) + p . error(x)`` is found by elimination. It bounds from below what any
-assignment costs within some budgets (Everett 1963), and the error of any assignment of some cost. Both bounds are
+With prices p on the errors, ``L(p) = min_x cost(x) + p . error(x)`` is found by elimination. It bounds from below what
+any assignment costs within some budgets (Everett 1963), and the error of any assignment of some cost. Both bounds are
 concave in p and raised by cutting planes (Kelley 1960): a small linear program over all assignments found so far tells
 at which prices to ask next.
 """
@@ -98,7 +98,7 @@ class Columns:
         self.errors = np.concatenate([self.errors, self.problem.errors_of(choices)])
 
     def cheapest(self, gap: float, rounds: int) -> Duals:
-        """Of the cost within the budgets; the bound is within a relative gap of the best one, or all rounds were used."""
+        """Of the cost within the budgets; the bound is within a relative gap of the best one, or after all rounds."""
         for _ in range(rounds):
             bounds = self.values - self.prices.sum(1)
             best = int(bounds.argmax())
@@ -131,7 +131,7 @@ class Columns:
         self.ask(np.stack([prices + step * (best - prices) for step in _STEPS]))
 
     def _bounds_of_least(self, cost: float) -> Floats:
-        """With weights ``w = p / sum(p)`` of errors, no assignment that costs C or less has ``w . error`` below these."""
+        """With weights ``w = p / sum(p)`` of errors, no assignment of cost C or less has ``w . error`` below these."""
         total = self.prices.sum(1)
         return np.where(total > 0, (self.values - cost) / np.where(total > 0, total, 1.0), -np.inf)
 
@@ -145,7 +145,7 @@ class Columns:
         return (None, np.inf) if found.x is None else (np.maximum(found.x[:count], 0.0), float(found.x[count]))
 
     def prices_of_least(self, cost: float) -> tuple[Floats | None, float]:
-        """Highest of ``b`` under ``b <= w . error + s (cost - C)`` of each, with ``w / s``; None where that is infinite."""
+        """Highest of ``b`` under ``b <= w . error + s (cost - C)`` of each, with ``w / s``; None if it is infinite."""
         count, known = self.errors.shape[1], np.isfinite(self.costs)
         scale = float(np.abs(self.costs[known]).max()) or 1.0
         over = (self.costs[known] - cost)[:, None] / scale

@@ -2,9 +2,9 @@
 
 Groups are eliminated one after the other, in rounds of groups that do not touch: one with a single edge adds the least
 cost, for each choice of its neighbour, to that of the neighbour (dynamic programming on trees); one with two edges adds
-it to the edge between its neighbours (Bertele and Brioschi 1972). Graphs of treewidth 2 are minimised exactly: trees, and
-the products of a net (fprop, dgrad and wgrad of a layer share their three tensors in pairs). Where every group has three
-edges or more, one is held at the choice that it has.
+it to the edge between its neighbours (Bertele and Brioschi 1972). Graphs of treewidth 2 are minimised exactly: trees,
+and the products of a net (fprop, dgrad and wgrad of a layer share their three tensors in pairs). Where every group has
+three edges or more, one is held at the choice that it has.
 """
 
 from collections.abc import Iterable, Sequence
@@ -100,11 +100,11 @@ def _eliminated(one: _Round, costs: Floats, tables: Floats, held: Choices | None
         return _hold(one, costs, tables, held)
     own = costs[:, one.groups]  # [batch, n, k]
     if not one.edges.shape[1]:
-        return own.argmin(-1)
+        return np.asarray(own.argmin(-1))
     first = own[..., None] + _oriented(tables, one.edges[:, 0], one.turned[:, 0])  # [batch, n, k, k of the neighbour]
     if one.edges.shape[1] == 1:
-        np.add.at(costs, (slice(None), one.neighbours[:, 0]), first.min(-2))
-        return first.argmin(-2)
+        _add_to(costs, one.neighbours[:, 0], first.min(-2))
+        return np.asarray(first.argmin(-2))
     best = np.empty((*first.shape[:2], *first.shape[-1:] * 2), np.int64)
     step = max(1, _MOST // (first[:, 0].size * first.shape[-1]))
     for k in range(0, len(one.groups), step):
@@ -114,7 +114,7 @@ def _eliminated(one: _Round, costs: Floats, tables: Floats, held: Choices | None
         best[:, part] = both.argmin(-3)
         passed = both.min(-3)
         passed = np.where(one.into_turned[part, None, None], passed.swapaxes(-1, -2), passed)
-        np.add.at(tables, (slice(None), one.into[part]), passed)
+        _add_to(tables, one.into[part], passed)
     return best
 
 
@@ -125,6 +125,11 @@ def _hold(one: _Round, costs: Floats, tables: Floats, held: Choices) -> Choices:
         table = tables[:, edge]
         costs[:, neighbour] += table[:, :, choice] if turned else table[:, choice, :]
     return np.full((len(costs), 1), choice)
+
+
+def _add_to(totals: Floats, places: _Index, terms: Floats) -> None:
+    """Terms [batch, n, ...] at places [n] of the second dimension, several of which may be the same."""
+    np.add.at(totals.swapaxes(0, 1), places, terms.swapaxes(0, 1))
 
 
 def _oriented(tables: Floats, edges: _Index, turned: NDArray[np.bool_]) -> Floats:
@@ -202,8 +207,9 @@ class _Scheduler:
         table = np.array(numbers, np.int64).reshape(len(groups), count, 3)
         into = np.array(filled, np.int64)
         turned = table[..., 2].astype(bool)
-        own = np.array(groups, np.int64)
-        return _Round(own, table[..., 0], table[..., 1], turned, into[:, 0], into[:, 1].astype(bool), held)
+        return _Round(
+            np.array(groups, np.int64), table[..., 0], table[..., 1], turned, into[:, 0], into[:, 1].astype(bool), held
+        )
 
     def _fill(self, first: tuple[int, Any], second: tuple[int, Any]) -> tuple[int, bool]:
         """The edge between the neighbours of a group, and whether the second one is its first end."""

@@ -61,7 +61,8 @@ def repaired(problem: AssignmentProblem, x: Choices, prices: Floats) -> Choices 
         excess = np.maximum(-slack, 0.0)[:, None, None]
         after = np.maximum(moves.errors - slack[:, None, None], 0.0)
         mended = ((excess - after) * weights[:, None, None]).sum(0)
-        rate = np.where((mended > 1e-15) & np.isfinite(moves.costs), moves.costs / np.maximum(mended, 1e-300), np.inf)
+        helps = (mended > 1e-15) & np.isfinite(moves.costs)
+        rate = np.where(helps, moves.costs / np.where(helps, mended, 1.0), np.inf)
         best = int(rate.argmin())
         if not np.isfinite(rate.flat[best]):
             return None
@@ -140,9 +141,7 @@ def _change(x: Choices, moves: Moves, goal: _Goal, state: _State) -> bool:
     return True
 
 
-def _exchange(
-    problem: AssignmentProblem, x: Choices, moves: Moves, goal: _Goal, state: _State, prices: Floats
-) -> bool:
+def _exchange(problem: AssignmentProblem, x: Choices, moves: Moves, goal: _Goal, state: _State, prices: Floats) -> bool:
     """Make the pair of changes that gains most, if one gains anything; of those whose reduced costs are least."""
     reduced = moves.costs + np.tensordot(prices, moves.errors, 1)
     reduced[np.arange(len(x)), x] = np.inf
@@ -190,7 +189,7 @@ def relinked(problem: AssignmentProblem, x: Choices, other: Choices, cost: float
     x, members = x.copy(), np.argsort(labels, kind="stable")
     starts = np.searchsorted(labels[members], np.arange(count + 1))
     state = _State(float(problem.cost_of(x)), problem.errors_of(x))
-    for k in sorted(range(count), key=lambda k: _rate(costs[k], errors[:, k], finer=cost is not None)):
+    for k in sorted(range(count), key=lambda k: _rate(float(costs[k]), errors[:, k], finer=cost is not None)):
         after = _State(state.cost + costs[k], state.errors + errors[:, k])
         fits = (after.errors <= 1 + 1e-12).all() if cost is None else after.cost <= cost * (1 + 1e-12)
         gains = costs[k] < 0 if cost is None else (errors[:, k] < 0).any()
@@ -222,10 +221,12 @@ def _changes(
     """What the change of each part does to the cost, [parts], and to the errors, [constraints, parts]."""
     rows, edges, (first, second) = np.flatnonzero(labels >= 0), np.arange(len(problem.ends)), problem.ends.T
     parts = labels[rows]
-    costs = np.bincount(parts, problem.costs[rows, other[rows]] - problem.costs[rows, x[rows]], count)
+    own = problem.costs[rows, other[rows]] - problem.costs[rows, x[rows]]
     tables, of_edges = problem.edge_costs, np.maximum(labels[first], labels[second])  # both ends: the same part
     change = tables[edges, other[first], other[second]] - tables[edges, x[first], x[second]]
     touched = of_edges >= 0
+    costs = np.bincount(parts, own, count).astype(np.float64)
     costs += np.bincount(of_edges[touched], change[touched], count)
     errors = problem.errors[:, rows, other[rows]] - problem.errors[:, rows, x[rows]]
-    return costs, np.array([np.bincount(parts, own, count) for own in errors]).reshape(len(errors), count)
+    by_part: Floats = np.array([np.bincount(parts, own, count) for own in errors], np.float64)
+    return costs, by_part.reshape(len(errors), count)

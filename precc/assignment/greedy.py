@@ -20,8 +20,8 @@ _Pick = Callable[[Floats, Floats], int | None]
 class Greedy:
     """From the assignment that errs least, the change that saves most cost for its error, as long as one fits.
 
-    To a cost: from the cheapest one, the change that gains most for its cost. Errors are weighed alike, relative to their
-    budgets.
+    To a cost: from the cheapest one, the change that gains most for its cost. Errors are weighed alike, relative to
+    their budgets.
     """
 
     def solve(self, problem: AssignmentProblem) -> Solution:

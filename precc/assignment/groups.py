@@ -30,9 +30,9 @@ class GroupKind(Enum):
 def group_graph(work: StepWork, *, share: Share, sums: bool, copies: bool) -> "nx.MultiGraph[int]":
     """The groups of a step, numbered from 0, and what links them.
 
-    Nodes have `kind`, and `slots` (of GroupKind.SLOTS), `tensor` (COPY) or `product` (SUM). Edges have `kind`: "product"
-    with the `product` and a `pair` of its operands, first end to second end; "copy" from a reader to its tensor; "sum"
-    from a sum to an operand.
+    Nodes have `kind`, and `slots` (of GroupKind.SLOTS), `tensor` (COPY) or `product` (SUM). Edges have `kind`:
+    "product" with the `product` and a `pair` of its operands, first end to second end; "copy" from a reader to its
+    tensor; "sum" from a sum to an operand.
 
     Args:
         work: of the step.

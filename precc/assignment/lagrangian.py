@@ -12,7 +12,7 @@ from precc.assignment.infeasible import infeasible
 from precc.assignment.milp import MILP
 from precc.assignment.problem import AssignmentProblem, Choices, Floats, Solution
 
-__all__ = ["Lagrangian", "least_of"]
+__all__ = ["DEFAULT_SOLVER", "Lagrangian", "least_of"]
 
 #: Choices and pairs of choices of a problem that MILP solves in a second or two.
 _SMALL = 20_000
@@ -23,7 +23,7 @@ _HALVINGS = 10
 
 @dataclass(frozen=True, slots=True)
 class Lagrangian:
-    """Lagrangian prices, elimination, exchange: near the best assignment in milliseconds, with a bound that says how near.
+    """Lagrangian prices, elimination, exchange: near the best assignment in milliseconds, and a bound of the rest.
 
     Args:
         gap: relative, between cost and bound, that is good enough.
@@ -86,10 +86,12 @@ class Lagrangian:
         return Solution.of(problem, best, -np.inf, problem.in_units(duals.prices))
 
 
-def least_of(
-    columns: Columns, cost: float, prices: Floats, *, changes: int | None = None
-) -> Choices | None:
-    """The assignment that costs no more and has the least largest error, from those found at prices; None: none costs it.
+#: With its usual gaps.
+DEFAULT_SOLVER = Lagrangian()
+
+
+def least_of(columns: Columns, cost: float, prices: Floats, *, changes: int | None = None) -> Choices | None:
+    """The assignment that costs no more and has the least largest error, from those found at prices, if there is one.
 
     `changes` are those that exchange makes at most, in the best of them; default: as many as help, in all of them.
     """

@@ -7,7 +7,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
 from precc.assignment.infeasible import infeasible
-from precc.assignment.problem import AssignmentProblem, Floats, Solution
+from precc.assignment.problem import AssignmentProblem, Choices, Floats, Solution
 from precc.errors import PlanError
 
 __all__ = ["MILP"]
@@ -17,8 +17,8 @@ __all__ = ["MILP"]
 class MILP:
     """The best assignment, proved (`scipy.optimize.milp`, HiGHS; Huangfu and Hall 2018).
 
-    One binary a choice of a group; one number in [0, 1] a pair of choices of an edge, whose sums over either end are the
-    choices of the other (the local polytope, which is exact on trees).
+    One binary a choice of a group; one number in [0, 1] a pair of choices of an edge, whose sums over either end are
+    the choices of the other (the local polytope, which is exact on trees).
 
     Args:
         gap: relative, at which it stops.
@@ -36,13 +36,12 @@ class MILP:
         if not np.isfinite(own.costs).any(1).all():
             raise infeasible(problem)
         program = _Program.of(own)
-        limit = {} if self.seconds is None else {"time_limit": self.seconds}
         found = milp(
             program.costs,
             constraints=program.constraints,
             integrality=program.integral,
             bounds=Bounds(0, program.most),
-            options={"mip_rel_gap": self.gap, **limit},
+            options={"mip_rel_gap": self.gap, "time_limit": np.inf if self.seconds is None else self.seconds},
         )
         if found.status == 2:
             raise infeasible(problem)
@@ -56,7 +55,7 @@ class MILP:
 class _Program:
     costs: Floats
     constraints: list[LinearConstraint]
-    integral: Floats
+    integral: Choices
     most: Floats
 
     @classmethod
@@ -66,7 +65,7 @@ class _Program:
         pairs = problem.edge_costs.reshape(-1)
         costs = np.concatenate([problem.costs.reshape(-1), pairs])
         allowed = np.isfinite(costs)
-        integral = np.concatenate([np.ones(nodes), np.zeros(len(pairs))])
+        integral = np.concatenate([np.ones(nodes, np.int64), np.zeros(len(pairs), np.int64)])
         variables = len(costs)
         one = _rows(np.repeat(np.arange(groups), choices), np.arange(nodes), (groups, variables))
         found = [LinearConstraint(one, 1, 1)]

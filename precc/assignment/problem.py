@@ -99,7 +99,14 @@ class AssignmentProblem:
         errors = self.errors[kept] / self.budgets[kept, None, None]
         names = tuple(name for name, keep in zip(self.constraints, kept, strict=True) if keep)
         own = object.__new__(AssignmentProblem)  # unchecked: a group that is left without a choice is no mistake here
-        entries = (costs, np.where(np.isfinite(costs), errors, 0.0), np.ones(len(errors)), self.ends, self.tables, names)
+        entries = (
+            costs,
+            np.where(np.isfinite(costs), errors, 0.0),
+            np.ones(len(errors)),
+            self.ends,
+            self.tables,
+            names,
+        )
         for name, value in zip(("costs", "errors", "budgets", "ends", "tables", "constraints"), entries, strict=True):
             object.__setattr__(own, name, value)
         return own

@@ -19,7 +19,8 @@ def step_work(analysis: Analysis, *, inference: bool = False) -> StepWork:
 
 def _product(analysis: Analysis, slots: list[Slot]) -> ProductWork:
     records = [analysis.records[slot.name] for slot in slots]
-    return ProductWork(tuple(slots), tuple(own.value_range.elements for own in records), records[0].multiply_adds)
+    elements = tuple(own.value_range.elements for own in records)
+    return ProductWork(tuple(slots), elements, records[0].multiply_adds, records[0].outputs)
 
 
 def _tensors(analysis: Analysis, inference: bool) -> tuple[TensorWork, ...]:

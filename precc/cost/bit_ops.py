@@ -13,9 +13,9 @@ __all__ = ["BitOps"]
 class BitOps:
     """Multiply-adds times the bits of both operands, and beside that times the bits of the sum, with a weight.
 
-    ``multiply_adds * (bits_a * bits_b + sum_weight * bits_of_sum)``: a multiplier grows with the product of the widths of
-    its operands (BOPs: Baskin et al. 2021, UNIQ, arXiv 1804.10969), an adder with its own width. Bits of block scales
-    count. The tensors' own sums are float32.
+    ``multiply_adds * (bits_a * bits_b + sum_weight * bits_of_sum)``: a multiplier grows with the product of the widths
+    of its operands (BOPs: Baskin et al. 2021, UNIQ, arXiv 1804.10969), an adder with its own width. Bits of block
+    scales count. The tensors' own sums are float32.
 
     Args:
         sum_weight: of a bit of the sum.

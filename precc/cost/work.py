@@ -15,11 +15,18 @@ class ProductWork:
         operands: their slots, in the order of the product; two, but for fused attention.
         elements: values of each operand.
         multiply_adds: of one step.
+        outputs: results, each a sum.
     """
 
     operands: tuple[Slot, ...]
     elements: tuple[int, ...]
     multiply_adds: int
+    outputs: int
+
+    @property
+    def terms(self) -> int:
+        """Of each sum."""
+        return self.multiply_adds // max(self.outputs, 1)
 
     @property
     def role(self) -> Role:

@@ -16,8 +16,8 @@ __all__ = ["BitBudget"]
 class BitBudget(BudgetPolicy):
     """The plan with the smallest error whose `PrecisionPlan.average_bits` are no more than these.
 
-    Of loss and gradient the larger error counts, each relative to that of the best uniform format of that width (rounded
-    down, at least 4 bits), scaled if it has fewer than 16 bits.
+    Of loss and gradient the larger error counts, each relative to that of the best uniform format of that width
+    (rounded down, at least 4 bits), scaled if it has fewer than 16 bits.
 
     Args:
         average_bits: of an operand, weighted by multiply-adds.

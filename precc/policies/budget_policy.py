@@ -11,7 +11,7 @@ from precc.assignment.candidates import CANDIDATES, parse_accumulators, parse_ca
 from precc.assignment.choice_costs import Palette
 from precc.assignment.choice_errors import ChoiceErrors
 from precc.assignment.groups import Share, group_graph, parse_share
-from precc.assignment.lagrangian import Lagrangian
+from precc.assignment.lagrangian import DEFAULT_SOLVER
 from precc.assignment.solver import Solver
 from precc.assignment.step_work import step_work
 from precc.cost.bit_ops import BitOps
@@ -35,12 +35,12 @@ class BudgetPolicy:
     Args:
         candidates: precisions, formats, or their names; formats of fewer than 16 bits get one float32 scale a tensor
             (`precc.scaled`). Default: e2m1 e2m3 e3m2 e3m4 e4m3 e5m2 e4m5 e5m4 float16 bfloat16 float32.
-        accumulators: of products, likewise; None is the tensors' own arithmetic, and the default. Others need an analysis
-            with sums, ``AnalysisOptions(sums=64)``.
+        accumulators: of products, likewise; None is the tensors' own arithmetic, and the default. Others need an
+            analysis with sums, ``AnalysisOptions(sums=64)``.
         share: ``"nothing"``, or ``"tensor"``: all slots that read the same values have one precision.
         inference: whether the plan is for the forward alone: cost and errors are its own, and the backward is float32.
-        lost: the largest share of a slot's sum of squares that a choice may lose, to 0 or beyond the ends of its format;
-            above a tenth or so predictions are not sure.
+        lost: the largest share of a slot's sum of squares that a choice may lose, to 0 or beyond the ends of its
+            format; above a tenth or so predictions are not sure.
         solver: of the problem.
 
     Raises:
@@ -52,7 +52,7 @@ class BudgetPolicy:
     share: Share | str = Share.NOTHING
     inference: bool = False
     lost: float = 0.1
-    solver: Solver = Lagrangian()
+    solver: Solver = DEFAULT_SOLVER
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "candidates", parse_candidates(self.candidates))

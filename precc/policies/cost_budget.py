@@ -16,8 +16,8 @@ __all__ = ["CostBudget"]
 class CostBudget(BudgetPolicy):
     """The plan with the smallest error that costs no more, by the cost model of `assign`.
 
-    Of loss and gradient the larger error counts, each relative to that of the best candidate that costs no more when all
-    slots have it, or, if there is none, of the cheapest one.
+    Of loss and gradient the larger error counts, each relative to that of the best candidate that costs no more when
+    all slots have it, or, if there is none, of the cheapest one.
 
     Args:
         limit: of the cost of a step, in units of the model.

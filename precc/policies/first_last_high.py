@@ -19,7 +19,8 @@ __all__ = ["FirstLastHigh"]
 
 @dataclass(frozen=True)
 class FirstLastHigh:
-    """Another policy's plan, with the first and the last products of the forward, and their gradients, in a high format.
+    """Another policy's plan, with the first and the last products of the forward, and their gradients, in a high
+    format.
 
     It is composed by rules, so that a policy with a budget knows what they cost.
 

@@ -1,0 +1,171 @@
+"""The commands ``precc plan ...``: plans and saved analyses, without a net."""
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from precc.analysis.analysis import Analysis
+from precc.cost.bit_ops import BitOps
+from precc.cost.cost_model import CostModel
+from precc.cost.energy import Energy
+from precc.cost.memory import Memory
+from precc.errors import PlanError
+from precc.plan import PrecisionPlan
+from precc.policies.bit_budget import BitBudget
+from precc.policies.budget_policy import BudgetPolicy
+from precc.policies.cost_budget import CostBudget
+from precc.policies.error_budget import ErrorBudget
+from precc.policies.pareto import Front, pareto
+from precc.provenance import Provenance
+from precc.target import TARGETS
+
+__all__ = ["COSTS", "add_plan_commands", "run_plan_command"]
+
+#: Cost models by the name that the command has for them.
+COSTS: Mapping[str, CostModel] = {
+    "bit-ops": BitOps(),
+    "energy": Energy(),
+    "memory": Memory(),
+    "memory-inference": Memory(training=False),
+}
+
+
+def add_plan_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add ``plan`` with its own commands to a parser."""
+    plan = commands.add_parser("plan", help="show, compare and choose plans, from files")
+    own = plan.add_subparsers(dest="plan_command", required=True)
+    show = own.add_parser("show", help="print a plan, and where it comes from")
+    show.add_argument("plan", help="a plan's JSON file")
+    diff = own.add_parser("diff", help="print what changes from one plan to another")
+    diff.add_argument("before")
+    diff.add_argument("after")
+    apply = own.add_parser("apply", help="predict the error and the cost of a plan in an analysed step")
+    apply.add_argument("plan", help="a plan's JSON file")
+    _add_analysis(apply)
+    apply.add_argument("--out", help="write the plan with all slots named, and with the prediction")
+    assign = own.add_parser(
+        "assign",
+        help="choose a plan for an analysed step",
+        epilog="example: precc plan assign step.precc --gradient 0.05 --out plan.json",
+    )
+    _add_analysis(assign)
+    _add_choices(assign)
+    assign.add_argument("--loss", type=float, help="limit of the loss error, root mean square, absolute")
+    assign.add_argument("--gradient", type=float, help="limit of the gradient's error, relative")
+    assign.add_argument("--bias", type=float, help="limit of the mean of the loss error, absolute")
+    assign.add_argument("--bits", type=float, help="limit of the average bits")
+    assign.add_argument("--limit", type=float, help="limit of the cost, in units of its model")
+    assign.add_argument("--out", help="write the plan")
+    front = own.add_parser("pareto", help="list the best plans at each cost")
+    _add_analysis(front)
+    _add_choices(front)
+    front.add_argument("--points", type=int, default=24, help="costs that are tried (default: 24)")
+    front.add_argument("--out", help="folder for the plans")
+
+
+def _add_analysis(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("analysis", help="a file that analysis.save wrote")
+    parser.add_argument("--cost", choices=list(COSTS), default="bit-ops", help="cost model (default: bit-ops)")
+
+
+def _add_choices(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--target", choices=list(TARGETS), default="cpu-emulated", help="default: cpu-emulated")
+    parser.add_argument("--candidates", help="formats with commas between them, such as e2m1,e4m3,bf16")
+    parser.add_argument("--inference", action="store_true", help="of the forward alone")
+
+
+def run_plan_command(chosen: argparse.Namespace) -> None:
+    """Run what the arguments say."""
+    commands: dict[str, Callable[[argparse.Namespace], None]] = {
+        "show": _show,
+        "diff": _diff,
+        "apply": _apply,
+        "assign": _assign,
+        "pareto": _pareto,
+    }
+    commands[chosen.plan_command](chosen)
+
+
+def _show(chosen: argparse.Namespace) -> None:
+    _print(PrecisionPlan.load(chosen.plan))
+
+
+def _diff(chosen: argparse.Namespace) -> None:
+    print(PrecisionPlan.load(chosen.before).diff(PrecisionPlan.load(chosen.after)))
+
+
+def _apply(chosen: argparse.Namespace) -> None:
+    analysis, plan = Analysis.load(chosen.analysis), PrecisionPlan.load(chosen.plan)
+    error, cost = Front().assigner(analysis, cost=COSTS[chosen.cost], rules=plan.rules).score(plan)
+    made = Provenance(plan.provenance.policy, plan.provenance.budget, analysis.digest, error, cost)
+    _finish(replace(plan.resolve(analysis.multiply_adds), provenance=made), chosen.out)
+
+
+def _assign(chosen: argparse.Namespace) -> None:
+    policy = _policy(chosen)
+    plan = policy.assign(Analysis.load(chosen.analysis), cost=COSTS[chosen.cost], target=chosen.target)
+    _finish(plan, chosen.out)
+
+
+def _policy(chosen: argparse.Namespace) -> BudgetPolicy:
+    limits = {name: getattr(chosen, name) for name in ("loss", "gradient", "bias")}
+    limits = {name: value for name, value in limits.items() if value is not None}
+    wanted = [bool(limits), chosen.bits is not None, chosen.limit is not None]
+    if sum(wanted) != 1:
+        raise PlanError(
+            "assign needs one budget: of errors (--loss, --gradient, --bias), of bits (--bits) or of cost (--limit)"
+        )
+    options = _options(chosen)
+    if limits:
+        return ErrorBudget(**limits, **options)
+    return BitBudget(chosen.bits, **options) if chosen.bits is not None else CostBudget(chosen.limit, **options)
+
+
+def _options(chosen: argparse.Namespace) -> dict[str, Any]:
+    named = {"candidates": chosen.candidates.split(",")} if chosen.candidates else {}
+    return {**named, "inference": chosen.inference}
+
+
+def _pareto(chosen: argparse.Namespace) -> None:
+    plans = pareto(
+        Analysis.load(chosen.analysis),
+        cost=COSTS[chosen.cost],
+        target=chosen.target,
+        points=chosen.points,
+        options=Front(**_options(chosen)),
+    )
+    table = Table("plan", "cost", "average bits", "predicted error", "", box=None)
+    for number, plan in enumerate(plans):
+        known = (str(plan.cost), f"{plan.average_bits:.2f}", str(plan.predicted_error), plan.provenance.budget)
+        table.add_row(f"{number:02}", *known)
+    Console().print(table)
+    if chosen.out:
+        folder = Path(chosen.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, plan in enumerate(plans):
+            plan.save(folder / f"{number:02}.json")
+        print(f"wrote {len(plans)} plans to {folder}")
+
+
+def _finish(plan: PrecisionPlan, out: str | None) -> None:
+    _print(plan)
+    if out:
+        plan.save(out)
+        print(f"wrote {out}")
+
+
+def _print(plan: PrecisionPlan) -> None:
+    """The plan, and what is known of where it comes from."""
+    made = plan.provenance
+    print(plan)
+    for name in ("budget", "analysis", "predicted_error", "cost"):
+        value = getattr(made, name)
+        if value:
+            print(f"{name.replace('_', ' ')}: {value}")
+    if plan.multiply_adds:
+        print(f"average bits: {plan.average_bits:.4g}")
