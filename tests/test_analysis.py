@@ -17,7 +17,9 @@ import precc
 from precc.analysis.analysis import Analysis
 from precc.analysis.analysis_options import AnalysisOptions
 from precc.analysis.batch_slice import BatchSlice
+from precc.analysis.calibration import Calibration
 from precc.analysis.explanation import explained
+from precc.analysis.prediction import Prediction
 from precc.errors import AnalysisError, CaptureError, PlanError, PrecisionWarning, UnsupportedError
 from precc.models.gpt import GPT
 from precc.models.lenet5 import LeNet5
@@ -94,8 +96,7 @@ def test_flips_at_rectifiers_are_most_of_the_error(analysis: Analysis) -> None:
     whole = analysis.predict(plan).gradient
     sensitivities = copy.copy(analysis.findings.sensitivities)
     object.__setattr__(sensitivities, "flips", ())
-    prediction = copy.copy(analysis._prediction)
-    object.__setattr__(prediction, "sensitivities", sensitivities)
+    prediction = Prediction(sensitivities, analysis.findings.gains, Calibration())
     assert prediction.of(plan).gradient < whole / 3
 
 

@@ -13,7 +13,7 @@ from precc.analysis.sensitivities import Sensitivities
 from precc.analysis.slot_sample import SlotAdjoints, ValueSample
 from precc.precision import Precision
 
-__all__ = ["Contribution", "RoundedSlot", "contribution_of"]
+__all__ = ["Contribution", "RoundedSlot", "contribution_of", "errors_of"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

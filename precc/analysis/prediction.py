@@ -158,6 +158,8 @@ class Prediction:
         return self._slot_error(part, sizes[accumulator].usual if accumulator in sizes else 0.0, 0.0)
 
     def _slot_error(self, part: Contribution | None, size: float, lost: float) -> SlotError:
+        if math.isinf(lost):
+            return SlotError(math.inf, math.inf, math.inf, math.inf, lost)
         if part is None:
             return SlotError(0.0, 0.0, 0.0, 0.0, 0.0)
         norm = self.sensitivities.gradient_norm

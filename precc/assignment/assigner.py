@@ -205,8 +205,7 @@ class Assigner:
         """By chords, for each choice to the plan that has it everywhere: of mixed plans it is rather too much."""
         squares = self.errors.squares
         slopes = np.stack([self._slopes(squares[:, choice]) for choice in range(self.palette.size)], 1)
-        means = np.nan_to_num(np.abs(self.errors.means).sum(0), posinf=0.0)
-        return _Reference(np.where(np.isfinite(squares), slopes, 0.0), means)
+        return _Reference(slopes, np.abs(self.errors.means).sum(0))
 
     def _reference(self, solution: Solution) -> "_Reference":
         """At an assignment."""
@@ -218,7 +217,7 @@ class Assigner:
     def _slopes(self, squares: Floats) -> Floats:
         """Of what flips, by mean squares of slots, about these."""
         sizes = zip(self.errors.names, squares.tolist(), strict=True)
-        found = self.analysis.flip_slopes({name: size for name, size in sizes if size and math.isfinite(size)})
+        found = self.analysis.flip_slopes({name: size for name, size in sizes if size})
         return np.array([found.get(name, 0.0) for name in self.errors.names])
 
     @cached_property
@@ -263,9 +262,7 @@ class Assigner:
     @cached_property
     def _known(self) -> NDArray[np.bool_]:
         """Whether the errors of a choice are finite, [groups, choices]."""
-        found = self.errors
-        finite = np.isfinite(found.means) & np.isfinite(found.variances) & np.isfinite(found.gradients)
-        unknown = found.by_group((~finite).astype(float), len(self.graph))
+        unknown = self.errors.by_group((~self.errors.known).astype(float), len(self.graph))
         return np.asarray(unknown == 0)
 
     @cached_property

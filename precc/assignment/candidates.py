@@ -18,7 +18,7 @@ def scaled(choice: Format | str) -> Precision:
     """A format as a candidate: with one scale a tensor, if it has fewer than 16 bits and no scales of its own.
 
     >>> print(scaled("e4m3"), scaled("bf16"), scaled("mxfp4"), sep=", ")
-    float8_e4m3fn/tensor:float32, bfloat16, mxfp4
+    float8_e4m3fn/tensor:float32, bfloat16, mxfp4_e2m1
     """
     fmt = parse_format(choice)
     return Precision(fmt, scaling=_SCALING if isinstance(fmt, ElementFormat) and fmt.bits < 16 else None)

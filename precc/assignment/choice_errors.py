@@ -6,6 +6,7 @@ from typing import Any
 
 import networkx as nx
 import numpy as np
+from numpy.typing import NDArray
 
 from precc.analysis.analysis import Analysis
 from precc.analysis.slot_error import SlotError
@@ -30,6 +31,7 @@ class ChoiceErrors:
         gradients: mean squares of the gradient's error, relative, without what flips.
         squares: mean squares of the errors of values.
         lost: share of the sum of squares that is lost.
+        known: whether all of these are finite; they are 0 where they are not.
     """
 
     names: tuple[str, ...]
@@ -39,6 +41,7 @@ class ChoiceErrors:
     gradients: Floats
     squares: Floats
     lost: Floats
+    known: NDArray[np.bool_]
 
     @classmethod
     def of(cls, analysis: Analysis, graph: "nx.MultiGraph[int]", palette: Palette) -> "ChoiceErrors":
@@ -51,7 +54,8 @@ class ChoiceErrors:
                 groups.append(group)
                 rows.append([_row(alone(k)) if k in allowed else (0.0,) * len(_FIELDS) for k in range(palette.size)])
         table = np.array(rows).reshape(len(names), palette.size, len(_FIELDS))
-        return cls(tuple(names), groups, *np.moveaxis(table, -1, 0))
+        known = np.isfinite(table).all(-1)
+        return cls(tuple(names), groups, *np.moveaxis(np.where(known[..., None], table, 0.0), -1, 0), known)
 
     def by_group(self, values: Floats, groups: int) -> Floats:
         """Sums over the slots of each group, [groups, choices]."""
