@@ -55,7 +55,8 @@ class ChoiceErrors:
                 rows.append([_row(alone(k)) if k in allowed else (0.0,) * len(_FIELDS) for k in range(palette.size)])
         table = np.array(rows).reshape(len(names), palette.size, len(_FIELDS))
         known = np.isfinite(table).all(-1)
-        return cls(tuple(names), groups, *np.moveaxis(np.where(known[..., None], table, 0.0), -1, 0), known)
+        means, variances, gradients, squares, lost = np.moveaxis(np.where(known[..., None], table, 0.0), -1, 0)
+        return cls(tuple(names), groups, means, variances, gradients, squares, lost, known)
 
     def by_group(self, values: Floats, groups: int) -> Floats:
         """Sums over the slots of each group, [groups, choices]."""
