@@ -77,7 +77,7 @@ class Sampler:
         kept = [dim for dim in range(x.dim()) if dim not in along]
         shape = [x.shape[dim] for dim in kept]
         count, terms = math.prod(shape), math.prod(x.shape[dim] for dim in along)
-        x = x.permute(*kept, *along)
+        x = x.permute([*kept, *along])  # of a single number there are none
         chosen = self.rows_of(count, terms if like is None else like)
         if len(chosen) < count and (len(kept) == 1 or x.is_contiguous()):
             x = x.reshape(count, *x.shape[len(kept) :]).index_select(0, chosen.to(x.device))

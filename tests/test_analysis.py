@@ -282,6 +282,28 @@ def test_a_slice_of_the_batch_is_analysed_and_told(tmp_path: Path) -> None:
     assert net.analyze(x, loss=cross_entropy, options=precc.AnalysisOptions(rows=400)).batch == BatchSlice(16, 16)
 
 
+class WithLoss(nn.Module):
+    """Returns its loss beside its output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(784, 10)
+
+    def forward(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        output = self.linear(x.flatten(1))
+        return F.cross_entropy(output, labels), output
+
+
+@pytest.mark.parametrize("rows", [None, 4])
+def test_a_loss_that_the_net_returns_is_a_mean_over_the_slice(rows: int | None) -> None:
+    net: Any = precc.compile(WithLoss(), backend="reference")
+    expected = float(net(images()[:rows], LABELS[:rows])[0].detach())
+    net(images(), LABELS)[0].backward()
+    found = net.analyze(images(), LABELS, options=precc.AnalysisOptions(rows=rows))
+    assert found.findings.sensitivities.loss == pytest.approx(expected)
+
+
 def test_a_loss_of_all_labels_cannot_be_that_of_a_slice() -> None:
     with pytest.raises(CaptureError) as error:
         compiled().analyze(

@@ -60,7 +60,13 @@ class BatchSlice:
         return _pytree.tree_map(part, tree)
 
     def tangents(self, found: Mapping[int, Tensor]) -> dict[int, Tensor]:
-        """Gradients with respect to the outputs, as if the loss were a mean over these examples alone."""
+        """Gradients with respect to the outputs, as if the loss were a mean over these examples alone.
+
+        What has not the batch's dimension, such as a loss that the net returns, is taken for such a mean itself.
+        """
         if not self.partial:
             return dict(found)
-        return {position: own * (self.of / self.rows) for position, own in self.narrowed(dict(found)).items()}
+        parts = {position: (own, self.narrowed(own)) for position, own in found.items()}
+        return {
+            position: part if part is own else part * (self.of / self.rows) for position, (own, part) in parts.items()
+        }
