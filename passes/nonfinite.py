@@ -49,7 +49,7 @@ class _Search:
         if _only_shows(node):
             self._states[node] = before
             return
-        self._states[node] = max((_state(own, before) for own in tensors_in(value)), default=0)
+        self._states[node] = max((_state(own) for own in tensors_in(value)), default=0)
         if self._states[node] > before and node.op == "call_function" and not _says_nonfinite(node):
             self.found = node
 
@@ -66,13 +66,10 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
             yield own
 
 
-def _state(value: Tensor, before: int) -> int:
+def _state(value: Tensor) -> int:
     """0: all finite; 1: infinities; 2: a NaN."""
-    total = float(value.sum())  # of finite values it can overflow; of others it is never finite
-    if math.isfinite(total):
+    if math.isfinite(float(value.sum())):  # of finite values it can overflow; of others it is never finite
         return 0
-    if math.isinf(total) and before:
-        return 1
     if bool(value.isnan().any()):
         return 2
     return 0 if bool(value.isfinite().all()) else 1

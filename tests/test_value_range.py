@@ -436,6 +436,25 @@ def test_the_first_nonfinite_value_is_named() -> None:
     assert "planted line" in words
 
 
+class OverflowingInHalf(nn.Module):
+    """Behind a mask of infinities, values that are finite but whose sum is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(784, 784).half()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.inner(x.half().flatten(1))
+        finite = y.masked_fill(y > 0, -math.inf).clamp(min=1000.0)
+        return finite * finite  # the planted line
+
+
+def test_a_sum_of_finite_values_that_overflows_hides_nothing() -> None:
+    first = first_nonfinite(step_of("overflowing in half", OverflowingInHalf()))
+    assert first is not None
+    assert "planted line" in described(first)
+
+
 def test_a_step_with_a_mask_of_infinities_is_finite() -> None:
     assert first_nonfinite(step_of("gpt")) is None
 
