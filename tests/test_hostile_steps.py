@@ -151,6 +151,38 @@ def test_derivatives_that_are_not_finite_are_told() -> None:
         compiled(model).analyze(inputs() * 1e25, loss=loss_of)
 
 
+WEIGHTS = 0.5 + torch.rand(10, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda output: F.cross_entropy(output, LABELS, weight=WEIGHTS),
+        lambda output: F.binary_cross_entropy_with_logits(
+            output, F.one_hot(LABELS, 10).float(), weight=WEIGHTS, pos_weight=WEIGHTS
+        ),
+    ],
+    ids=["classes", "logits"],
+)
+def test_weights_of_a_loss_have_no_derivative_and_need_none(loss: Callable[[Tensor], Tensor]) -> None:
+    found = compiled(small()).analyze(inputs(), loss=loss)
+    predicted, measured = found.predict(PLAN), found.measure(PLAN, 10)
+    assert not predicted.unknown
+    assert 1 / 1.5 < predicted.gradient / measured.gradient < 1.5
+    assert 1 / 2 < predicted.loss / measured.loss < 2
+
+
+def test_weights_of_a_loss_that_depend_on_the_net_are_unknown() -> None:
+    def loss(output: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(
+            output, F.one_hot(LABELS, 10).float(), weight=output.detach().sigmoid()
+        )
+
+    with pytest.warns(PrecisionWarning, match=r"aten\.binary_cross_entropy_with_logits"):
+        found = compiled(small()).analyze(inputs(), loss=loss)
+    assert "0/product/fprop.weight" in found.predict(PLAN).unknown.loss
+
+
 def test_a_seed_is_not_too_large() -> None:
     with pytest.raises(AnalysisError, match=r"from 0 to 2\*\*32 - 1"):
         precc.AnalysisOptions(seed=2**62)

@@ -6,6 +6,7 @@ kernel hides what it does, of a number that is taken out of a tensor. Of compari
 derivative is known: it is zero. So is that of what takes no more from a tensor than its shape.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,8 +51,8 @@ _INDEPENDENT = frozenset(
     )
 )
 
-#: How torch says that an operator is a function of all arguments but one.
-_NO_ARGUMENT = "is not differentiable with respect to argument"
+#: How torch says, when an operator is called, that it has no derivative by an argument, and that it has by others.
+_NO_ARGUMENT = re.compile(r"The function '(\w+)' is not differentiable with respect to argument '(\w+)'")
 
 _PASSING = frozenset({_aten.alias.default, _aten.detach.default})
 
@@ -84,10 +85,17 @@ class Derivatives:
         except WithoutDerivative:
             self._close(node, node.all_input_nodes)
             return self.value(node, values)
+        except RuntimeError as error:
+            refused = _refused(node, error)
+            if refused is None:
+                raise
+            self._close(node, [refused])
+            return self.value(node, values)
         if unseen:
+            before = self._constants.get(node)
             self._seen.add(node)
             self._look(node, result, values)
-            if node in self._constants:
+            if self._constants.get(node) != before:
                 if state is not None:
                     state.restore()
                 return self.value(node, values)
@@ -110,7 +118,7 @@ class Derivatives:
         """Take these arguments as constants."""
         self._note(node, [(argument, node) for argument in arguments])
         if arguments:
-            self._constants[node] = frozenset(arguments)
+            self._constants[node] = self._constants.get(node, frozenset()).union(arguments)
 
     def _note(self, node: Node, edges: Sequence[Edge]) -> None:
         if edges:
@@ -178,6 +186,20 @@ def _is_backward_of(node: Node, source: Node) -> bool:
     return "backward" in str(node.target) and argument in map(_passed, node.all_input_nodes)
 
 
+def _refused(node: Node, error: RuntimeError) -> Node | None:
+    """The argument of an operator that this error says it has no derivative by; None if it says something else."""
+    found = _NO_ARGUMENT.search(str(error))
+    if found is None or not isinstance(node.target, OpOverload):
+        return None
+    operator, name = found.groups()
+    schema = node.target._schema
+    if schema.name.partition("::")[2] != operator:  # one in its place
+        return None
+    position = next(place for place, own in enumerate(schema.arguments) if own.name == name)
+    argument = node.args[position] if position < len(node.args) else node.kwargs.get(name)
+    return argument if isinstance(argument, Node) else None
+
+
 def _passed(node: Node) -> Node:
     while node.target in _PASSING:
         (node,) = node.all_input_nodes
@@ -198,7 +220,7 @@ def _without_derivative(node: Node, values: Mapping[Node, Any]) -> tuple[list[No
         except WithoutDerivative:
             return [own for own, _ in real], []
         except RuntimeError as error:
-            if _NO_ARGUMENT not in str(error):
+            if _NO_ARGUMENT.search(str(error)) is None:
                 raise
             return [], []  # of the other arguments it has derivatives
         answers = [(own, _answer(results, leaf)) for own, leaf in real if results]
