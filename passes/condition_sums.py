@@ -128,6 +128,23 @@ def _logits_loss(
     return _reduced(sampler, sizes, (1 - target) * x + F.softplus(-x), reduction)
 
 
+def _probability_loss(
+    sampler: Sampler, y: Tensor, x: Tensor, target: Tensor, weight: Any = None, reduction: int = 1
+) -> Tensor:
+    """Of ``-w (t log x + (1 - t) log(1 - x))``, with logarithms of at least -100; perturbed, x would leave [0, 1]."""
+    x, target = x.double(), target.double()
+    positive, negative = x.log().clamp(min=-100), (-x).log1p().clamp(min=-100)
+    loss = -(target * positive + (1 - target) * negative)
+    of_x = torch.where(
+        (x > 0) & (x < 1), (x - target).abs() / (1 - x), x * target
+    )  # at the ends, of what is no constant
+    sizes = of_x + (target * (positive - negative)).abs()
+    if weight is not None:
+        weight = weight.double().expand(loss.shape)
+        sizes, loss = (sizes + loss.abs()) * weight.abs(), loss * weight
+    return _reduced(sampler, sizes, loss, reduction)
+
+
 def _mse_loss(sampler: Sampler, y: Tensor, a: Tensor, b: Tensor, reduction: int = 1) -> Tensor:
     """Of ``(a - b)**2``."""
     a, b = a.double(), b.double()
@@ -218,6 +235,7 @@ SUMS: dict[Any, Rule] = {
     _aten.nll_loss_backward.default: Rule(_LOSS, _nll_gradient),
     _aten.nll_loss2d_backward.default: Rule(_LOSS, _nll_gradient),
     _aten.binary_cross_entropy_with_logits.default: Rule(_LOSS, _logits_loss),
+    _aten.binary_cross_entropy.default: Rule(_LOSS, _probability_loss),
     _aten.mse_loss.default: Rule(_LOSS, _mse_loss),
     _aten.embedding_dense_backward.default: Rule(_SUM, _table_gradient),
     _aten._embedding_bag.default: Rule(_SUM, _bags),

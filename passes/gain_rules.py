@@ -132,6 +132,24 @@ def _log_softmax(call: Call) -> Mapping[Any, float]:
     return {0: 1 - 2 / p.shape[1] + float(p.square().sum(1).mean())}
 
 
+def _probability_loss(call: Call) -> Mapping[Any, float]:
+    """``(dL/dx)**2`` and ``(dL/dt)**2`` of a cross-entropy of probabilities x and targets t, summed over elements."""
+    x, target = call.tensor(0), call.tensor(1)
+    assert x is not None
+    assert target is not None
+    x, target = x.double(), target.double()
+    of_x = (x - target) / (x * (1 - x)).clamp(min=1e-12)  # as in torch
+    of_target = (-x).log1p().clamp(min=-100) - x.log().clamp(min=-100)
+    weight = call.tensor(2) if len(call.args) > 2 else None
+    scale = 1.0 if weight is None else weight.double()
+    is_mean = len(call.args) < 4 or call.args[3] == 1
+    share = 1 / x.numel() ** 2 if is_mean else 1.0
+    return {
+        position: float((own * scale).square().sum()) * share / call.y.numel()
+        for position, own in enumerate((of_x, of_target))
+    }
+
+
 def _along_lines(inverse: Tensor, eps: float, count: int) -> tuple[Tensor, Tensor]:
     """Of ``z = (x - mean) r``: ``r**2 (1 - (1 + 2 q - q**2) / n)``, and ``q = r**2 var``, the mean square of z."""
     inverse = inverse.double()
@@ -267,6 +285,7 @@ GAIN_RULES: Mapping[Any, GainRule] = {
         ),
         _ones,
     ),
+    _aten.binary_cross_entropy.default: _probability_loss,
     _aten.div.Scalar: _div,
     _aten.constant_pad_nd.default: _padded,
     _aten.max_pool2d_with_indices.default: _of_first(_ones),

@@ -80,6 +80,15 @@ def gradient(of: Callable[..., Tensor] = real, *others: Any, **named: Any) -> Ca
     return case
 
 
+def probabilities(generator: Generator, index: int) -> Call:
+    return (
+        (1 + 16 * unit(generator, 5)) / 18,
+        unit(generator, 5),
+        real(generator, 5) if index % 2 else None,
+        index % 3,
+    ), {}
+
+
 def unit(generator: Generator, *shape: int) -> Tensor:
     """From 0 to 1, both included."""
     return torch.randint(0, 17, shape, generator=generator).double() / 16
@@ -333,6 +342,7 @@ CASES: dict[Any, Case] = {
     _aten.nll_loss_backward.default: loss_gradient,
     _aten.nll_loss2d_backward.default: pixels(loss_gradient),
     _aten.binary_cross_entropy_with_logits.default: lambda g, i: ((real(g, 5), unit(g, 5), None, None, i % 3), {}),
+    _aten.binary_cross_entropy.default: probabilities,
     _aten.mse_loss.default: lambda g, i: ((real(g, 5), real(g, 5), i % 3), {}),
     _aten.embedding_dense_backward.default: fixed(lambda g: (real(g, 2, 5, 3), ids(g, 2, 5), 4, 1, False)),
     _aten._embedding_bag.default: bags,
@@ -421,6 +431,7 @@ def function_of(op: Any) -> Callable[..., Any]:
         _aten._native_batch_norm_legit_no_training.default: by_statistics,
         _aten.native_dropout.default: dropout,
         _aten.linalg_vector_norm.default: lambda x, order: x.square().sum().sqrt(),
+        _aten.binary_cross_entropy.default: loss_of_probabilities,
     }
     return plain.get(op, op)
 
@@ -430,6 +441,11 @@ def by_statistics(
 ) -> Any:
     mean, variance, weight, bias = (own if own is None else own[:, None] for own in (mean, variance, weight, bias))
     return (x - mean) / (variance + eps).sqrt() * (1 if weight is None else weight) + (0 if bias is None else bias)
+
+
+def loss_of_probabilities(x: Tensor, target: Tensor, weight: Tensor | None, reduction: int) -> Tensor:
+    loss = -(target * x.log() + (1 - target) * (1 - x).log()) * (1 if weight is None else weight)
+    return loss if reduction == 0 else loss.mean() if reduction == 1 else loss.sum()
 
 
 def dropout(x: Tensor, share: float, training: bool) -> Any:

@@ -55,7 +55,8 @@ def jacobian(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], place: Any)
     def function(x: Tensor) -> Any:
         own = list(args)
         own[position] = x if inner is None else [*own[position][:inner], x, *own[position][inner + 1 :]]
-        plain = op if op not in DECOMPOSED and "norm" not in str(op) else function_of(op)
+        opened = op in DECOMPOSED or "norm" in str(op) or op is _aten.binary_cross_entropy.default
+        plain = function_of(op) if opened else op
         found = plain(*own, **kwargs)
         return found if isinstance(found, Tensor) else found[0]
 

@@ -172,6 +172,17 @@ def test_weights_of_a_loss_have_no_derivative_and_need_none(loss: Callable[[Tens
     assert 1 / 2 < predicted.loss / measured.loss < 2
 
 
+@pytest.mark.parametrize("size", [1.0, 100.0])
+def test_probabilities_do_not_leave_their_range(size: float) -> None:
+    def loss(output: Tensor) -> Tensor:
+        return F.binary_cross_entropy((size * output).sigmoid(), F.one_hot(LABELS, 10).float(), weight=WEIGHTS)
+
+    found = compiled(small()).analyze(inputs(), loss=loss)
+    predicted, measured = found.predict(PLAN), found.measure(PLAN, 10)
+    assert size > 1 or 1 / 1.5 < predicted.gradient / measured.gradient < 1.5
+    assert all(math.isfinite(own.normwise) for own in found.forward_errors(PLAN).values())
+
+
 def test_weights_of_a_loss_that_depend_on_the_net_are_unknown() -> None:
     def loss(output: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(
