@@ -416,6 +416,14 @@ def test_values_that_need_gradients_are_looked_at_too() -> None:
     assert all(known[name] == own for name, own in watcher.result().items())
 
 
+@pytest.mark.parametrize("scaling", ["tensor", Scaling("tensor", scale_format="fp32")], ids=["by exponent", "exact"])
+def test_a_candidate_does_not_grow_with_the_tensors_it_saw(scaling: str | Scaling) -> None:
+    candidate = RangeCandidate(Precision("e4m3", scaling=scaling))
+    for index in range(100):
+        candidate.loss(MagnitudeCounts(torch.tensor([1.0, 1 + index / 100])))
+    assert len(candidate._ends) <= 1
+
+
 class Overflowing(nn.Module):
     def __init__(self) -> None:
         super().__init__()

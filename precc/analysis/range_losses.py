@@ -38,7 +38,7 @@ class RangeCandidate:
     row: Row = field(init=False)
     _thresholds: dict[torch.dtype, RangeThresholds] = field(init=False, default_factory=dict)
     _tables: dict[torch.dtype, Thresholds] = field(init=False, default_factory=dict)
-    _ends: dict[Hashable, "_Ends"] = field(init=False, default_factory=dict)
+    _ends: dict[tuple[torch.dtype, int | None], "_Ends"] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.row = self.precision.row().current
@@ -74,17 +74,13 @@ class RangeCandidate:
 
     def ends(self, dtype: torch.dtype, amax: float) -> "_Ends":
         """The thresholds for a tensor with one scale and this largest magnitude, NaN where a value is not finite."""
-        key = (dtype, self._what_decides_the_scale(amax))
+        scaled = self.row.granularity is Granularity.TENSOR
+        if scaled and not (self.by_exponent and 0 < amax < math.inf):
+            return self._found_ends(dtype, amax)  # not kept: a candidate outlives the tensors, which all have others
+        key = (dtype, math.frexp(amax)[1] if scaled else None)
         if key not in self._ends:
             self._ends[key] = self._found_ends(dtype, amax)
         return self._ends[key]
-
-    def _what_decides_the_scale(self, amax: float) -> Hashable:
-        if self.row.granularity is not Granularity.TENSOR:
-            return None
-        if self.by_exponent and 0 < amax < math.inf:
-            return "exponent", math.frexp(amax)[1]
-        return "amax", repr(amax)  # by which a NaN is found again
 
     def _found_ends(self, dtype: torch.dtype, amax: float) -> "_Ends":
         thresholds = self.thresholds(dtype)
