@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import precc
 from precc.analysis.contribution import errors_of
-from precc.analysis.loss_sums import LossSums, Magnitudes, magnitudes_of, summed
+from precc.analysis.loss_sums import LossSums, MagnitudeMeans, magnitudes_of, summed
 from precc.analysis.rounding_error import TENSOR, ScaleKey, rounding_errors, scale_key
 from precc.analysis.slot_sample import SlotAdjoints, ValueSample, drawn_by_size
 from precc.analysis.traced_step import trace_step
@@ -42,9 +42,9 @@ def test_means_are_of_each_magnitude_and_of_the_nearest_where_none_was_drawn() -
     values, weights = torch.tensor([1.0, 1.03, 2.0, -8.0]), torch.tensor([1.0, 3.0, 1.0, 1.0], dtype=torch.float64)
     terms = torch.tensor([4.0, 8.0, 5.0, 7.0], dtype=torch.float64)
     wanted = magnitudes_of(torch.tensor([1.0, 2.0, 1.1, 1.9, -1.0, 1e-30])).long()
-    own = Magnitudes(magnitudes_of(values), weights)
+    own = MagnitudeMeans(magnitudes_of(values), weights)
     assert own.means(terms, wanted).tolist() == [7.0, 5.0, 7.0, 5.0, 7.0, 7.0]
-    alone = Magnitudes(magnitudes_of(values[:1]), weights[:1])
+    alone = MagnitudeMeans(magnitudes_of(values[:1]), weights[:1])
     assert alone.means(terms[:1], wanted).tolist() == [4.0] * 6
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["LossSums", "Magnitudes", "magnitudes_of", "summed"]
+__all__ = ["LossSums", "MagnitudeMeans", "magnitudes_of", "summed"]
 
 #: Bits of a float32 behind those that number a magnitude: its sign, its exponent, and four of its significand.
 _DROPPED = 19
@@ -78,7 +78,7 @@ class LossSums:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Magnitudes:
+class MagnitudeMeans:
     """Averages over the sampled values of each magnitude.
 
     Args:

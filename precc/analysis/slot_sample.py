@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from precc.analysis.loss_sums import LossSums, Magnitudes, magnitudes_of
+from precc.analysis.loss_sums import LossSums, MagnitudeMeans, magnitudes_of
 from precc.analysis.rounding_error import ScaleKey
 
 __all__ = ["SlotAdjoints", "ValueSample"]
@@ -69,9 +69,9 @@ class ValueSample:
         return len(self.values) == self.elements
 
     @property
-    def magnitudes(self) -> Magnitudes:
+    def magnitudes(self) -> MagnitudeMeans:
         """For averages over the values of a magnitude."""
-        return Magnitudes(magnitudes_of(self.values), self.weights)
+        return MagnitudeMeans(magnitudes_of(self.values), self.weights)
 
     def noise_of(self, terms: Tensor) -> Tensor:
         """Variance of sums over the sample, [..., samples], as estimates of those over all values, [...]."""
