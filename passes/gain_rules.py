@@ -68,19 +68,15 @@ def _ones(call: Call) -> Mapping[Any, float]:
     return {0: 1.0}
 
 
-def _share(call: Call) -> Mapping[Any, float] | None:
-    """Of the one argument that the result holds as a whole, beside constants, or repeated."""
-    x = call.tensor(0)
-    return {0: x.numel() / call.y.numel()} if x is not None and call.y.numel() >= x.numel() > 0 else None
-
-
 def _parts(call: Call) -> Mapping[Any, float]:
     """Of tensors one behind the other."""
     return {(0, at): call.value(own).numel() / call.y.numel() for at, own in enumerate(call.args[0])}
 
 
 def _padded(call: Call) -> Mapping[Any, float] | None:
-    return _share(call) if min(call.args[1]) >= 0 else None
+    """Of what the result holds as a whole, beside constants."""
+    x = call.tensor(0)
+    return None if x is None or min(call.args[1]) < 0 else {0: x.numel() / call.y.numel()}
 
 
 def _of_sum(first: int) -> GainRule:
@@ -113,9 +109,9 @@ def _sum(call: Call) -> Mapping[Any, float] | None:
 
 def _dropout(call: Call) -> Mapping[Any, float] | None:
     share, training = call.args[1], call.args[2]
-    if not training or share == 1:
-        return {0: 1.0} if not training else None
-    return {0: float(call.results[1].double().mean()) / (1 - share) ** 2}
+    if not training:
+        return {0: 1.0}
+    return None if share == 1 else {0: float(call.results[1].double().mean()) / (1 - share) ** 2}
 
 
 def _softmax(call: Call) -> Mapping[Any, float]:
@@ -159,7 +155,7 @@ def _along_lines(inverse: Tensor, eps: float, count: int) -> tuple[Tensor, Tenso
 
 def _batch_norm(call: Call) -> Mapping[Any, float] | None:
     _, weight, *_, training, _, eps = call.args
-    if not training or call.y is not call.results[0]:
+    if not training:
         return None
     gains, q = _along_lines(call.results[2], eps, call.y.numel() // call.y.shape[1])
     if weight is not None:
@@ -167,23 +163,19 @@ def _batch_norm(call: Call) -> Mapping[Any, float] | None:
     return {0: float(gains.mean()), 1: float(q.mean()), 2: 1.0}
 
 
-def _layer_norm(call: Call) -> Mapping[Any, float] | None:
-    if call.y is not call.results[0]:
-        return None
+def _layer_norm(call: Call) -> Mapping[Any, float]:
     gains, q = _along_lines(call.results[2], call.args[4], math.prod(call.args[1]))
     return {0: float(gains.mean()) * call.mean_weight(2), 2: float(q.mean()), 3: 1.0}
 
 
-def _group_norm(call: Call) -> Mapping[Any, float] | None:
-    if call.y is not call.results[0]:
-        return None
+def _group_norm(call: Call) -> Mapping[Any, float]:
     channels, space, groups, eps = call.args[4:8]
     gains, q = _along_lines(call.results[2], eps, channels // groups * space)
     return {0: float(gains.mean()) * call.mean_weight(1), 1: float(q.mean()), 2: 1.0}
 
 
 def _of_first(rule: GainRule) -> GainRule:
-    """Of ops whose other results are integers."""
+    """Of ops whose other results are integers, masks or statistics."""
     return lambda call: rule(call) if call.y is call.results[0] else None
 
 
@@ -225,7 +217,7 @@ def _convolution(call: Call) -> Mapping[Any, float]:
         counts = _meetings(taps, small.shape[2 + dim], large.shape[2 + dim], step, edge, apart).to(x.device)
         meetings *= int(counts.sum())
         met = met.unsqueeze(-1) * counts
-    of_x = float((weight.square().sum((0, 1)).double() * met).sum()) * len(x) / call.y.numel()
+    of_x = float((weight.double().square().sum((0, 1)) * met).sum()) * len(x) / call.y.numel()
     channels = x.shape[1] * call.y.shape[1] // groups
     of_weight = call.mean_square(0) * len(x) * channels * meetings / call.y.numel()
     return {0: of_x, 1: of_weight, 2: 1.0}
@@ -291,9 +283,9 @@ GAIN_RULES: Mapping[Any, GainRule] = {
     _aten.max_pool2d_with_indices.default: _of_first(_ones),
     _aten.native_dropout.default: _of_first(_dropout),
     _aten._log_softmax.default: _log_softmax,
-    _aten._native_batch_norm_legit_functional.default: _batch_norm,
-    _aten.native_layer_norm.default: _layer_norm,
-    _aten.native_group_norm.default: _group_norm,
+    _aten._native_batch_norm_legit_functional.default: _of_first(_batch_norm),
+    _aten.native_layer_norm.default: _of_first(_layer_norm),
+    _aten.native_group_norm.default: _of_first(_group_norm),
     _aten.mm.default: _product(0, 1),
     _aten.bmm.default: _product(0, 1),
     _aten.addmm.default: _added(_product(1, 2)),

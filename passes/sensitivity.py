@@ -7,10 +7,10 @@ With ``v`` the values of a slot, L the loss and g the gradient, the pass estimat
     curvature   d2L/dv2 (its diagonal)         by magnitude, from runs with displaced values (`displaced_run`)
 
 The first is differentiated through the joint graph, its backward included; with a metric M, ``r`` is of signs times
-``sqrt(M)``, and norms are those of ``sqrt(M) g``. Half of the vectors r are not random: they span the changes of the
-gradient under errors in all slots at once, and the random ones are orthogonal to them. What is of low rank, as the
-errors that reach the gradient through the loss of a few hard examples, is then no matter of chance (Hutch++: Meyer,
-Musco, Musco and Woodruff 2021). Of these the displaced runs tell, too.
+``sqrt(M)``, and norms are those of ``sqrt(M) g``. Half of the vectors r, three at most, are not random: they span the
+changes of the gradient under errors in all slots at once, and the random ones are orthogonal to them. What is of low
+rank, as the errors that reach the gradient through the loss of a few hard examples, is then no matter of chance
+(Hutch++: Meyer, Musco, Musco and Woodruff 2021). Of these the displaced runs tell, too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,7 +52,7 @@ class Sensitivity:
     """Estimate the adjoints of all slots of a step.
 
     Args:
-        probes: vectors r for the gradient; half of them are found, the others random.
+        probes: vectors r for the gradient; half of them, three at most, are found, the others random.
         samples: values of each tensor at which adjoints are kept.
         sums: dot products of each product that are kept, with adjoints, for plans that round sums.
         metric: by name of the parameter, the diagonal of M; none is the identity.

@@ -117,6 +117,26 @@ def test_the_check_sees_a_wrong_formula(op: Any, rule: GainRule) -> None:
     assert wrong(op, rule) > 0
 
 
+@pytest.mark.parametrize(("share", "training", "expected"), [(0.25, False, {0: 1.0}), (1.0, True, None)])
+def test_dropout_of_nothing_or_all(share: float, training: bool, expected: Mapping[int, float] | None) -> None:
+    op = _aten.native_dropout.default
+    assert gains(op, GAIN_RULES[op], (torch.ones(4), share, training), {}) == expected
+
+
+def test_padding_that_cuts_has_no_formula() -> None:
+    op = _aten.constant_pad_nd.default
+    assert gains(op, GAIN_RULES[op], (torch.ones(4), [-1, 0]), {}) is None
+
+
+def test_weights_of_half_precision_have_their_squares() -> None:
+    op = _aten.convolution.default
+    weight = torch.full((1, 1, 1), 2.0**-13, dtype=torch.float16)
+    args = (torch.ones(1, 1, 4, dtype=torch.float16), weight, None, [1], [0], [1], False, [0], 1)
+    found = gains(op, GAIN_RULES[op], args, {})
+    assert found is not None
+    assert found[0] == 2.0**-26
+
+
 def test_dropout_keeps_a_share() -> None:
     x = torch.ones(10_000)
     torch.manual_seed(0)
