@@ -97,18 +97,31 @@ def test_what_a_custom_operator_writes_is_unknown() -> None:
     assert "a/product/fprop.weight" in found.predict(PLAN).unknown.loss
 
 
+def sampled(x: Tensor, mode: str) -> Tensor:
+    """Pixels at places that the values say."""
+    pixels = torch.arange(64.0).reshape(1, 1, 8, 8).expand(len(x), 1, 8, 8)
+    found = F.grid_sample(pixels, x.tanh().reshape(len(x), 4, 4, 2), mode=mode, align_corners=False)
+    return torch.cat([x[:, :16], found.flatten(1)], 1)
+
+
 @pytest.mark.parametrize(
     ("name", "function"),
     [
         ("_to_copy", lambda x: x + (x * 4).long().float()),
         ("div", lambda x: x + torch.div(x, 0.25, rounding_mode="floor")),
         ("frac", lambda x: x.frac()),
+        ("grid_sampler_2d", lambda x: sampled(x, "nearest")),
         ("median", lambda x: x - x.median(-1, keepdim=True).values),
     ],
 )
 def test_jumps_are_told(name: str, function: Callable[[Tensor], Tensor]) -> None:
     with pytest.warns(PrecisionWarning, match=f"aten.{name} jumps"):
         compiled(Between(function)).analyze(inputs(), loss=loss_of)
+
+
+def test_pixels_between_others_do_not_jump() -> None:
+    net = compiled(Between(lambda x: sampled(x, "bilinear")))
+    assert not net.analyze(inputs(), loss=loss_of).findings.jumps
 
 
 def test_random_numbers_in_the_shape_of_values_do_not_jump() -> None:

@@ -1,5 +1,7 @@
 """Sums over all values by magnitude, against the sums themselves."""
 
+import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -7,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import precc
-from precc.analysis.contribution import errors_of
+from precc.analysis.displaced_run import LostDisplacement
 from precc.analysis.loss_sums import LossSums, MagnitudeMeans, magnitudes_of, summed
 from precc.analysis.rounding_error import TENSOR, ScaleKey, rounding_errors, scale_key
 from precc.analysis.slot_sample import SlotAdjoints, ValueSample, drawn_by_size
@@ -107,6 +109,18 @@ def test_curvatures_are_second_derivatives() -> None:
     own = magnitudes_of(w) == magnitudes_of(torch.tensor([2.0]))
     truth = float((h * w * w).flatten()[own].sum())
     assert float(sums.curvatures.mean(0)[large].sum()) == pytest.approx(truth, rel=0.3)
+
+
+@pytest.mark.parametrize("size", [1.0, 1.9, 2.0, 1e-30])
+def test_lost_values_are_those_that_e2m1_loses(size: float) -> None:
+    v = random(4096) ** 3
+    v *= size / v.abs().amax()
+    v[:2] = torch.tensor([0.0625, 0.0626]) * 2.0 ** math.floor(math.log2(size))  # half of the smallest, and above
+    site: Any = SimpleNamespace(origin="v")
+    found = LostDisplacement({site.origin: v.abs().amax()}).of(site, v)
+    errors = rounding_errors(v, Precision("e2m1", scaling="tensor"), {TENSOR: v.abs().amax()})
+    assert torch.allclose(found.double(), errors.mean, rtol=1e-6, atol=0.0)
+    assert int((errors.mean != 0).sum()) > 100
 
 
 class Saturated(nn.Module):
