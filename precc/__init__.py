@@ -61,7 +61,7 @@ from precc.precision import Precision  # noqa: E402
 from precc.rounding import Rounding, RoundingMode  # noqa: E402
 from precc.rounding.transforms import ShiftSqueeze, random_hadamard  # noqa: E402
 from precc.rule import Rule  # noqa: E402
-from precc.target import TARGETS, MatrixUnit, Target  # noqa: E402
+from precc.target import TARGETS, Target  # noqa: E402
 
 __all__ = [
     "ACCUMULATORS",
@@ -91,7 +91,6 @@ __all__ = [
     "Greedy",
     "InfeasibleError",
     "Lagrangian",
-    "MatrixUnit",
     "Memory",
     "NestedInteger",
     "PlanCost",

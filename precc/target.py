@@ -1,160 +1,207 @@
-"""Targets: what a machine's matrix units multiply and sum natively, as data.
+"""Targets: which precisions and sums a machine has without emulation."""
 
-Casts are kernels of our own, so an operand may be rounded in any way; what counts is the format that the unit reads,
-scales that can be taken out of a sum, and the sum. Sources: NVIDIA, PTX ISA 8.8, sections on ``mma``,
-``wgmma.mma_async`` and ``tcgen05.mma``.
-"""
-
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Literal
 
 from precc.accumulation.accumulator import Accumulator
-from precc.accumulation.named import ACCUMULATORS
+from precc.accumulation.named import ACCUMULATORS, parse_accumulator
 from precc.cost.work import ProductWork
 from precc.errors import PlanError, expected_one_of
-from precc.formats import BlockFormat, FloatFormat, Granularity, parse_format
-from precc.precision import Precision, misfit
+from precc.formats import BlockFormat, FloatFormat, Format, Granularity, Overflow, parse_format
+from precc.precision import Precision
+from precc.rounding import NEAREST_EVEN
 
-__all__ = ["TARGETS", "MatrixUnit", "Target", "parse_target"]
+__all__ = ["TARGETS", "Target", "parse_target"]
 
-#: Scales that are factors of whole dot products: the epilogue multiplies by them.
-_OUTSIDE = (None, Granularity.STATIC, Granularity.TENSOR, Granularity.ROW)
-
-
-@dataclass(frozen=True, slots=True)
-class MatrixUnit:
-    """One kind of product.
-
-    Args:
-        formats: names of the operands' formats.
-        mixed: whether both operands may differ.
-        accumulators: names of sums beside the tensors' own float32.
-        alignment: bytes that the summed dimension is a multiple of; 1: any.
-        layout: "any", or "k-major": both operands lie along the summed dimension, so that dgrad and wgrad read
-            transposed copies.
-    """
-
-    formats: frozenset[str]
-    mixed: bool = False
-    accumulators: frozenset[str] = frozenset()
-    alignment: int = 1
-    layout: str = "any"
-
-    @classmethod
-    def of(cls, *formats: str, mixed: bool = False, sums: tuple[str, ...] = (), alignment: int = 1) -> "MatrixUnit":
-        """From names of formats in any spelling; narrow ones are k-major."""
-        names = frozenset(parse_format(name).name for name in formats)
-        return cls(names, mixed, frozenset(sums), alignment, "k-major" if alignment > 1 else "any")
-
-    def multiplies(self, first: Precision, second: Precision) -> bool:
-        """Whether it has this pair of formats."""
-        pair = {first.format.name, second.format.name}
-        return pair <= self.formats and (self.mixed or len(pair) == 1)
+_Pairs = Iterable[tuple[Format | str, Format | str]]
+_Sums = Iterable[tuple[Accumulator | str, Format | str, Format | str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A kind of machine.
+    """What a machine multiplies and how it sums, as data. Natively it rounds to nearest even and transforms nothing.
+
+    Formats are compared as grids: what overflows does not matter. An element format scaled by blocks is the block
+    format that both make.
 
     Args:
-        name: such as ``"sm_90"``.
-        units: what it multiplies natively; none: everything is emulated, and allowed.
+        name: in messages.
+        pairs: formats of the two operands of a product, or their names; None: everything is legal, as emulation.
+        scalings: granularities of scales that it multiplies a product by, once it is summed.
+        accumulators: how it may sum, beside the tensors' own way, and of which two operands.
+        alignment: bytes, of which the contracted dimension has a multiple in formats of 8 bits and less.
+        layout: of 8-bit operands: ``"k-major"`` have the contracted dimension last in memory; ``"any"``.
 
-    >>> TARGETS["sm_90"].problem(None, Precision("e4m3"), Precision("e5m2"))
+    Raises:
+        FormatError: an unknown name of a format or accumulator.
+
+    >>> tiny = Target("tiny", pairs=[("e4m3", "bf16")])
+    >>> tiny.pair_problem(Precision("e4m3"), Precision("bf16"))
     ''
-    >>> TARGETS["sm_80"].problem(None, Precision("e4m3"), Precision("e5m2"))
-    'sm_80 multiplies no float8_e4m3fn by float8_e5m2'
+    >>> tiny.pair_problem(Precision("e4m3"), Precision("e4m3"))
+    'tiny multiplies float8_e4m3fn by bfloat16, not by float8_e4m3fn'
     """
 
     name: str
-    units: tuple[MatrixUnit, ...] = ()
+    pairs: frozenset[tuple[Format, Format]] | None = field(repr=False)
+    scalings: frozenset[Granularity] = field(repr=False)
+    accumulators: frozenset[tuple[Accumulator, Format, Format]] = field(repr=False)
+    alignment: int
+    layout: Literal["any", "k-major"]
 
-    def problem(self, work: ProductWork | None, first: Precision, second: Precision) -> str:
-        """Why it does not multiply two operands, in the product `work` if one is given; empty if it does."""
-        if not self.units:
+    def __init__(
+        self,
+        name: str,
+        *,
+        pairs: _Pairs | None = None,
+        scalings: Iterable[Granularity] = (),
+        accumulators: _Sums = (),
+        alignment: int = 1,
+        layout: Literal["any", "k-major"] = "any",
+    ) -> None:
+        known = None if pairs is None else frozenset((_grid(first), _grid(second)) for first, second in pairs)
+        sums = frozenset((parse_accumulator(own), _grid(first), _grid(second)) for own, first, second in accumulators)
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "pairs", known)
+        object.__setattr__(self, "scalings", frozenset(scalings))
+        object.__setattr__(self, "accumulators", sums)
+        object.__setattr__(self, "alignment", alignment)
+        object.__setattr__(self, "layout", layout)
+
+    def pair_problem(self, first: Precision, second: Precision) -> str:
+        """Why it does not multiply the two operands of a product; empty if it does."""
+        if self.pairs is None:
             return ""
-        unit = self._unit(first, second)
-        if unit is None:
-            return f"{self.name} multiplies no {first.format.name} by {second.format.name}"
-        inside = [own for own in (first, second) if not _is_factor(own)]
-        if inside:
-            return f"{self.name} has no scales inside a sum, as {inside[0]} needs"
-        wide = [
-            own for own in (first, second) if work is not None and work.terms * own.format.bits / 8 % unit.alignment
+        if problem := self._operand_problem(first) or self._operand_problem(second):
+            return problem
+        pair = (_multiplied(first), _multiplied(second))
+        if pair in self.pairs:
+            return ""
+        partners = sorted(other.name for own, other in self.pairs if own == pair[0])
+        if not partners:
+            return f"{self.name} multiplies no {pair[0].name}"
+        return f"{self.name} multiplies {pair[0].name} by {', '.join(partners)}, not by {pair[1].name}"
+
+    def product_problem(self, work: ProductWork, first: Precision, second: Precision) -> str:
+        """Why it does not run a product with these operands; empty if it does. Beside `pair_problem`, the alignment."""
+        if problem := self.pair_problem(first, second):
+            return problem
+        narrow = [
+            own for own in (first, second) if own.format.bits <= 8 and work.terms * own.format.bits / 8 % self.alignment
         ]
-        if wide and work is not None:
-            return (
-                f"{self.name} reads {wide[0].format.name} in rows of {unit.alignment} bytes, not of {work.terms} values"
-            )
-        return ""
-
-    def sum_problem(self, accumulator: Accumulator | None, operand: Precision, position: int) -> str:
-        """Why it does not sum products of an operand, the first or the second, by an accumulator; empty if it does."""
-        if accumulator is None or not self.units:
+        if self.pairs is None or not narrow:
             return ""
-        names = {name for unit in self.units if operand.format.name in unit.formats for name in unit.accumulators}
-        known = any(_named(name) == accumulator for name in names)
-        formats = accumulator.operand_formats
-        wrong = misfit([operand], None if formats is None else formats[position : position + 1])
-        return "" if known and not wrong else f"{self.name} does not sum {operand.format.name} in {accumulator}"
+        return (
+            f"{self.name} reads rows of {self.alignment} bytes, not of {work.terms} values in {narrow[0].format.name}"
+        )
 
-    def _unit(self, first: Precision, second: Precision) -> MatrixUnit | None:
-        return next((unit for unit in self.units if unit.multiplies(first, second)), None)
+    def accumulator_problem(self, accumulator: Accumulator | None, first: Precision, second: Precision) -> str:
+        """Why it does not sum products of these operands so; empty if it does. None: as the tensors' own arithmetic."""
+        found = (accumulator, _multiplied(first), _multiplied(second))
+        if self.pairs is None or accumulator is None or found in self.accumulators:
+            return ""
+        operands = sorted(f"{a.name} x {b.name}" for own, a, b in self.accumulators if own == accumulator)
+        if not operands:
+            return f"{self.name} sums in {accumulator} only in emulation"
+        pair = f"{found[1].name} x {found[2].name}"
+        return f"{self.name} sums in {accumulator} only products {', '.join(operands)}, not {pair}"
+
+    def _operand_problem(self, own: Precision) -> str:
+        if own.rounding != NEAREST_EVEN:
+            return f"{own}: {self.name} rounds operands to nearest even; {own.rounding} is emulation"
+        if own.transform is not None:
+            return f"{own}: {self.name} has no transforms of operands; {own.transform.value} is emulation"
+        scaled = None if own.scaling is None or _is_blocked(own) else own.scaling.granularity
+        if scaled is None or scaled in self.scalings:
+            return ""
+        known = ", ".join(sorted(have.value for have in self.scalings)) or "nothing"
+        return f"{own}: {self.name} scales by {known}, not by {scaled.value}"
 
 
-def _is_factor(own: Precision) -> bool:
-    """Whether its scales can be taken out of a dot product, or are those of a block format that a unit reads."""
-    return isinstance(own.format, BlockFormat) or own.granularity in _OUTSIDE
+def _is_blocked(own: Precision) -> bool:
+    return own.scaling is not None and own.scaling.granularity in (Granularity.BLOCK, Granularity.TILE)
 
 
-def _named(name: str) -> Accumulator:
-    fmt = parse_format(name) if name not in ACCUMULATORS else None
-    if fmt is None:
-        return ACCUMULATORS[name]
-    assert isinstance(fmt, FloatFormat)
-    return Accumulator(format=fmt)
+@lru_cache(maxsize=1024)
+def _multiplied(own: Precision) -> Format:
+    """The format of an operand; of one scaled by blocks, with its scales."""
+    if own.scaling is None or not _is_blocked(own) or isinstance(own.format, BlockFormat):
+        return _grid(own.format)
+    return _grid(BlockFormat(element=own.format, scaling=own.scaling))
 
 
-_HALF = (
-    MatrixUnit.of("float32"),
-    MatrixUnit.of("tf32"),
-    MatrixUnit.of("fp16", sums=("float16",)),
-    MatrixUnit.of("bf16"),
+def _grid(fmt: Format | str) -> Format:
+    found = parse_format(fmt)
+    return found.with_overflow(Overflow.SATURATE) if isinstance(found, FloatFormat) else found
+
+
+def _same(*names: str) -> list[tuple[str, str]]:
+    return [(name, name) for name in names]
+
+
+def _mixed(*names: str) -> list[tuple[str, str]]:
+    return [(first, second) for first in names for second in names]
+
+
+_TENSOR = (Granularity.STATIC, Granularity.TENSOR)
+_EPILOGUE = (*_TENSOR, Granularity.ROW, Granularity.CHANNEL)
+_HALF_SUMS: list[tuple[Accumulator | str, Format | str, Format | str]] = [("float16", "float16", "float16")]
+_WGMMA_SUMS = [
+    (own, *own.operand_formats)
+    for name, own in ACCUMULATORS.items()
+    if name.startswith("hopper_fp8") and own.operand_formats is not None
+]
+
+_SM_80 = _same("float64", "float32", "float16", "bfloat16")
+_SM_89 = _SM_80 + _mixed("e4m3", "e5m2")
+_SM_90 = _SM_89 + _same("tfloat32")
+_SM_100 = (
+    _SM_90
+    + _mixed("e2m1", "e2m3", "e3m2", "e4m3", "e5m2")
+    + _mixed("mxfp4", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp8_e4m3", "mxfp8_e5m2")
+    + _same("nvfp4")
 )
-_NARROW = ("e4m3", "e5m2", "e3m2", "e2m3", "e2m1")
-_BLOCKS = ("mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e3m2", "mxfp6_e2m3", "mxfp4_e2m1")
 
-#: By name. ``"cpu-emulated"`` allows everything. float32 is multiplied outside of the matrix units. Sums of ``wgmma``
-#: are those of `precc.ACCUMULATORS`; sums of ``mma`` and ``tcgen05`` in fp8 are not known to the bit, and count as
-#: float32.
-TARGETS: Mapping[str, Target] = {
+#: By name. ``"cpu-emulated"`` runs everything. The others are NVIDIA's, by the PTX ISA (9.0): ``mma`` multiplies
+#: float64, float16, bfloat16 and, from sm_89, e4m3 and e5m2 in any pair; sm_90 does so by ``wgmma``, whose sums of
+#: 8-bit operands are no float32 sums but the accumulators ``"hopper_fp8"``; sm_100 by ``tcgen05.mma``:
+#: ``kind::f8f6f4`` mixes floats of 8, 6 and 4 bits, ``kind::mxf8f6f4`` the MX formats, ``kind::mxf4nvf4`` is nvfp4
+#: by itself. float32 is that of the ordinary cores. tfloat32 is rounded to nearest even from sm_90 (``cvt.rn``;
+#: before, ties away from zero). One scale a tensor is a factor of the product; those of rows and channels are
+#: factors of its rows or columns, for the epilogues of sm_90 and later, if the scaled dimension is not contracted.
+#: 16 bytes are the alignment of TMA and of cuBLAS.
+TARGETS: dict[str, Target] = {
     own.name: own
     for own in (
         Target("cpu-emulated"),
-        Target("sm_80", _HALF),
-        Target("sm_89", (*_HALF, MatrixUnit.of("e4m3", "e5m2", mixed=True, alignment=16))),
-        Target("sm_90", (*_HALF, MatrixUnit.of("e4m3", "e5m2", mixed=True, sums=tuple(ACCUMULATORS), alignment=16))),
+        Target("sm_80", pairs=_SM_80, scalings=_TENSOR, accumulators=_HALF_SUMS, alignment=16),
+        Target("sm_89", pairs=_SM_89, scalings=_TENSOR, accumulators=_HALF_SUMS, alignment=16, layout="k-major"),
         Target(
-            "sm_100",
-            (
-                *_HALF,
-                MatrixUnit.of(*_NARROW, mixed=True, alignment=16),
-                MatrixUnit.of(*_BLOCKS, mixed=True, alignment=16),
-                MatrixUnit.of("nvfp4", alignment=16),
-            ),
+            "sm_90",
+            pairs=_SM_90,
+            scalings=_EPILOGUE,
+            accumulators=[*_HALF_SUMS, *_WGMMA_SUMS],
+            alignment=16,
+            layout="k-major",
         ),
+        Target("sm_100", pairs=_SM_100, scalings=_EPILOGUE, accumulators=_HALF_SUMS, alignment=16),
     )
 }
 
 
 def parse_target(target: Target | str) -> Target:
-    """A target as it is, or the one of that name.
+    """The target that a name means; a target is returned as it is.
 
     Raises:
-        PlanError: there is none.
+        PlanError: an unknown name.
+
+    >>> parse_target("sm_90")
+    Target(name='sm_90', alignment=16, layout='k-major')
     """
     if isinstance(target, Target):
         return target
     if not isinstance(target, str) or target not in TARGETS:
-        raise PlanError(f"unknown target {target!r}: {expected_one_of(TARGETS)}, or a precc.Target")
+        raise PlanError(f"unknown target {target!r}: {expected_one_of(TARGETS)}; or a precc.target.Target")
     return TARGETS[target]

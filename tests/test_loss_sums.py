@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import precc
+from precc.analysis.contribution import errors_of
 from precc.analysis.displaced_run import LostDisplacement
 from precc.analysis.loss_sums import LossSums, MagnitudeMeans, magnitudes_of, summed
 from precc.analysis.rounding_error import TENSOR, ScaleKey, rounding_errors, scale_key

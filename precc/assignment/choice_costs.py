@@ -112,7 +112,7 @@ def _table(data: dict[str, Any], palette: Palette, model: CostModel, target: Tar
     product, pair = data["product"], data["pair"]
 
     def cost(first: Precision, second: Precision) -> float:
-        legal = not target.problem(product, first, second)
+        legal = not target.product_problem(product, first, second)
         return model.product(product, pair, first, second) if legal else np.inf
 
     return _outer(palette.precisions, palette.precisions, cost)
@@ -123,8 +123,10 @@ def _allowed_sums(position: int, palette: Palette, target: Target) -> Floats:
 
     def cost(accumulator: Accumulator | None, operand: Precision) -> float:
         formats = None if accumulator is None else accumulator.operand_formats
-        wrong = misfit([operand], None if formats is None else formats[position : position + 1])
-        return np.inf if wrong or target.sum_problem(accumulator, operand, position) else 0.0
+        pair = [operand, operand] if formats is None else [Precision(fmt) for fmt in formats]
+        pair[position] = operand
+        illegal = misfit(pair, formats) or target.accumulator_problem(accumulator, *pair)
+        return np.inf if illegal else 0.0
 
     return _outer(palette.sums, palette.precisions, cost)
 

@@ -1,81 +1,110 @@
-"""Energy: what multipliers, adders and memory take in a process whose figures are published."""
+"""Energy: what arithmetic and main memory take, from published measurements."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
-from precc.accumulation.accumulator import Accumulator
+from precc.accumulation.accumulator import Accumulator, Order
 from precc.cost.work import ProductWork, StepWork, TensorWork
-from precc.formats import BlockFormat, FixedPoint, FloatFormat, Format
+from precc.errors import PlanError
+from precc.formats import BlockFormat, FloatFormat, Format
 from precc.precision import Precision
 
 __all__ = ["Energy"]
 
-#: Significand bits of float32, float16; bits of int32, int8.
-_FLOATS, _INTEGERS = (24, 11), (32, 8)
-
 
 @dataclass(frozen=True, slots=True)
 class Energy:
-    """Joules of a step, from Horowitz (2014, "Computing's energy problem", ISSCC; 45 nm, 0.9 V).
+    """Joules of multipliers, adders and DRAM, from a table of four widths.
 
-    A multiplication is a power law in the product of the operands' significand bits, through float32's and float16's
-    (of two integers: in the product of their bits, through int32's and int8's); an addition one in the bits of the sum.
-    Both are interpolations of two published points each, and extrapolations to 8 bits and less. Each copy of a tensor
-    is written to memory and read from there once.
+    Multiply: ``c (p_a p_b)**k`` through float16 (p = 11) and float32 (p = 24), p the bits of a significand; of two
+    formats without one ``c (w_a w_b)**k`` through int8 and int32, w their bits, which is p beside a float. Add:
+    ``c w**k`` of the bits of the sum, of floats through 16 and 32, of fixed point through 8 and 32. These laws
+    interpolate: only the points are measured, and the narrowest formats lie beyond them. Elements of a block format
+    count without their scales. Codes of power laws and nested integers are multiplied as integers of their bits (a
+    power of a product is the product of the powers: Yvinec et al. 2023, NUPES).
+
+    Sums: one addition a multiply-add, and one more a block; a compensated one has four. Copy: all bits of a tensor,
+    scales too, go to or from DRAM once.
+
+    The table is of 45 nm at 0.9 V: Horowitz 2014, Computing's energy problem (and what we can do about it), ISSCC. DRAM
+    takes 1.3 to 2.6 nJ for 64 bits there; 640 pJ for 32, as widely quoted (Han et al. 2016, EIE), is the lower end.
 
     Args:
-        multiply: joules of a multiplication in float32 and float16.
-        multiply_integer: in int32 and int8.
-        add: joules of an addition in float32 and float16.
-        add_integer: in int32 and int8.
-        memory: joules a bit; DRAM takes 1.3 to 2.6 nJ for 64 bits.
+        float32_multiply: joules of one operation, as all of these.
+        float32_add: of a sum of 32 bits.
+        float16_multiply: of significands of 11 bits.
+        float16_add: of a sum of 16 bits.
+        int32_multiply: of words of 32 bits.
+        int32_add: of a sum of 32 bits.
+        int8_multiply: of words of 8 bits.
+        int8_add: of a sum of 8 bits.
+        dram: joules a bit.
 
-    >>> Energy().unit
-    'J'
+    Raises:
+        PlanError: an operation that takes no energy, or a negative number.
+
+    >>> Energy().unit, Energy(dram=0.0).dram
+    ('J', 0.0)
     """
 
-    multiply: tuple[float, float] = (3.7e-12, 1.1e-12)
-    multiply_integer: tuple[float, float] = (3.1e-12, 0.2e-12)
-    add: tuple[float, float] = (0.9e-12, 0.4e-12)
-    add_integer: tuple[float, float] = (0.1e-12, 0.03e-12)
-    memory: float = 20e-12
+    float32_multiply: float = 3.7e-12
+    float32_add: float = 0.9e-12
+    float16_multiply: float = 1.1e-12
+    float16_add: float = 0.4e-12
+    int32_multiply: float = 3.1e-12
+    int32_add: float = 0.1e-12
+    int8_multiply: float = 0.2e-12
+    int8_add: float = 0.03e-12
+    dram: float = 20e-12
+
+    def __post_init__(self) -> None:
+        if min(astuple(self)[:-1]) <= 0 or self.dram < 0:
+            raise PlanError(f"energies of operations are above 0 joules, and that of DRAM is not below: {self}")
 
     @property
     def unit(self) -> str:
         return "J"
 
     def product(self, work: ProductWork, pair: tuple[int, int], first: Precision, second: Precision) -> float:
-        kinds = [_significand(own.format) for own in (first, second)]
-        size = kinds[0][0] * kinds[1][0]
-        if all(integer for _, integer in kinds):
-            own = _power_law(size, tuple(bits**2 for bits in _INTEGERS), self.multiply_integer)
-        else:
-            own = _power_law(size, tuple(bits**2 for bits in _FLOATS), self.multiply)
-        return work.multiply_adds / len(work.pairs) * own
+        return work.multiply_adds / len(work.pairs) * self._multiply(_element(first.format), _element(second.format))
 
     def sums(self, work: ProductWork, accumulator: Accumulator | None) -> float:
-        if accumulator is None:
-            return work.multiply_adds * self.add[0]
-        integer = isinstance(accumulator.format, FixedPoint)
-        points, energies = ((32, 8), self.add_integer) if integer else ((32, 16), self.add)
-        return work.multiply_adds * _power_law(accumulator.format.bits, points, energies)
+        return work.multiply_adds * (self._add(32, True) if accumulator is None else self._accumulate(accumulator))
 
     def copy(self, tensor: TensorWork, precision: Precision) -> float:
-        return 2 * tensor.elements * precision.bits * self.memory
+        return self.dram * precision.bits * tensor.elements
 
     def constant(self, step: StepWork) -> float:
         return 0.0
 
+    def _multiply(self, first: Format, second: Format) -> float:
+        size = _significand(first) * _significand(second)
+        if isinstance(first, FloatFormat) or isinstance(second, FloatFormat):
+            return _power_law(size, (11 * 11, self.float16_multiply), (24 * 24, self.float32_multiply))
+        return _power_law(size, (8 * 8, self.int8_multiply), (32 * 32, self.int32_multiply))
 
-def _significand(fmt: Format) -> tuple[float, bool]:
-    """Bits that a multiplier sees, and whether it is one of integers; of what is neither all bits count."""
-    own = fmt.element if isinstance(fmt, BlockFormat) else fmt
-    if isinstance(own, FloatFormat):
-        return own.mantissa_bits + 1, False
-    return float(own.bits), True
+    def _add(self, bits: float, is_float: bool) -> float:
+        if is_float:
+            return _power_law(bits, (16, self.float16_add), (32, self.float32_add))
+        return _power_law(bits, (8, self.int8_add), (32, self.int32_add))
+
+    def _accumulate(self, own: Accumulator) -> float:
+        """Of one term: the sums of blocks are added too."""
+        each = self._add(own.format.bits, isinstance(own.format, FloatFormat))
+        if own.order is Order.BLOCKED:
+            return (each if own.inner is None else self._accumulate(own.inner)) + each / own.block
+        return 4 * each if own.compensated else each
 
 
-def _power_law(size: float, sizes: tuple[float, ...], energies: tuple[float, float]) -> float:
-    """Through two points."""
-    power = math.log(energies[0] / energies[1]) / math.log(sizes[0] / sizes[1])
-    return float(energies[0] * (size / sizes[0]) ** power)
+def _element(fmt: Format) -> Format:
+    return fmt.element if isinstance(fmt, BlockFormat) else fmt
+
+
+def _significand(fmt: Format) -> float:
+    return fmt.mantissa_bits + 1 if isinstance(fmt, FloatFormat) else fmt.bits
+
+
+def _power_law(x: float, low: tuple[float, float], high: tuple[float, float]) -> float:
+    """The y at x of the law ``y = c x**k`` through two points (x, y)."""
+    power = math.log(high[1] / low[1]) / math.log(high[0] / low[0])
+    return float(low[1] * (x / low[0]) ** power)

@@ -1,36 +1,43 @@
-"""Memory: what a step keeps."""
+"""Memory: the bytes that a step keeps."""
 
 from dataclasses import dataclass
+
+import torch
 
 from precc.accumulation.accumulator import Accumulator
 from precc.cost.work import ProductWork, StepWork, TensorWork
 from precc.precision import Precision
-from precc.slots import Role, Slot
+from precc.slots import ATTENTION, Role, Slot
 
 __all__ = ["Memory"]
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes of copies of weights, of activations that wait for the backward, of master weights and the optimizer's
-    state.
+    """Bytes of weights, of activations that wait for the backward, and of the optimizer.
 
-    Each precision that readers of a weight have needs a copy beside the master, unless it is float32, the master's own.
-    Of an activation that the backward reads each copy counts, also one that only the forward reads; incoming gradients
-    and what the forward alone reads are not kept. In inference the weights alone count, without a master.
+    Bits over 8 times elements, scales of blocks too, of
+
+    - a copy of a weight in each precision that reads it, but of one that leaves float32 as it is: that is the master;
+    - a copy of an activation that anything in the backward reads, or fused attention, whose kernel keeps what it read;
+
+    and beside them the master of each weight, and the state of the optimizer of those that have a gradient (of 8 bytes:
+    the two moments of Adam; Kingma and Ba 2015; the sum is that of ZeRO; Rajbhandari et al. 2020). An incoming gradient
+    is not kept. A copy does not say who reads it: if the forward reads an activation in one precision and the backward
+    in another, both count. What no product reads (biases, embeddings, masks) is not known here.
 
     Args:
-        master: bytes of a master weight.
-        optimizer_state: bytes of the optimizer's state for a weight, such as 8 of Adam.
-        training: or inference.
+        training: otherwise the weights that the forward reads count, in its precision, and nothing else: no master.
+        master: bytes a weight.
+        optimizer_state: bytes a weight that is trained.
 
     >>> Memory().unit
     'bytes'
     """
 
+    training: bool = True
     master: float = 4.0
     optimizer_state: float = 8.0
-    training: bool = True
 
     @property
     def unit(self) -> str:
@@ -43,24 +50,31 @@ class Memory:
         return 0.0
 
     def copy(self, tensor: TensorWork, precision: Precision) -> float:
-        if _is_weight(tensor):
-            is_master = self.training and precision.format.name == "float32" and precision.scaling is None
-            return 0.0 if is_master else tensor.elements * precision.bits / 8
-        return tensor.elements * precision.bits / 8 if self.training and _is_saved(tensor) else 0.0
+        kept = self._keeps_weight(tensor, precision) if _weights(tensor) else self.training and _is_saved(tensor)
+        return precision.bits / 8 * tensor.elements if kept else 0.0
 
     def constant(self, step: StepWork) -> float:
-        weights = sum(own.elements for own in step.tensors if _is_weight(own))
-        return weights * (self.master + self.optimizer_state) if self.training else 0.0
+        if not self.training:
+            return 0.0
+        trained = {slot.op for own in step.products if own.role is Role.WGRAD for slot in own.operands}
+        total = 0.0
+        for tensor in step.tensors:
+            weights = _weights(tensor)
+            total += tensor.elements * self.master * bool(weights)
+            total += tensor.elements * self.optimizer_state * any(slot.op in trained for slot in weights)
+        return total
+
+    def _keeps_weight(self, tensor: TensorWork, precision: Precision) -> bool:
+        if self.training:
+            return precision.changes(torch.float32)
+        return any(slot.role is Role.FPROP for slot in _weights(tensor))
 
 
-def _is_weight(tensor: TensorWork) -> bool:
-    return any(slot.operand == "weight" for slot in tensor.slots)
+def _weights(tensor: TensorWork) -> list[Slot]:
+    return [slot for slot in tensor.slots if slot.operand == "weight"]
 
 
 def _is_saved(tensor: TensorWork) -> bool:
-    """Whether the backward reads a tensor of the forward."""
-    return any(slot.role is not Role.FPROP and not _comes_in(slot) for slot in tensor.slots)
-
-
-def _comes_in(slot: Slot) -> bool:
-    return slot.operand == "grad_output"
+    """Whether it is an activation that is read after the forward."""
+    activations = [slot for slot in tensor.slots if slot.operand != "grad_output"]
+    return any(slot.role is not Role.FPROP or slot.family == ATTENTION for slot in activations)
