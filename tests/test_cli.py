@@ -6,10 +6,13 @@ from pathlib import Path
 
 import onnx
 import pytest
+import torch
+from torch.nn import functional as F
 
 import precc
 from precc.cli import main
 from precc.formats import FORMATS
+from precc.models.mlp import MLP
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -68,3 +71,65 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_python_m_precc_is_the_command() -> None:
     run = [sys.executable, "-m", "precc", "--help"]
     assert "demo" in subprocess.run(run, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture(scope="module")
+def step(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An analysis in a file."""
+    torch.manual_seed(0)
+    x = torch.randn(16, 1, 28, 28)
+    net = precc.compile(MLP(), backend="reference")
+    path = tmp_path_factory.mktemp("step") / "step.precc"
+    net.analyze(x, loss=lambda output: F.cross_entropy(output, torch.arange(16) % 10)).save(path)
+    return str(path)
+
+
+def test_plans_from_a_saved_analysis(step: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fine, coarse, again = (str(tmp_path / f"{name}.json") for name in ("fine", "coarse", "again"))
+    assert main(["plan", "assign", step, "--gradient", "0.02", "--out", fine]) == 0
+    assert main(["plan", "assign", step, "--bits", "5", "--target", "sm_100", "--cost", "energy", "--out", coarse]) == 0
+    assert "cost: " in capsys.readouterr().out
+    assert main(["plan", "show", coarse]) == 0
+    shown = capsys.readouterr().out
+    for part in ("plan by BitBudget(average_bits=5.0)", "budget: 5 bits on average", "predicted error: loss", " J\n"):
+        assert part in shown
+    assert main(["plan", "diff", fine, coarse]) == 0
+    assert "fc1/product/fprop.weight: " in capsys.readouterr().out
+    assert main(["plan", "apply", coarse, step, "--cost", "memory", "--out", again]) == 0
+    assert "bytes" in capsys.readouterr().out
+    assert precc.PrecisionPlan.load(again) == precc.PrecisionPlan.load(coarse)
+    assert precc.PrecisionPlan.load(fine).average_bits > precc.PrecisionPlan.load(coarse).average_bits
+
+
+def test_the_front_of_a_saved_analysis(step: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "front"
+    assert main(["plan", "pareto", step, "--points", "4", "--candidates", "e4m3,bf16,fp32", "--out", str(folder)]) == 0
+    assert "average bits" in capsys.readouterr().out
+    plans = [precc.PrecisionPlan.load(path) for path in sorted(folder.iterdir())]
+    assert [plan.cost.value for plan in plans if plan.cost] == sorted(plan.cost.value for plan in plans if plan.cost)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["assign", "{step}"], "needs one budget"),
+        (["assign", "{step}", "--bits", "5", "--loss", "1"], "needs one budget"),
+        (["assign", "{step}", "--gradient", "1e-9", "--candidates", "e4m3"], "Feasible: gradient="),
+        (["assign", "{step}", "--bits", "5", "--candidates", "e4m33x"], "e4m33x"),
+        (["assign", "{plan}", "--bits", "5"], "holds no analysis"),
+        (["show", "{step}"], "cannot read the plan"),
+        (["show", "/absent.json"], "cannot read the plan"),
+        (["apply", "{plan}", "{step}"], "a slot that MLP does not have"),
+        (["pareto", "{step}", "--points", "1"], "at least 2"),
+    ],
+)
+def test_plan_commands_that_fail(
+    arguments: list[str], message: str, step: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "plan.json"
+    precc.PrecisionPlan("e4m3", {"other/product/fprop.input": "bf16"}).save(other)
+    assert main(["plan", *(own.format(step=step, plan=other) for own in arguments)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("precc: ")
+    assert message in error
+    assert error.count("\n") == 1

@@ -160,7 +160,7 @@ def _checked(analysis: object | None, policy: object) -> Analysis:
 
 
 def _checked_cost(cost: object) -> CostModel:
-    if not isinstance(cost, CostModel):
+    if isinstance(cost, type) or not isinstance(cost, CostModel):
         hint = "; an instance is needed" if isinstance(cost, type) else ""
         raise PlanError(f"{cost!r:.60} is no cost model, which has product, sums, copy and constant{hint}")
     return cost

@@ -1,0 +1,127 @@
+"""Solvers, against the exact one and against their own promises."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from precc.assignment.front import front
+from precc.assignment.greedy import Greedy, RandomChoice
+from precc.assignment.lagrangian import Lagrangian
+from precc.assignment.milp import MILP
+from precc.assignment.problem import AssignmentProblem
+from precc.assignment.solver import Solver
+from precc.errors import InfeasibleError, PlanError
+from tests.assignment_problems import random_problem
+
+SOLVERS: list[Solver] = [Lagrangian(), MILP(), Greedy(), RandomChoice(3)]
+
+
+def all_assignments(problem: AssignmentProblem) -> np.ndarray:
+    return np.array(list(itertools.product(range(problem.costs.shape[1]), repeat=problem.groups)))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_default_is_within_a_percent_of_the_best(seed: int) -> None:
+    """benchmarks/assignment.py does so 500 times, up to 300 groups."""
+    problem = random_problem(seed, groups=seed % 20 + 3)
+    try:
+        best = MILP().solve(problem)
+    except InfeasibleError:
+        with pytest.raises(InfeasibleError):
+            Lagrangian().solve(problem)
+        return
+    found = Lagrangian().solve(problem)
+    assert problem.is_feasible(found.choices)
+    assert found.cost <= best.cost * 1.01
+    assert found.bound <= best.cost * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_exact_solver_is_exact(seed: int) -> None:
+    problem = random_problem(seed, groups=4, choices=4)
+    every = all_assignments(problem)
+    feasible = problem.is_feasible(every)
+    if not feasible.any():
+        with pytest.raises(InfeasibleError):
+            MILP().solve(problem)
+        return
+    least = problem.cost_of(every)[feasible].min()
+    assert MILP().solve(problem).cost == pytest.approx(least, rel=1e-5)
+    error = min(map(problem.largest_error, every[problem.cost_of(every) <= 1.3 * least]))
+    found = MILP().least_error(problem, 1.3 * least)
+    assert problem.largest_error(found.choices) == pytest.approx(error, rel=1e-4)
+    assert problem.largest_error(Lagrangian().least_error(problem, 1.3 * least).choices) <= 1.3 * error
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=lambda own: type(own).__name__)
+@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+def test_each_keeps_its_promises(solver: Solver, seed: int) -> None:
+    problem = random_problem(seed, groups=30, choices=6)
+    found = solver.solve(problem)
+    assert problem.is_feasible(found.choices)
+    assert found.cost == pytest.approx(problem.cost_of(found.choices))
+    for factor in (0.9, 1.2):
+        finer = solver.least_error(problem, factor * found.cost)
+        assert finer.cost <= factor * found.cost * (1 + 1e-9)
+
+
+def test_chance_is_worse_and_differs_with_the_seed() -> None:
+    problem = random_problem(4, groups=100, choices=8)
+    best = Lagrangian().solve(problem).cost
+    costs = [RandomChoice(seed).solve(problem).cost for seed in range(3)]
+    assert len(set(costs)) == 3
+    assert min(costs) > 1.05 * best
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=lambda own: type(own).__name__)
+def test_what_is_infeasible_says_why(solver: Solver) -> None:
+    problem = random_problem(0, groups=10, choices=4)
+    least = problem.errors.min(2).sum(1)
+    with pytest.raises(InfeasibleError, match="error 1: at least"):
+        solver.solve(problem.within([np.inf, least[1] / 2]))
+    with pytest.raises(InfeasibleError, match="costs"):
+        solver.least_error(problem, problem.costs.min(1).sum() / 2)
+
+
+def test_budgets_that_limit_nothing_and_budgets_of_zero() -> None:
+    problem = random_problem(4, groups=20, choices=5)
+    cheapest = Lagrangian().solve(problem.within([np.inf, np.inf]))
+    assert cheapest.cost == pytest.approx(problem.costs.min(1).sum())
+    errors = problem.errors.copy()
+    errors[:, :, -1] = 0.0
+    exact = replace(problem, errors=errors, budgets=np.zeros(2))
+    assert (Lagrangian().solve(exact).choices == 4).all()
+
+
+def test_pairs_that_are_not_allowed_are_not_chosen() -> None:
+    problem = random_problem(6, groups=20, choices=4)
+    tables = problem.edge_costs.copy()
+    tables[:, 0, 1:] = tables[:, 1:, 0] = np.inf
+    found = Lagrangian().solve(replace(problem, tables=tables))
+    assert np.isfinite(found.cost)
+
+
+@pytest.mark.parametrize("seed", [3, 4, 5, 6])
+def test_the_front(seed: int) -> None:
+    problem = random_problem(seed, groups=40, choices=8)
+    found = front(problem, 12)
+    costs, errors = [own.cost for own in found], [problem.largest_error(own.choices) for own in found]
+    assert costs == sorted(costs)
+    assert errors == sorted(errors, reverse=True)
+    assert len(found) >= 6
+    assert costs[0] <= 1.05 * problem.cost_of(problem.costs.argmin(1))
+    middle = found[len(found) // 2]
+    exact = MILP(1e-3).least_error(problem, middle.cost)
+    assert problem.largest_error(middle.choices) <= 1.5 * problem.largest_error(exact.choices)
+
+
+def test_problems_that_make_no_sense() -> None:
+    costs, errors = np.ones((2, 3)), np.ones((1, 2, 3))
+    with pytest.raises(PlanError, match="arrays of"):
+        AssignmentProblem(costs, errors, np.ones(2))
+    with pytest.raises(PlanError, match="0 or more"):
+        AssignmentProblem(costs, -errors, np.ones(1))
+    with pytest.raises(PlanError, match="finite cost"):
+        AssignmentProblem(costs * np.inf, errors, np.ones(1))
