@@ -6,7 +6,7 @@ from precc.assignment.problem import AssignmentProblem
 
 _BITS = np.array([4.0, 6, 6, 8, 8, 8, 10, 10, 12, 16, 16, 32])
 _SIGNIFICAND = np.array([2.0, 4, 3, 5, 4, 3, 6, 5, 8, 11, 8, 24])
-_TOPOLOGIES = ("none", "casts", "tree", "products")
+TOPOLOGIES = ("none", "casts", "tree", "products")
 
 
 def random_problem(seed: int, groups: int | None = None, choices: int | None = None) -> AssignmentProblem:
@@ -20,7 +20,7 @@ def random_problem(seed: int, groups: int | None = None, choices: int | None = N
     size = np.exp(rng.normal(0, 3.0, (2, groups)) + 0.5 * rng.normal(0, 2.0, groups))
     noise = np.exp(rng.normal(0, 0.5, (2, groups, k)))
     errors = size[..., None] * 4.0 ** -_SIGNIFICAND[kept] * noise
-    ends = _ends(rng, groups, _TOPOLOGIES[seed % len(_TOPOLOGIES)])
+    ends = _ends(rng, groups, TOPOLOGIES[seed % len(TOPOLOGIES)])
     cast = work[ends].mean(1) * np.exp(rng.normal(1, 1, len(ends)))
     tables = cast[:, None, None] * (1 - np.eye(k)) * _BITS[kept][:, None] / 8
     least, most = errors.min(2).sum(1), errors[:, np.arange(groups), costs.argmin(1)].sum(1)

@@ -87,7 +87,7 @@ def step(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_plans_from_a_saved_analysis(step: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fine, coarse, again = (str(tmp_path / f"{name}.json") for name in ("fine", "coarse", "again"))
     assert main(["plan", "assign", step, "--gradient", "0.02", "--out", fine]) == 0
-    assert main(["plan", "assign", step, "--bits", "5", "--target", "sm_100", "--cost", "energy", "--out", coarse]) == 0
+    assert main(["plan", "assign", step, "--bits", "5", "--cost", "energy", "--out", coarse]) == 0
     assert "cost: " in capsys.readouterr().out
     assert main(["plan", "show", coarse]) == 0
     shown = capsys.readouterr().out
@@ -114,6 +114,7 @@ def test_the_front_of_a_saved_analysis(step: str, tmp_path: Path, capsys: pytest
     [
         (["assign", "{step}"], "needs one budget"),
         (["assign", "{step}", "--bits", "5", "--loss", "1"], "needs one budget"),
+        (["assign", "{step}", "--bits", "5", "--target", "sm_80"], "the cheapest one costs 16"),
         (["assign", "{step}", "--gradient", "1e-9", "--candidates", "e4m3"], "Feasible: gradient="),
         (["assign", "{step}", "--bits", "5", "--candidates", "e4m33x"], "e4m33x"),
         (["assign", "{plan}", "--bits", "5"], "holds no analysis"),

@@ -95,12 +95,18 @@ def test_budgets_that_limit_nothing_and_budgets_of_zero() -> None:
     assert (Lagrangian().solve(exact).choices == 4).all()
 
 
-def test_pairs_that_are_not_allowed_are_not_chosen() -> None:
-    problem = random_problem(6, groups=20, choices=4)
-    tables = problem.edge_costs.copy()
+@pytest.mark.parametrize("solver", SOLVERS, ids=lambda own: type(own).__name__)
+@pytest.mark.parametrize("seed", [5, 6, 7])
+def test_pairs_that_are_not_allowed_are_not_chosen(solver: Solver, seed: int) -> None:
+    """The cheapest choice of each group is allowed beside itself alone, and so is not that of all groups."""
+    problem = random_problem(seed, groups=20, choices=4)
+    tables, costs = problem.edge_costs.copy(), problem.costs.copy()
     tables[:, 0, 1:] = tables[:, 1:, 0] = np.inf
-    found = Lagrangian().solve(replace(problem, tables=tables))
+    costs[::2, 0] = np.inf
+    own = replace(problem, tables=tables, costs=costs)
+    found = solver.solve(own)
     assert np.isfinite(found.cost)
+    assert np.isfinite(solver.least_error(own, found.cost).cost)
 
 
 @pytest.mark.parametrize("seed", [3, 4, 5, 6])

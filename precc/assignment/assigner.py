@@ -12,6 +12,7 @@ from precc.analysis.analysis import Analysis
 from precc.analysis.error_estimate import ErrorEstimate
 from precc.assignment.choice_costs import Palette, choice_costs
 from precc.assignment.choice_errors import ChoiceErrors
+from precc.assignment.elimination import cheapest, finest
 from precc.assignment.front import front
 from precc.assignment.groups import GroupKind
 from precc.assignment.limits import Limits
@@ -143,7 +144,7 @@ class Assigner:
         try:
             return self.solver.least_error(problem, cost)
         except InfeasibleError:
-            least = self._fixed + float(problem.cost_of(problem.costs.argmin(1)))
+            least = self._fixed + float(problem.cost_of(cheapest(problem)))
             raise InfeasibleError(
                 f"no plan of these candidates costs {cost + self._fixed:.4g} {self.cost.unit} or less: the cheapest "
                 f"one costs {least:.4g}"
@@ -274,8 +275,7 @@ class Assigner:
     def _infeasible(self, limits: Limits) -> InfeasibleError:
         """With the limit that binds, and the nearest ones that do not."""
         problem = self._problem(self._uniform, limits)
-        finest = np.where(np.isfinite(problem.costs), problem.errors.sum(0), np.inf).argmin(1)
-        own = self._scored(Solution.of(problem, finest, -np.inf)).errors
+        own = self._scored(Solution.of(problem, finest(problem), -np.inf)).errors
         roots = [math.sqrt(own[0]), math.sqrt(own[1]), own[2]]
         binding = [
             f"{name} is {found:.3g} at least, and the limit {getattr(limits, name):.3g}"

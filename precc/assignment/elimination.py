@@ -8,16 +8,16 @@ three edges or more, one is held at the choice that it has.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from precc.assignment.problem import Choices, Floats
+from precc.assignment.problem import AssignmentProblem, Choices, Floats
 
-__all__ = ["Elimination"]
+__all__ = ["Elimination", "cheapest", "finest"]
 
 #: Numbers of a temporary array.
 _MOST = 4_000_000
@@ -146,6 +146,22 @@ def _choose(one: _Round, answer: Choices, found: Choices) -> None:
         found[:, one.groups] = answer[batch, n, found[:, one.neighbours[:, 0]]]
     else:
         found[:, one.groups] = answer[batch, n, found[:, one.neighbours[:, 0]], found[:, one.neighbours[:, 1]]]
+
+
+def cheapest(problem: AssignmentProblem) -> Choices:
+    """The assignment of least cost, whatever its errors; exact where elimination is."""
+    elimination = Elimination(problem.groups, problem.ends, problem.edge_costs)
+    found, _ = elimination.minimise(problem.costs[None], problem.costs.argmin(1))
+    return np.asarray(found[0])
+
+
+def finest(problem: AssignmentProblem) -> Choices:
+    """The allowed assignment of least sum of errors, relative to the largest ones, whatever its cost; likewise."""
+    errors, allowed = problem.errors, np.isfinite(problem.costs)
+    largest = np.where(allowed, errors, 0.0).max((1, 2), initial=0.0)[:, None, None]
+    relative = (errors / np.where(largest > 0, largest, 1.0)).sum(0)
+    tables = np.where(np.isfinite(problem.edge_costs), 0.0, np.inf)
+    return cheapest(replace(problem, costs=np.where(allowed, relative, np.inf), tables=tables))
 
 
 class _Scheduler:

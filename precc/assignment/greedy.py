@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from precc.assignment.elimination import cheapest, finest
 from precc.assignment.exchange import Moves, repaired
 from precc.assignment.infeasible import infeasible
 from precc.assignment.problem import AssignmentProblem, Choices, Floats, Solution
@@ -67,8 +68,7 @@ def _steepest(gain: Floats, price: Floats) -> int | None:
 def _coarsened(problem: AssignmentProblem, pick: _Pick) -> Solution:
     """Cheaper changes from the finest assignment, within the budgets."""
     own = problem.relative
-    finest = np.where(np.isfinite(own.costs), own.errors.sum(0), np.inf).argmin(1)
-    x = repaired(own, finest, np.ones(len(own.budgets))) if own.has_choices else None
+    x = repaired(own, finest(own), np.ones(len(own.budgets))) if own.has_choices else None
     if x is None:
         raise infeasible(problem)
     while True:
@@ -82,7 +82,7 @@ def _coarsened(problem: AssignmentProblem, pick: _Pick) -> Solution:
 def _refined(problem: AssignmentProblem, cost: float, pick: _Pick) -> Solution:
     """Dearer changes from the cheapest assignment, up to a cost."""
     own = problem.relative_without_limits
-    x = own.costs.argmin(1)
+    x = cheapest(own)
     if own.cost_of(x) > cost * (1 + 1e-12):
         raise infeasible(problem, cost)
     while True:
