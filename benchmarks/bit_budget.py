@@ -39,6 +39,7 @@ BITS = (5, 6, 8, 10, 16)
 STAGES = {"lenet5": 150, "resnet20": 100, "gpt": 150}
 DRAWS = {"lenet5": 24, "resnet20": 8, "gpt": 8}
 RANDOM_PLANS, RANDOM_DRAWS = 20, 2
+PROBES = 8
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,8 @@ def main() -> None:
         if not left:
             continue
         model, (inputs, labels) = trained(name, seed, chosen.cifar)
-        analysis = precc.compile(model, backend="reference").analyze(inputs, loss=loss_of(labels))
+        options = precc.AnalysisOptions(probes=PROBES)
+        analysis = precc.compile(model, backend="reference").analyze(inputs, loss=loss_of(labels), options=options)
         for bits in left:
             known.append(row(name, seed, bits, analysis))
             write(known)

@@ -17,7 +17,8 @@ def random_problem(seed: int, groups: int | None = None, choices: int | None = N
     kept = np.sort(rng.choice(12, k, replace=False))
     work = np.exp(rng.normal(0, 1.5, groups))
     costs = work[:, None] * _BITS[kept] * np.exp(rng.normal(0, 0.1, (groups, k)))
-    size = np.exp(rng.normal(0, 3.0, (2, groups)) + 0.5 * rng.normal(0, 2.0, groups))
+    spread = rng.uniform(0.3, 3.0)  # from groups that are much alike to a few that count
+    size = np.exp(spread * (rng.normal(0, 1.0, (2, groups)) + 0.5 * rng.normal(0, 1.0, groups)))
     noise = np.exp(rng.normal(0, 0.5, (2, groups, k)))
     errors = size[..., None] * 4.0 ** -_SIGNIFICAND[kept] * noise
     ends = _ends(rng, groups, TOPOLOGIES[seed % len(TOPOLOGIES)])

@@ -9,13 +9,13 @@ from precc.assignment.problem import AssignmentProblem, Solution
 __all__ = ["front"]
 
 #: The first ones, relative to the range of the costs.
-_PRICES = np.logspace(-16, 4, 48)
+_PRICES = np.logspace(-12, 4, 24)
 
 #: By exchange, at each point.
-_CHANGES = 10
+_CHANGES = 5
 
 #: Of cutting planes, for all points together.
-_ROUNDS = 3
+_ROUNDS = 2
 
 
 def front(problem: AssignmentProblem, points: int = 24) -> list[Solution]:

@@ -32,6 +32,9 @@ __all__ = ["BudgetPolicy"]
 class BudgetPolicy:
     """Chooses a precision for each slot that the analysis knows.
 
+    Among many choices those look best whose errors are underestimated: an analysis to choose from is worth more probes
+    than one to look at, ``AnalysisOptions(probes=8)``.
+
     Args:
         candidates: precisions, formats, or their names; formats of fewer than 16 bits get one float32 scale a tensor
             (`precc.scaled`). Default: e2m1 e2m3 e3m2 e3m4 e4m3 e5m2 e4m5 e5m4 float16 bfloat16 float32.
@@ -40,7 +43,8 @@ class BudgetPolicy:
         share: ``"nothing"``, or ``"tensor"``: all slots that read the same values have one precision.
         inference: whether the plan is for the forward alone: cost and errors are its own, and the backward is float32.
         lost: the largest share of a slot's sum of squares that a choice may lose, to 0 or beyond the ends of its
-            format; above a tenth or so predictions are not sure.
+            format. What is lost makes coherent errors, which few probes tell little of: the more of it is allowed, the
+            more probes should the analysis have.
         solver: of the problem.
 
     Raises:
@@ -51,7 +55,7 @@ class BudgetPolicy:
     accumulators: Sequence[Accumulator | Format | str | None] = (None,)
     share: Share | str = Share.NOTHING
     inference: bool = False
-    lost: float = 0.1
+    lost: float = 1e-3
     solver: Solver = DEFAULT_SOLVER
 
     def __post_init__(self) -> None:
