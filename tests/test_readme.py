@@ -25,7 +25,7 @@ def test_the_code_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "b": torch.randn(70, 6),
     }
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     for block in blocks:
         exec(block, names)
     assert {entry.name for entry in tmp_path.iterdir()} == {"net.onnx", "plan.json", "run.pt", "step.precc"}

@@ -124,7 +124,8 @@ def _shares(analysis: Analysis, name: str, plan: PrecisionPlan) -> list[str]:
         for what, part, whole in (("loss", own.loss, loss), ("gradient", own.gradient, gradient))
         if whole
     ]
-    return [f"  error        {_error(own)}; {' and '.join(shares)} squared error under the plan"]
+    budget = f" (its budget: {plan.provenance.budget})" if plan.provenance.budget else ""
+    return [f"  error        {_error(own)}; {' and '.join(shares)} squared error under the plan{budget}"]
 
 
 def _error(own: ErrorEstimate) -> str:

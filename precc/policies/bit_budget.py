@@ -1,7 +1,7 @@
 """The plan that errs least at an average number of bits."""
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from precc.assignment.assigner import Assigner, Scored
 from precc.cost.operand_bits import OperandBits
@@ -42,6 +42,5 @@ class BitBudget(BudgetPolicy):
         return f"{self.average_bits:g} bits on average"
 
     def _solve(self, assigner: Assigner) -> Scored:
-        bits = replace(assigner, cost=OperandBits.of(assigner.work))
         limits = best_uniform(assigner, formats_of_width(int(self.average_bits)))
-        return bits.least(self.average_bits, limits)
+        return assigner.priced(OperandBits.of).least(self.average_bits, limits)

@@ -10,6 +10,7 @@ from precc.assignment.assigner import Assigner, Scored
 from precc.assignment.candidates import CANDIDATES, parse_accumulators, parse_candidates
 from precc.assignment.choice_costs import Palette
 from precc.assignment.choice_errors import ChoiceErrors
+from precc.assignment.choice_tables import ChoiceTables
 from precc.assignment.groups import Share, group_graph, parse_share
 from precc.assignment.lagrangian import DEFAULT_SOLVER
 from precc.assignment.solver import Solver
@@ -120,8 +121,8 @@ class BudgetPolicy:
         sums = len(palette.sums) > 1 or palette.sums[0] is not None
         graph = group_graph(work, share=parse_share(self.share), sums=sums, copies=copies)
         errors = ChoiceErrors.of(known, graph, palette)
-        target = parse_target(target)
-        return Assigner(known, work, graph, palette, model, target, self.inference, self.lost, self.solver, errors)
+        tables = ChoiceTables(known, work, graph, palette, model, parse_target(target), self.lost, errors)
+        return Assigner(tables, self.inference, self.solver)
 
     @property
     def _candidates(self) -> tuple[Precision, ...]:
