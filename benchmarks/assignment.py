@@ -97,6 +97,7 @@ def main() -> None:
         "cost_over_exact": {"median": statistics.median(over), "largest": over[-1]},
         "greedy_over_exact": {"median": statistics.median(greedy), "largest": greedy[-1]},
         "beyond_1_percent": sum(own > 0.01 for own in over),
+        "greedy_beyond_1_percent": sum(own > 0.01 for own in greedy),
         "seconds": {
             "median": statistics.median(own["seconds"] for own in rows),
             "largest": max(own["seconds"] for own in rows),

@@ -8,7 +8,7 @@ import numpy as np
 
 from precc.analysis.analysis import Analysis
 from precc.analysis.error_estimate import ErrorEstimate
-from precc.assignment.choice_tables import ChoiceTables
+from precc.assignment.choice_tables import ChoiceTables, Reference
 from precc.assignment.elimination import cheapest, finest
 from precc.assignment.front import front
 from precc.assignment.groups import GroupKind
@@ -104,9 +104,7 @@ class Assigner:
             seen.add(found.plan)
             if turn < _REFERENCES:
                 reference, search = self.tables.reference(found.solution), _Scale()
-                factors = _factors(
-                    self.tables.problem(reference, limits).errors_of(found.solution.choices), found.errors
-                )
+                factors = self._factors(reference, limits, found)
             else:
                 search.note(relative)
         if best is None:
@@ -134,7 +132,7 @@ class Assigner:
                 break
             seen.add(found.plan)
             reference = self.tables.reference(found.solution)
-            factors = _factors(self.tables.problem(reference, limits).errors_of(found.solution.choices), found.errors)
+            factors = self._factors(reference, limits, found)
         if best is None:
             raise InfeasibleError(f"no plan found that costs {cost:.4g} {self.tables.cost.unit} or less")
         return best
@@ -146,8 +144,8 @@ class Assigner:
             least = self.tables.fixed + float(problem.cost_of(cheapest(problem)))
             out = f", of those that lose {self.tables.lost:.1%} at most (lost=)" if self.tables.leaves_out else ""
             raise InfeasibleError(
-                f"no plan of these candidates costs {cost + self.tables.fixed:.4g} {self.tables.cost.unit} or less: the cheapest one "
-                f"costs {least:.4g}{out}"
+                f"no plan of these candidates costs {cost + self.tables.fixed:.4g} {self.tables.cost.unit} or less: "
+                f"the cheapest one costs {least:.4g}{out}"
             ) from None
 
     def front(self, points: int, limits: Limits) -> list[Scored]:
@@ -182,6 +180,13 @@ class Assigner:
                 sums[data["product"].accumulators[0]] = palette.sums[choices[group]]
         work = {slot.name: own.multiply_adds for own in self.tables.work.products for slot in own.operands}
         return PrecisionPlan("float32", slots, work, accumulators=sums, rules=self.rules)
+
+    def _factors(self, reference: Reference, limits: Limits, found: Scored) -> Floats:
+        """What sums of errors come to, relative to the prediction of the whole plan."""
+        sums, scored = self.tables.problem(reference, limits).errors_of(found.solution.choices), found.errors
+        ratio = sums / np.where(scored > 0, scored, 1.0)
+        factors: Floats = np.where((scored > 0) & (sums > 0), np.clip(ratio, 1 / 64, 64.0), 1.0)
+        return factors
 
     def _infeasible(self, limits: Limits) -> InfeasibleError:
         """With the limit that binds, and the nearest ones that do not."""
@@ -228,10 +233,3 @@ def _relative(errors: Floats, limits: Limits) -> float:
     with np.errstate(divide="ignore", invalid="ignore"):
         found = np.where(errors > 0, errors / budgets, 0.0)
     return float(found.max())
-
-
-def _factors(sums: Floats, scored: Floats) -> Floats:
-    """What sums of errors come to, relative to the prediction of the whole plan."""
-    ratio = sums / np.where(scored > 0, scored, 1.0)
-    found: Floats = np.where((scored > 0) & (sums > 0), np.clip(ratio, 1 / 64, 64.0), 1.0)
-    return found

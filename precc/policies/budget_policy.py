@@ -56,7 +56,7 @@ class BudgetPolicy:
     accumulators: Sequence[Accumulator | Format | str | None] = (None,)
     share: Share | str = Share.NOTHING
     inference: bool = False
-    lost: float = 1e-3
+    lost: float = 1e-2
     solver: Solver = DEFAULT_SOLVER
 
     def __post_init__(self) -> None:
