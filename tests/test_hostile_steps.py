@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import precc
 from precc.errors import AnalysisError, PrecisionWarning
+from precc.models.mnist import load_mnist
 
 LABELS = torch.arange(64) % 10
 PLAN = precc.PrecisionPlan(precc.Precision("e4m3", scaling=precc.Scaling("tensor", scale_format="fp32")))
@@ -210,3 +211,16 @@ def test_weights_of_a_loss_that_depend_on_the_net_are_unknown() -> None:
 def test_a_seed_is_not_too_large() -> None:
     with pytest.raises(AnalysisError, match=r"from 0 to 2\*\*32 - 1"):
         precc.AnalysisOptions(seed=2**62)
+
+
+def test_the_standard_error_of_coherent_errors_is_not_what_two_probes_agree_on() -> None:
+    """Pixels of one background are rounded alike: their errors have a mean, which random probes see by chance."""
+    data, plan = load_mnist(), precc.Uniform("e4m3", scaling="tensor").assign()
+    images, labels = data.train_images[:512].flatten(1), data.train_labels[:512]
+    torch.manual_seed(0)
+    net = compiled(nn.Linear(784, 10))
+    for seed in range(6, 12):
+        options = precc.AnalysisOptions(seed=seed)
+        found = net.analyze(images, loss=lambda output: F.cross_entropy(output, labels), options=options)
+        predicted, measured = found.predict(plan), found.measure(plan, 4)
+        assert abs(predicted.gradient - measured.gradient) < 4 * predicted.standard_error.gradient

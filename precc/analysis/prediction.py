@@ -250,10 +250,11 @@ class Prediction:
         means = torch.stack([part.gradient_mean for part in parts]).sum(0)
         noise = torch.stack([part.gradient_mean_noise for part in parts]).sum(0)
         variances = torch.stack([part.gradient_variance for part in parts]).sum(0)
-        squares = (means.square() - noise).clamp(min=0.0) + variances + flipped
+        coherent = (means.square() - noise).clamp(min=0.0)
+        squares = coherent + variances + flipped
         norm = self.sensitivities.gradient_norm
         gradient = math.sqrt(float(squares.mean())) / norm if norm else math.nan
-        spread = self.sensitivities.deviation_of_mean(squares) / 2
+        spread = self.sensitivities.deviation_of_mean(squares, coherent) / 2
         of_gradient = spread / (gradient * norm * norm) if gradient else 0.0
         mean = sum(part.loss_mean for part in parts) + (float(curved.mean()) if len(curved) else 0.0)
         together = sum(part.loss_lost for part in parts) * sum(part.loss_share for part in parts)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from precc.analysis.accumulator_sample import AccumulatorSample
@@ -79,9 +80,19 @@ class Sensitivities:
         found = (self.lost - first) / sum(parts) if sum(parts) else 0.0
         return LostAnswer(sum(map(abs, parts)), min(max(found, -1.0), 1.0))
 
-    def deviation_of_mean(self, squares: Tensor) -> float:
-        """Standard error of the mean of what the probes found, from those that are random; NaN if there is but one."""
+    def deviation_of_mean(self, squares: Tensor, coherent: Tensor | None = None) -> float:
+        """Standard error of the mean of what the probes found, from those that are random; NaN if there is but one.
+
+        Few that happen to agree do not tell it. Of coherent errors each probe gives the square of a normal number: the
+        mean of n has a relative deviation of ``sqrt(2 / n)``, and its logarithm, for few, a larger one.
+
+        Args:
+            squares: of all errors, [probes].
+            coherent: the part of them that comes from the mean of errors, [probes].
+        """
         drawn = squares[self.exact_probes :]
         if len(drawn) < 2:
             return math.nan if len(drawn) else 0.0
-        return float(drawn.std()) * math.sqrt(len(drawn)) / len(squares)
+        n, total = len(drawn), 0.0 if coherent is None else float(coherent[self.exact_probes :].sum())
+        of_logarithm = math.sqrt(float(torch.polygamma(1, torch.tensor(n / 2))))  # of the mean of n
+        return max(float(drawn.std()) * math.sqrt(n), total * math.expm1(of_logarithm)) / len(squares)
