@@ -62,22 +62,40 @@ def test_slots_of_a_step_whose_input_records_gradients_have_their_own_rows() -> 
 
 
 class Attention(nn.Module):
-    """Heads that are put together by a view of what the kernel gives."""
+    """Heads that are put together by a view of what the kernel gives.
 
-    def __init__(self) -> None:
+    Args:
+        mask: added to the scores, from the model and its input.
+        dropout: of the weights.
+    """
+
+    def __init__(self, mask: Callable[["Attention", Tensor], Tensor] | None = None, dropout: float = 0.0) -> None:
         super().__init__()
         torch.manual_seed(1)
-        self.query, self.out = nn.Linear(8, 32), nn.Linear(32, 10)
+        self.query, self.out, self.bias = nn.Linear(8, 32), nn.Linear(32, 10), nn.Linear(8, 6)
+        self.mask, self.dropout = mask, dropout
 
     def forward(self, x: Tensor) -> Tensor:
         q = self.query(x).view(len(x), 6, 2, 16).transpose(1, 2)
-        heads = F.scaled_dot_product_attention(q, q, q).transpose(1, 2).reshape(len(x), 6, 32)
+        mask = None if self.mask is None else self.mask(self, x)
+        heads = F.scaled_dot_product_attention(q, q, q, mask, self.dropout).transpose(1, 2).reshape(len(x), 6, 32)
         logits: Tensor = self.out(heads)[:, -1]
         return logits
 
 
-def test_attention_as_one_op_may_lay_out_its_result_as_it_likes() -> None:
-    found = compiled(Attention(), attention="fused").analyze(inputs(64, 6, 8), loss=loss_of)
+@pytest.mark.parametrize(
+    "model",
+    [
+        Attention(),
+        Attention(dropout=0.2),
+        Attention(lambda own, x: own.bias.weight[:, :6]),
+        Attention(lambda own, x: own.bias(x)[:, None].detach() * 3),
+    ],
+    ids=["view", "dropout", "trained mask", "mask of the input"],
+)
+def test_attention_as_one_op_has_any_result_mask_and_dropout(model: nn.Module) -> None:
+    found = compiled(model, attention="fused").analyze(inputs(64, 6, 8), loss=loss_of)
+    assert not found.findings.unknown
     assert 1 / 1.7 < found.predict(PLAN).gradient / found.measure(PLAN, 6).gradient < 1.7
 
 

@@ -106,6 +106,28 @@ def _embedding_bag_backward(
     return gradient.new_zeros(num_weights, gradient.shape[1]).index_add(0, indices, rows)
 
 
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    attn_mask: Tensor | None = None,
+    scale: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """By the kernel, which has no derivative by its mask, unless the mask depends on what is rounded."""
+    if not records_gradient(attn_mask):
+        result: tuple[Tensor, Tensor] = _attention_kernel(
+            query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale
+        )
+        return result
+    if dropout_p or query.shape[1] != key.shape[1]:
+        raise WithoutDerivative
+    scores = _scores(query, key, attn_mask, is_causal, _factor(query, scale))
+    return scores.softmax(-1) @ value, scores.logsumexp(-1)
+
+
 def _attention_backward(
     gradient: Tensor,
     query: Tensor,
@@ -122,24 +144,36 @@ def _attention_backward(
     """Of ``softmax(scale Q K^T + mask) V``, from Q, K and V alone."""
     if dropout_p or query.shape[1] != key.shape[1]:
         raise WithoutDerivative
-    factor = query.shape[-1] ** -0.5 if scale is None else scale
-    scores = query @ key.transpose(-1, -2) * factor
-    if is_causal:
-        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
-        scores = scores.masked_fill(later, -torch.inf)
-    if attn_mask is not None:
-        scores = scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype is torch.bool else scores + attn_mask
-    weights = scores.softmax(-1)
+    factor = _factor(query, scale)
+    weights = _scores(query, key, attn_mask, is_causal, factor).softmax(-1)
     of_weights = gradient @ value.transpose(-1, -2)
     of_scores = weights * (of_weights - (of_weights * weights).sum(-1, keepdim=True)) * factor
     return of_scores @ key, of_scores.transpose(-1, -2) @ query, weights.transpose(-1, -2) @ gradient
 
+
+def _scores(query: Tensor, key: Tensor, mask: Tensor | None, is_causal: bool, factor: float) -> Tensor:
+    scores = query @ key.transpose(-1, -2) * factor
+    if is_causal:
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(later, -torch.inf)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype is torch.bool else scores + mask
+    return scores
+
+
+def _factor(query: Tensor, scale: float | None) -> float:
+    own: float = query.shape[-1] ** -0.5
+    return own if scale is None else scale
+
+
+_attention_kernel = _aten._scaled_dot_product_flash_attention_for_cpu.default
 
 _REPLACED: dict[Any, Callable[..., Any]] = {
     _aten.copy.default: lambda x, source, non_blocking=False: source.to(x.dtype).expand(x.shape).clone(),
     torch.ops.prims.convert_element_type.default: lambda x, dtype: x.to(dtype),
     _aten._embedding_bag_backward.default: _embedding_bag_backward,
     _aten.view.default: _aten.reshape.default,  # what stands in the place of a kernel may lay out its result otherwise
+    _attention_kernel: _attention,
     _aten._scaled_dot_product_flash_attention_for_cpu_backward.default: _attention_backward,
     _aten.native_group_norm.default: decomposition_table[_aten.native_group_norm.default],
     _aten.native_group_norm_backward.default: decomposition_table[_aten.native_group_norm_backward.default],

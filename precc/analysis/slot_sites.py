@@ -12,7 +12,7 @@ from torch.fx import Node
 
 from precc.analysis.step_runs import Values, computed
 from precc.analysis.traced_step import TracedStep
-from precc.annotations import Operand, Product, products_of
+from precc.annotations import Operand, Product, products_of, roundings_of
 
 __all__ = ["VIEWS", "SlotSite", "groups_of", "is_view", "sites_of", "uses_of"]
 
@@ -123,12 +123,14 @@ def _permutation(node: Node, dims: int) -> Sequence[int] | None:
 
 def sites_of(step: TracedStep) -> tuple[SlotSite, ...]:
     """The slots of a step in the order of the graph."""
+    # found by name: what torch opens fused attention into does not read them where the call did
+    roundings = {slot.name: node for node, slot in roundings_of(step.graph.graph)}
     found = []
-    for node, product in products_of(step.graph.graph):
+    for _, product in products_of(step.graph.graph):
         for operand in product.operands:
-            rounding: Any = node.args[operand.position]
-            origin, chain = _origin(rounding.args[0])
-            found.append(SlotSite(rounding, operand, product, origin, chain))
+            rounding = roundings[operand.slot.name]
+            shown: Any = rounding.args[0]
+            found.append(SlotSite(rounding, operand, product, *_origin(shown)))
     return tuple(found)
 
 

@@ -7,7 +7,7 @@ from torch.fx import Node
 from precc.analysis.lost_derivatives import Edge, holds_reals, sources
 from precc.analysis.traced_step import TracedStep
 from precc.analysis.unknown_slots import UnknownSlots
-from precc.annotations import products_of
+from precc.annotations import products_of, roundings_of
 
 __all__ = ["slots_past"]
 
@@ -25,12 +25,10 @@ def slots_past(step: TracedStep, edges: Iterable[Edge]) -> UnknownSlots:
 
 def _places(step: TracedStep) -> list[tuple[str, Node]]:
     """Each slot and the node at which its values are rounded: of sums the product."""
+    roundings = {slot.name: node for node, slot in roundings_of(step.graph.graph)}
     found = []
     for node, product in products_of(step.graph.graph):
-        for operand in product.operands:
-            rounding = node.args[operand.position]
-            assert isinstance(rounding, Node)
-            found.append((operand.slot.name, rounding))
+        found += [(operand.slot.name, roundings[operand.slot.name]) for operand in product.operands]
         found += [(slot.name, node) for slot in product.accumulators]
     return found
 
