@@ -148,9 +148,58 @@ def test_random_numbers_in_the_shape_of_values_do_not_jump() -> None:
     assert not net.analyze(inputs(), loss=loss_of).findings.jumps
 
 
-def test_a_loss_of_two_numbers_is_refused() -> None:
-    with pytest.raises(AnalysisError, match="the loss is one real number, not 2 of them"):
-        compiled(small()).analyze(inputs(), loss=lambda output: (output.mean(), output))
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (lambda output: (output.mean(), output), "one real number, not a list or tuple: return one"),
+        (lambda output: {"loss": output.mean()}, "not a dictionary: return one of its values"),
+        (lambda output: None, "the loss function returned nothing"),
+        (lambda output: output.mean().item(), "a number that is no tensor"),
+    ],
+)
+def test_a_loss_that_is_no_tensor_is_refused(loss: Any, message: str) -> None:
+    with pytest.raises(AnalysisError, match=message):
+        compiled(small()).analyze(inputs(), loss=loss)
+
+
+class Keeping(nn.Module):
+    """A model that writes what it computes to an attribute, in each of its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers, self.mean, self.last = small(), torch.zeros(()), torch.zeros(())
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = self.layers(x)
+        self.mean = 0.9 * self.mean + self.last.mean()
+        return self.last
+
+
+def test_what_a_step_keeps_beside_its_loss_is_no_part_of_it() -> None:
+    plain = compiled(small()).analyze(inputs(), loss=loss_of).predict(PLAN)
+    seen: list[Any] = []
+
+    def loss(output: Tensor) -> Tensor:
+        found = loss_of(output)
+        seen.extend([found.item(), output])
+        return found
+
+    model = Keeping()
+    model.layers.register_forward_hook(lambda module, arguments, output: seen.append(output))
+    predicted = compiled(model).analyze(inputs(), loss=loss).predict(PLAN)
+    assert predicted.gradient == pytest.approx(plain.gradient, rel=0.2)  # names of nodes are seeds, too
+    assert predicted.loss == pytest.approx(plain.loss, rel=0.2)
+    assert not seen
+    assert model.last.dim() == 0
+
+
+@pytest.mark.parametrize("norm", [nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm])
+def test_weights_that_are_computed_and_kept(norm: Callable[[nn.Module], nn.Module]) -> None:
+    torch.manual_seed(1)
+    found = compiled(nn.Sequential(norm(nn.Linear(16, 32)), nn.Tanh(), nn.Linear(32, 10))).analyze(
+        inputs(), loss=loss_of
+    )
+    assert 1 / 1.7 < found.predict(PLAN).gradient / found.measure(PLAN, 6).gradient < 1.7
 
 
 def test_an_empty_batch_has_no_errors() -> None:

@@ -16,6 +16,7 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.exc import Unsupported, UserError
 from torch.fx import Graph, GraphModule, Node
 
+from precc.analysis.loss_marker import marked, only_loss
 from precc.decompositions import decomposition_table
 from precc.dynamo_graph import (
     constant_positions,
@@ -123,7 +124,7 @@ def _step(net: Any, args: tuple[Any, ...], kwargs: dict[str, Any], loss: Any) ->
 
 
 def _loss_of_output(loss: Any, output: Any) -> Any:
-    return loss(output)
+    return marked(loss(output))
 
 
 class _Captured(Exception):
@@ -142,6 +143,7 @@ class _Tracer:
 
     def __call__(self, dynamo_graph: GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         refuse_several_devices(example_inputs)
+        only_loss(dynamo_graph)
         plan = torch.empty(1, ROW_WIDTH, dtype=torch.float64, device="cpu")
         layers = layers_in_scope(self.net)
         constants = constant_positions(dynamo_graph, example_inputs)
@@ -215,8 +217,6 @@ def _outputs(graph: Graph) -> list[tuple[Any, Any]]:
 def _loss_node(graph: Graph) -> Node:
     """Of the outputs, which begin with inputs that are written to and other effects, the one that the step returns."""
     plain = [own for own, what in _outputs(graph) if type(what).__name__ == "PlainAOTOutput"]
-    if len(plain) > 1:
-        raise AnalysisError(f"the loss is one real number, not {len(plain)} of them: return one")
     if not plain or not isinstance(plain[0], Node):
         raise AnalysisError("the loss is a number that does not come from the net's output: return it as a tensor")
     found: Node = plain[0]
