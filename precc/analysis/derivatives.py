@@ -106,6 +106,13 @@ def _embedding_bag_backward(
     return gradient.new_zeros(num_weights, gradient.shape[1]).index_add(0, indices, rows)
 
 
+def _slice_scatter(
+    x: Tensor, source: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> Tensor:
+    """Of complex numbers too, as the backward of a transform of real ones needs it."""
+    return x.index_copy(dim, torch.arange(x.shape[dim], device=x.device)[start:end:step], source)
+
+
 def _attention(
     query: Tensor,
     key: Tensor,
@@ -172,6 +179,7 @@ _REPLACED: dict[Any, Callable[..., Any]] = {
     _aten.copy.default: lambda x, source, non_blocking=False: source.to(x.dtype).expand(x.shape).clone(),
     torch.ops.prims.convert_element_type.default: lambda x, dtype: x.to(dtype),
     _aten._embedding_bag_backward.default: _embedding_bag_backward,
+    _aten.slice_scatter.default: _slice_scatter,
     _aten.view.default: _aten.reshape.default,  # what stands in the place of a kernel may lay out its result otherwise
     _attention_kernel: _attention,
     _aten._scaled_dot_product_flash_attention_for_cpu_backward.default: _attention_backward,

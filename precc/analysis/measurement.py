@@ -98,6 +98,12 @@ class StepMeasurement:
         self._versions = {name: value._version for name, value in self._tensors.items()}
         self._displacement = _Displacement(tuple(groups_of(sites_of(self.step)).values()))
 
+    def __getstate__(self) -> object:
+        raise AnalysisError(
+            "an analysis holds the graph of its step, of which there are no copies or pickles: analysis.save(path) and "
+            "precc.Analysis.load(path) keep all else"
+        )
+
     @property
     def _tensors(self) -> dict[str, Tensor]:
         return {name: value for name, value in self.step.inputs.items() if isinstance(value, Tensor)}

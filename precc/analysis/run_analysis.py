@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from inspect import signature
 from typing import Any
@@ -68,7 +69,8 @@ def run_analysis(
         raise
     _check_loss(step, loss is None, known)
     _check_metric(options, step, title)
-    findings = compiled.analyzer(step, options, plan)
+    with _dtypes_explained(step, title):
+        findings = compiled.analyzer(step, options, plan)
     _check_finite(step, findings, title)
     records = build_records(step, findings)
     seconds = time.perf_counter() - started
@@ -84,6 +86,28 @@ def run_analysis(
         step, compiled.measuring, compiled.accumulating, relative, options.metric, findings.sensitivities.loss
     )
     return Analysis(title, records, findings, seconds, batch, calibration, measurement)
+
+
+@contextmanager
+def _dtypes_explained(step: TracedStep, title: str) -> Iterator[None]:
+    """Name the input that no parameter can meet, which traces do not notice.
+
+    Raises:
+        AnalysisError: there is one, and torch refuses it.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        reals = {name: own for name, own in step.inputs.items() if isinstance(own, Tensor) and own.is_floating_point()}
+        own = {reals[name].dtype for name in step.parameters}
+        strange = [value for name, value in reals.items() if name not in step.constants and value.dtype not in own]
+        if "dtype" not in str(error) or len(own) != 1 or not strange:
+            raise
+        kind, shape = own.pop(), list(strange[0].shape)
+        raise AnalysisError(
+            f"the parameters of {title} are {kind}, and an input of shape {shape} is {strange[0].dtype}: convert it "
+            f"with .to({kind})"
+        ) from error
 
 
 def _check_finite(step: TracedStep, findings: Findings, title: str) -> None:
