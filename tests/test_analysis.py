@@ -304,6 +304,13 @@ def test_a_loss_that_the_net_returns_is_a_mean_over_the_slice(rows: int | None) 
     assert found.findings.sensitivities.loss == pytest.approx(expected)
 
 
+class Mean(nn.Module):
+    """Of one number."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean()
+
+
 def test_a_loss_of_all_labels_cannot_be_that_of_a_slice() -> None:
     with pytest.raises(CaptureError) as error:
         compiled().analyze(
@@ -315,7 +322,7 @@ def test_a_loss_of_all_labels_cannot_be_that_of_a_slice() -> None:
     with pytest.raises(AnalysisError, match="rows is a whole number of at least 1, or None, not 0"):
         precc.AnalysisOptions(rows=0)
     with pytest.raises(AnalysisError, match="no input is a tensor with a dimension"):
-        compiled().analyze(options=precc.AnalysisOptions(rows=4))
+        compiled(Mean()).analyze(torch.ones(()), options=precc.AnalysisOptions(rows=4))
 
 
 def test_products_of_the_loss_have_no_slots() -> None:

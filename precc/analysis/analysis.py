@@ -264,6 +264,7 @@ class Analysis:
             named = isinstance(plan, (str, Precision))
             hint = "; for one precision everywhere, precc.PrecisionPlan(...)" if named else ""
             hint = "; for a policy, policy.assign(analysis)" if hasattr(plan, "assign") else hint
+            hint = "; that of a net is net.plan" if isinstance(getattr(plan, "plan", None), PrecisionPlan) else hint
             raise PlanError(f"not a plan: {plan!r:.40}{hint}")
         strange = sorted({*plan.slots, *plan.accumulators} - set(self.records))
         if strange:

@@ -33,7 +33,7 @@ class AnalysisOptions:
         seed: of all random numbers; the generators of torch stay as they are.
 
     Raises:
-        AnalysisError: a number below 1, or a metric that is not of positive numbers.
+        AnalysisError: a number below 1, a candidate outside of a sequence, or a metric that is not of positive numbers.
         FormatError: a candidate is no format.
     """
 
@@ -46,6 +46,8 @@ class AnalysisOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if isinstance(self.candidates, (str, Format, Precision)):
+            raise AnalysisError(f"candidates is a sequence, such as [{str(self.candidates)!r}]")
         object.__setattr__(self, "candidates", tuple(Precision.of(choice) for choice in self.candidates))
         for name in ("probes", "samples"):
             value = getattr(self, name)

@@ -17,6 +17,9 @@ __all__ = ["explained"]
 #: What may stand in the place of a slot's precision: from coarse to fine.
 _LADDER = ("e2m1", "e3m2", "e4m3", "e5m2", "e4m5", "float16", "bfloat16", "float32")
 
+#: Slots of a module, in an error.
+_LISTED = 12
+
 
 def explained(analysis: Analysis, slot: str, plan: PrecisionPlan) -> str:
     """Range, condition, sensitivity, share of the plan's error, cost, and what the next formats would change.
@@ -54,9 +57,20 @@ def full_name(analysis: Analysis, slot: str) -> str:
     meant = [name for name in analysis.records if short_name(name) == slot]
     if len(meant) == 1:
         return meant[0]
-    near = get_close_matches(slot, [*analysis.records, *map(short_name, analysis.records)], n=1)
-    hint = f": it is one of {', '.join(meant)}" if meant else (f": did you mean {near[0]!r}?" if near else "")
+    hint = f": it is one of {', '.join(meant)}" if meant else _near(analysis, slot)
     raise PlanError(f"{analysis.title} has no slot {slot!r}{hint}")
+
+
+def _near(analysis: Analysis, slot: str) -> str:
+    """What may be meant: the slots of the module that is named, unless one of them is meant for sure."""
+    layer = slot.partition("/")[0]
+    layers = {name: Slot.parse(name).layer for name in analysis.records}
+    own = [short_name(name) for name, where in layers.items() if where == layer or where.startswith(f"{layer}.")]
+    among = own or [*analysis.records, *map(short_name, analysis.records)]
+    near = get_close_matches(slot, among, n=1, cutoff=0.85 if own else 0.6)
+    if near or not own:
+        return f": did you mean {near[0]!r}?" if near else ""
+    return f": {layer!r} has {', '.join(own[:_LISTED])}{', ...' if len(own) > _LISTED else ''}"
 
 
 def short_name(name: str) -> str:

@@ -1,6 +1,6 @@
 """Marks the loss among what a captured step computes, which may keep other values as well, in attributes or lists.
 
-What ``loss(output)`` returns goes through ``precc::loss``; where that is no tensor, ``precc::no_loss`` says what it is.
+What ``loss(output)`` returns goes through ``precc::loss``; where that is no tensor, ``precc::no_loss`` says why.
 Both are in the graph of Dynamo alone.
 """
 
@@ -13,12 +13,18 @@ from torch.fx import GraphModule
 
 from precc.errors import AnalysisError
 
-__all__ = ["marked", "only_loss"]
+__all__ = ["marked", "only_loss", "refused"]
 
 
 def marked(found: Any) -> Tensor:
     """What a loss function returned, for `only_loss` to find."""
-    result: Tensor = _LOSS(found) if isinstance(found, Tensor) else _NO_LOSS(_said_of(found))
+    result: Tensor = _LOSS(found) if isinstance(found, Tensor) else refused(_said_of(found))
+    return result
+
+
+def refused(message: str) -> Tensor:
+    """In the place of a loss: why there is none."""
+    result: Tensor = _NO_LOSS(message)
     return result
 
 
@@ -26,7 +32,7 @@ def only_loss(graph: GraphModule) -> None:
     """Leave the loss as the graph's one output: what else it returns would be written to attributes, lists and such.
 
     Raises:
-        AnalysisError: the loss function returned something else than a tensor.
+        AnalysisError: there is none.
     """
     others = graph.graph.find_nodes(op="call_function", target=_NO_LOSS)
     if others:
@@ -57,7 +63,7 @@ def _define(name: str, signature: str) -> torch._ops.OpOverload:
     return overload
 
 
-_LOSS, _NO_LOSS = _define("loss", "Tensor x"), _define("no_loss", "str kind")
+_LOSS, _NO_LOSS = _define("loss", "Tensor x"), _define("no_loss", "str why")
 torch.library.register_fake("precc::loss", torch.empty_like)
 torch.library.impl("precc::loss", "default", torch.clone)  # constants are computed while they are traced
-torch.library.register_fake("precc::no_loss", lambda kind: torch.empty(()))
+torch.library.register_fake("precc::no_loss", lambda why: torch.empty(()))

@@ -8,6 +8,8 @@ from torch import Tensor
 from torch._C._functorch import is_batchedtensor, is_legacy_batchedtensor
 from torch.utils import _pytree
 
+from precc.analysis.loss_marker import refused
+
 __all__ = ["LastTangents", "implied_loss"]
 
 
@@ -57,9 +59,11 @@ def _keeping(found: dict[int, Tensor], position: int) -> Callable[[Tensor | None
 def implied_loss(tangents: Mapping[int, Tensor]) -> Callable[[Any], Tensor]:
     """What the model calls its loss, or ``sum over outputs of <tangent, output>``, or a first output of one number.
 
-    The gradients of the second are those of the step that had these tangents; its curvature is 0. The result is no
-    single number where there is none of them.
+    The gradients of the second are those of the step that had these tangents; its curvature is 0. Where there is none
+    of them the result is refused.
     """
+    shapes = [list(own.shape) for own in tangents.values()]
+    had = f" (the last backward had outputs of shape {shapes}, these inputs give others)" if shapes else ""
 
     def loss(output: Any) -> Tensor:
         own = _named(output)
@@ -69,10 +73,19 @@ def implied_loss(tangents: Mapping[int, Tensor]) -> Callable[[Any], Tensor]:
         terms = [(leaves[position] * own).sum() for position, own in tangents.items() if _fits(leaves, position, own)]
         if terms and len(terms) == len(tangents):
             return torch.stack(terms).sum() if len(terms) > 1 else terms[0]
-        first = next(leaf for leaf in leaves.values() if isinstance(leaf, Tensor))
-        return first if first.dim() == 0 and not tangents else first.reshape(-1).repeat(2)
+        if isinstance(own, Tensor):
+            return refused(f"the model's own loss is one real number, not of shape {list(own.shape)}: {_REDUCED}")
+        first = next((leaf for leaf in leaves.values() if isinstance(leaf, Tensor)), None)
+        return first if first is not None and first.dim() == 0 and not tangents else refused(_NONE.format(had))
 
     return loss
+
+
+_REDUCED = "reduce it, for instance with loss=lambda output: output['loss'].mean()"
+_NONE = (
+    "the net returns no loss{}: pass one, net.analyze(*inputs, loss=lambda output: loss_fn(output, y)), or run a "
+    "training step with these inputs first, whose gradient with respect to the output then stands for it"
+)
 
 
 def _fits(leaves: Mapping[int, Any], position: int, tangent: Tensor) -> bool:

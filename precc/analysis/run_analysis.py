@@ -46,6 +46,7 @@ def run_analysis(
 ) -> Analysis:
     """The analysis of one step; the net, its buffers and torch's generators stay as they are."""
     _check_arguments(loss, options)
+    _check_call(net, args, kwargs, title)
     _check_inference(args, kwargs)
     tangents.asked |= loss is None
     options = replace(options, candidates=(*options.candidates, *_along_axes(plan)))
@@ -67,7 +68,7 @@ def run_analysis(
         if batch.partial and loss is not None:
             error.add_note(f"The loss was called with {batch}: lambda output: loss_fn(output, y[:len(output)]).")
         raise
-    _check_loss(step, loss is None, known)
+    _check_loss(step)
     _check_metric(options, step, title)
     with _dtypes_explained(step, title):
         findings = compiled.analyzer(step, options, plan)
@@ -143,6 +144,19 @@ def _check_arguments(loss: Any, options: Any) -> None:
         ) from None
 
 
+def _check_call(net: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], title: str) -> None:
+    """Refuse what the model's forward does not take: mostly a loss, labels, or options without their names."""
+    if net._forward_pre_hooks:
+        return  # they may give it something else
+    try:
+        signature(net.forward).bind(*args, **kwargs)
+    except TypeError as error:
+        raise AnalysisError(
+            f"{title} is not called so ({error}). Inputs are those of the model; loss and options go by name: "
+            "net.analyze(x, loss=lambda output: loss_fn(output, y), options=precc.AnalysisOptions(rows=8))"
+        ) from None
+
+
 def _check_inference(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     leaves = _pytree.tree_leaves((args, dict(kwargs)))
     if torch.is_inference_mode_enabled() or any(isinstance(own, Tensor) and own.is_inference() for own in leaves):
@@ -200,19 +214,11 @@ def _check_metric(options: AnalysisOptions, step: TracedStep, title: str) -> Non
             raise AnalysisError(f"the metric of {name!r} has the shape {list(own.shape)}, its gradient {shape}")
 
 
-def _check_loss(step: TracedStep, implied: bool, tangents: Mapping[int, Tensor]) -> None:
+def _check_loss(step: TracedStep) -> None:
     """Refuse a loss that is not one real number."""
     value: Tensor = step.loss.meta["val"]
-    if value.numel() == 1 and value.dtype.is_floating_point:
-        return
-    if not implied:
+    if value.numel() != 1 or not value.dtype.is_floating_point:
         raise AnalysisError(
             f"the loss is one real number, not a {value.dtype} tensor of shape {list(value.shape)}: reduce it, for "
             "instance with .mean()"
         )
-    shapes = [list(own.shape) for own in tangents.values()]
-    had = f" (the last backward had outputs of shape {shapes}, these inputs give others)" if shapes else ""
-    raise AnalysisError(
-        f"the net returns no loss{had}: pass one, net.analyze(*inputs, loss=lambda output: loss_fn(output, y)), or "
-        "run a training step with these inputs first, whose gradient with respect to the output then stands for it"
-    )
