@@ -121,6 +121,14 @@ def test_bit_budgets(lenet5: Analysis, bits: float) -> None:
     assert rms(known(plan)) <= min(map(rms, uniform)) * 1.05
 
 
+@pytest.mark.parametrize("bits", [24, 32, 1e9])
+def test_bits_enough_for_no_error(mlp: Analysis, bits: float) -> None:
+    plan = BitBudget(bits).assign(mlp)
+    assert plan.average_bits > 17
+    assert known(plan).gradient < 1e-3
+    assert (bits < 32) or known(plan).gradient == 0
+
+
 def test_cost_budgets(lenet5: Analysis) -> None:
     dear = CostBudget(5e9).assign(lenet5)
     cheap = CostBudget(2.5e9).assign(lenet5)

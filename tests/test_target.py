@@ -10,9 +10,11 @@ import pytest
 from precc import Accumulator, FloatFormat, Scaling
 from precc.accumulation.named import ACCUMULATORS, parse_accumulator
 from precc.assignment.candidates import ACCUMULATOR_CANDIDATES, CANDIDATES
+from precc.cost.work import ProductWork
 from precc.errors import FormatError, PlanError
 from precc.formats import FORMATS
 from precc.precision import Precision
+from precc.slots import Slot
 from precc.target import TARGETS, Target, parse_target
 
 NATIVE = ("sm_80", "sm_89", "sm_90", "sm_100")
@@ -190,3 +192,14 @@ def test_unknown_targets(name: str) -> None:
     names = "expected one of 'cpu-emulated', 'sm_80', 'sm_89', 'sm_90', 'sm_100'"
     with pytest.raises(PlanError, match=re.escape(f"unknown target {name!r}: {names}; or a precc.target.Target")):
         parse_target(name)
+
+
+def test_rows_of_narrow_formats_are_aligned() -> None:
+    slots = tuple(Slot.parse(f"fc/product/fprop.{operand}") for operand in ("input", "weight"))
+    e4m3, half = Precision("e4m3"), Precision("fp16")
+    for terms, own, legal in ((32, e4m3, True), (25, e4m3, False), (25, half, True)):
+        work = ProductWork(slots, (terms, terms), terms, 1)
+        problem = TARGETS["sm_90"].product_problem(work, own, own)
+        assert ("rows of 16 bytes, not of 25 values" in problem) is not legal
+        assert TARGETS["cpu-emulated"].product_problem(work, own, own) == ""
+    assert "multiplies" in TARGETS["sm_90"].product_problem(work, e4m3, half)

@@ -17,7 +17,7 @@ class BitBudget(BudgetPolicy):
     """The plan with the smallest error whose `PrecisionPlan.average_bits` are no more than these.
 
     Of loss and gradient the larger error counts, each relative to that of the best uniform format of that width
-    (rounded down, at least 4 bits), scaled if it has fewer than 16 bits.
+    (rounded down, 4 to 32 bits), scaled if it has fewer than 16 bits.
 
     Args:
         average_bits: of an operand, weighted by multiply-adds.
