@@ -1,8 +1,24 @@
 """Small nets of the kinds that people train beside transformers: convolutional, recurrent, a U-Net, a recommender."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+class Between(nn.Module):
+    """A function between two layers."""
+
+    def __init__(self, function: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.function, self.a, self.b = function, nn.Linear(16, 32), nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.b(self.function(self.a(x)))
+        return logits
 
 
 class SqueezeExcite(nn.Module):

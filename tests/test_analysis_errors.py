@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch.nn import functional as F
 import precc
 from precc.analysis.analysis import Analysis
 from precc.errors import AnalysisError, PlanError
+from tests.small_nets import Between
 
 PLAN = precc.Uniform("e4m3", scaling="tensor").assign()
 
@@ -24,19 +24,6 @@ def inputs(*shape: int) -> Tensor:
 
 def loss_of(output: Tensor) -> Tensor:
     return F.cross_entropy(output, torch.arange(len(output)) % 10)
-
-
-class Between(nn.Module):
-    """A function between two layers."""
-
-    def __init__(self, function: Callable[[Tensor], Any]) -> None:
-        super().__init__()
-        torch.manual_seed(1)
-        self.function, self.a, self.b = function, nn.Linear(16, 32), nn.Linear(32, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.b(self.function(self.a(x)))
-        return logits
 
 
 def compiled(model: nn.Module | None = None) -> Any:

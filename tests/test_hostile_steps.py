@@ -12,6 +12,7 @@ from torch.nn import functional as F
 import precc
 from precc.errors import AnalysisError, PrecisionWarning
 from precc.models.mnist import load_mnist
+from tests.small_nets import Between
 
 LABELS = torch.arange(64) % 10
 PLAN = precc.PrecisionPlan(precc.Precision("e4m3", scaling=precc.Scaling("tensor", scale_format="fp32")))
@@ -32,19 +33,6 @@ def compiled(model: nn.Module, **options: Any) -> Any:
 def small() -> nn.Sequential:
     torch.manual_seed(1)
     return nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 10))
-
-
-class Between(nn.Module):
-    """A function between two layers."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        torch.manual_seed(1)
-        self.function, self.a, self.b = function, nn.Linear(16, 32), nn.Linear(32, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.b(self.function(self.a(x)))
-        return logits
 
 
 def test_all_runs_have_the_same_masks_of_dropout() -> None:
