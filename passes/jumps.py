@@ -5,6 +5,7 @@ from torch.fx import Node
 
 from precc.analysis.finding import Finding
 from precc.analysis.lost_derivatives import depends_on_values
+from precc.analysis.slot_sites import VIEWS
 from precc.analysis.traced_step import TracedStep
 from precc.passes.products import op_name
 from precc.round_op import ROUND
@@ -13,7 +14,8 @@ from precc.source_places import place_of
 __all__ = ["JUMPS", "jumps"]
 
 #: Operators whose result is not continuous in a real argument; in a backward, gradients of functions with kinks.
-#: Rectifiers and max-pooling in two dimensions are not among them: their flips are predicted.
+#: Rectifiers, also smooth ones in pieces, and max-pooling in two dimensions are not among them: their flips are
+#: predicted.
 JUMPS = frozenset(
     f"aten.{name}"
     for name in (
@@ -37,8 +39,6 @@ JUMPS = frozenset(
         "ge",
         "gt",
         "hardshrink_backward",
-        "hardsigmoid_backward",
-        "hardswish_backward",
         "heaviside",
         "le",
         "lt",
@@ -69,9 +69,26 @@ def jumps(step: TracedStep) -> tuple[Finding, ...]:
         varying = [argument for argument in node.all_input_nodes if argument in rounded]
         if node.target is ROUND or (varying and depends_on_values(node)):
             rounded.add(node)
-        if (op_name(node) in JUMPS or _rounds(node)) and any(map(_is_real, varying)):
+        if (op_name(node) in JUMPS or _rounds(node)) and any(map(_is_real, varying)) and not _guards(node):
             found.append(_finding(node))
     return tuple(found)
+
+
+#: Of what divides by a norm, the largest that it is compared with.
+_GUARD = 1e-6
+
+_NORMS = ("aten.linalg_vector_norm", "aten.norm")
+
+
+def _guards(node: Node) -> bool:
+    """Whether it tells a norm from 0, for a division by it: errors are small beside the norm, and do not go there."""
+    if op_name(node) not in ("aten.eq", "aten.ne", "aten.ge", "aten.gt", "aten.le", "aten.lt"):
+        return False
+    norm, bound = node.args[:2]
+    while isinstance(norm, Node) and op_name(norm) in VIEWS:
+        norm = norm.args[0]
+    small = isinstance(bound, (int, float)) and 0 <= bound <= _GUARD
+    return small and isinstance(norm, Node) and op_name(norm) in _NORMS
 
 
 def _rounds(node: Node) -> bool:

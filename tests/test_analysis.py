@@ -582,12 +582,30 @@ def test_indices_in_the_forward() -> None:
     assert 1 / 2 < found.predict(plan).loss / found.measure(plan, 12).loss < 2
 
 
-@pytest.mark.parametrize("kind", [nn.LeakyReLU(0.2), nn.ReLU6(), nn.Hardtanh(-0.5, 0.5)], ids=str)
+class Steep(nn.Module):
+    """Of arguments large enough to reach both kinks."""
+
+    def __init__(self, function: nn.Module) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.function(4 * x)
+        return result
+
+
+KINKS = [nn.LeakyReLU(0.2), nn.ReLU6(), nn.Hardtanh(-0.5, 0.5), Steep(nn.Hardswish()), Steep(nn.Hardsigmoid())]
+
+
+@pytest.mark.parametrize("kind", KINKS, ids=str)
 def test_kinks_of_other_functions(kind: nn.Module) -> None:
+    torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(20, 60), kind, nn.Linear(60, 60), kind, nn.Linear(60, 3))
-    found = compiled(model).analyze(torch.randn(32, 20), loss=lambda output: output.square().mean())
+    options = AnalysisOptions(probes=8)
+    found = compiled(model).analyze(torch.randn(32, 20), loss=lambda output: output.square().mean(), options=options)
     plan = precc.Uniform("e8m6").assign()
     assert found.findings.sensitivities.flips
+    assert not found.findings.jumps
     assert 1 / 1.5 < found.predict(plan).gradient / found.measure(plan, 16).gradient < 1.5
 
 

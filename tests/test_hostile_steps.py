@@ -131,6 +131,20 @@ def test_pixels_between_others_do_not_jump() -> None:
     assert not net.analyze(inputs(), loss=loss_of).findings.jumps
 
 
+@pytest.mark.parametrize(
+    "function",
+    [F.normalize, lambda x: x * F.cosine_similarity(x, x.roll(1, 0))[:, None], lambda x: x / (x.norm() + 1e-6)],
+    ids=["normalize", "cosine", "norm"],
+)
+def test_a_division_by_a_norm_does_not_jump(function: Callable[[Tensor], Tensor]) -> None:
+    assert not compiled(Between(function)).analyze(inputs(), loss=loss_of).findings.jumps
+
+
+def test_a_norm_that_is_compared_with_one_jumps() -> None:
+    with pytest.warns(PrecisionWarning, match="aten.ge jumps"):
+        compiled(Between(lambda x: x / x.norm(dim=1, keepdim=True).clamp(min=1.0))).analyze(inputs(), loss=loss_of)
+
+
 def test_random_numbers_in_the_shape_of_values_do_not_jump() -> None:
     net = compiled(Between(lambda x: x * (torch.rand_like(x) > 0.3)))
     assert not net.analyze(inputs(), loss=loss_of).findings.jumps

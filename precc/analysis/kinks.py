@@ -23,6 +23,8 @@ _aten = torch.ops.aten
 _RECTIFIERS: dict[Any, Callable[[Node], tuple[tuple[float, ...], float]]] = {
     _aten.threshold_backward.default: lambda node: ((_number(node, 2),), 1.0),
     _aten.leaky_relu_backward.default: lambda node: ((0.0,), 1.0 - _number(node, 2)),
+    _aten.hardswish_backward.default: lambda node: ((-3.0, 3.0), 1 / 2),
+    _aten.hardsigmoid_backward.default: lambda node: ((-3.0, 3.0), 1 / 6),
     _aten.hardtanh_backward.default: lambda node: ((_number(node, 2), _number(node, 3)), 1.0),
 }
 
