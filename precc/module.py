@@ -166,6 +166,8 @@ class PrecisionModule(SharedClone):
     def explain(self, slot: str) -> str:
         """Why a slot has its format: range, condition, sensitivity, share of the error, cost, and what others would do.
 
+        Of an accumulator it has no errors: ``analysis.contributions(plan)`` has them.
+
         Args:
             slot: its name, such as ``conv2/product/fprop.weight``, or in short ``conv2/fprop.weight``.
 

@@ -283,7 +283,7 @@ def test_a_seed_is_not_too_large() -> None:
 
 
 def test_the_standard_error_of_coherent_errors_is_not_what_two_probes_agree_on() -> None:
-    """Pixels of one background are rounded alike: their errors have a mean, which random probes see by chance."""
+    """The largest gradients are cut off alike: their errors have a mean, which random probes see by chance."""
     data, plan = load_mnist(), precc.Uniform("e4m3", scaling="tensor").assign()
     images, labels = data.train_images[:512].flatten(1), data.train_labels[:512]
     torch.manual_seed(0)

@@ -61,7 +61,11 @@ class Analysis:
 
     @property
     def loss(self) -> float:
-        """The loss of the step, without rounding."""
+        """The loss of the step, without rounding.
+
+        Where the net was analysed without a loss, and has none of its own, it is ``<gradient, output>``, with the
+        gradient that the last backward had for the output: no loss, but it has the same gradients.
+        """
         return self.findings.sensitivities.loss
 
     @property
@@ -107,8 +111,9 @@ class Analysis:
         """The error of loss and gradient under a plan, observed in independent draws.
 
         Each draw runs the step twice, without rounding and under the plan, with the values of rounded slots displaced
-        alike within one quantum; see `precc.analysis.measurement`. The net, its buffers and torch's generators stay as
-        they are.
+        alike within one quantum; see `precc.analysis.measurement`. Equal values are displaced apart: what their equal
+        errors do together is not seen. A plan that rounds sums takes many times as long, for each addition is emulated.
+        The net, its buffers and torch's generators stay as they are.
 
         Raises:
             PlanError: not a plan, or it names a slot that the net does not have.
@@ -218,6 +223,8 @@ class Analysis:
 
     def forward_errors(self, plan: PrecisionPlan) -> dict[str, NodeError]:
         """Relative errors of the values of each node of the forward part, by name of the node in the graph of the step.
+
+        The worst case and the probabilistic one grow with every layer, and say little beyond a few.
 
         Raises:
             PlanError, AnalysisError, UnsupportedError: as `predict`.
