@@ -37,7 +37,7 @@ class Scored:
     """A plan with what the whole analysis predicts for it.
 
     Args:
-        plan: with provenance.
+        plan: without provenance yet.
         error: predicted.
         cost: of a step.
         errors: that limits are about, [constraints].
@@ -96,7 +96,7 @@ class Assigner:
                     break
                 search.note(0.5)
                 continue
-            relative = _relative(found.errors, limits)
+            relative = limits.share_of(found.errors)
             if relative <= _WITHIN and (best is None or found.cost.value < best.cost.value):
                 best = found
             if _NEAR <= relative <= _WITHIN or (found.plan in seen and best is not None):
@@ -122,11 +122,10 @@ class Assigner:
         for _ in range(_ROUNDS):
             problem = self.tables.problem(reference, limits).within(limits.budgets * factors)
             found = self._scored(self._least(problem, most))
-            if found.cost.value > cost * (
-                1 + 1e-9
-            ):  # more than two copies of a tensor, which a problem counts as it can
+            # of more than two copies of a tensor a problem counts too few
+            if found.cost.value > cost * _WITHIN:
                 most *= cost / found.cost.value
-            elif best is None or _relative(found.errors, limits) < _relative(best.errors, limits):
+            elif best is None or limits.share_of(found.errors) < limits.share_of(best.errors):
                 best = found
             if found.plan in seen:
                 break
@@ -152,7 +151,7 @@ class Assigner:
         """Plans of which none is both cheaper and finer than another, from the cheapest one; see `front`."""
         best: list[Scored] = []
         for found in map(self._scored, front(self.tables.problem(self.tables.uniform, limits), points)):
-            best = [own for own in best if _relative(own.errors, limits) > _relative(found.errors, limits)]
+            best = [own for own in best if limits.share_of(own.errors) > limits.share_of(found.errors)]
             best.append(found)
         return best
 
@@ -225,11 +224,3 @@ class _Scale:
             self.value = math.sqrt(self.low * self.high)
         else:  # beyond it, so that the other side is seen
             self.value /= 1.05 * spent if spent > 1 else max(spent, 0.25)
-
-
-def _relative(errors: Floats, limits: Limits) -> float:
-    """The largest error, relative to its limit."""
-    budgets = limits.budgets
-    with np.errstate(divide="ignore", invalid="ignore"):
-        found = np.where(errors > 0, errors / budgets, 0.0)
-    return float(found.max())

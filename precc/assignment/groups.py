@@ -9,7 +9,7 @@ from precc.cost.work import ProductWork, StepWork, TensorWork
 from precc.errors import PlanError
 from precc.slots import Slot
 
-__all__ = ["GroupKind", "Share", "group_graph"]
+__all__ = ["GroupKind", "Share", "group_graph", "parse_share"]
 
 
 class Share(Enum):

@@ -50,6 +50,11 @@ class Limits:
         """By a plan, in the units of `budgets`."""
         return np.array([error.loss**2 + error.loss_mean**2, error.gradient**2, abs(error.loss_mean)])
 
+    def share_of(self, spent: Floats) -> float:
+        """What a plan spends of the budget that it spends most of; infinite where that is 0 and something is spent."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return float(np.where(spent > 0, spent / self.budgets, 0.0).max())
+
     def __str__(self) -> str:
         found = {name: getattr(self, name) for name in self.names}
         return ", ".join(f"{name} {value:.3g}" for name, value in found.items() if value < math.inf)

@@ -73,11 +73,6 @@ def _budget(found: list[Scored], k: int, limits: Limits) -> str:
     if k + 1 == len(found):
         return "front: the finest plan"
     here, there = found[k], found[k + 1]
-    gain = math.log(_largest(here, limits) / max(_largest(there, limits), 1e-300))
+    gain = math.log(limits.share_of(here.errors) / max(limits.share_of(there.errors), 1e-300)) / 2  # of squares
     price = math.log(there.cost.value / here.cost.value) if here.cost.value else math.inf
     return f"front: 1% more cost, {100 * (1 - 0.99 ** (gain / price)):.2g}% less error" if price else "front"
-
-
-def _largest(own: Scored, limits: Limits) -> float:
-    """Error relative to the limits."""
-    return max(math.sqrt(own.errors[0]) / limits.loss, math.sqrt(own.errors[1]) / limits.gradient)
