@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from precc.accumulation.patches import Patches
-from precc.accumulation.product_ops import product_functions
+from precc.accumulation.product_ops import Multiplier, multiplying, product_functions
 from precc.analysis.accumulator_sample import AccumulatorSample, AdjointTotals
 from precc.analysis.slot_sample import Drawn, drawn_by_size
 from precc.analysis.step_runs import Values
@@ -201,11 +201,8 @@ class _Gather:
         size = 2 * terms * self.result.element_size()
         self.drawn = drawn_by_size(self.result, max(_FEWEST, min(self.samples, _MOST_BYTES // size)), self.seed)
 
-    def _read(self, plan: None, row: int, *, swapped: bool = False) -> Callable[..., Tensor]:
-        def multiply(a: Tensor, b: Tensor | Patches, first: int = 0) -> Tensor:
-            return self._take(a, b, first, swapped)
-
-        return multiply
+    def _read(self, plan: None, row: int, *, swapped: bool = False) -> Multiplier:
+        return multiplying(lambda a, b, first: self._take(a, b, first, swapped))
 
     def _take(self, a: Tensor, b: Tensor | Patches, first: int, swapped: bool) -> Tensor:
         """Keep the rows of those sampled outputs that are from `first` on; what it returns has their shape alone."""

@@ -7,6 +7,7 @@ from precc.analysis.findings import Findings
 from precc.analysis.magnitude_counts import TENSOR_OPS, Counting
 from precc.analysis.sensitivities import Sensitivities
 from precc.analysis.traced_step import TracedStep
+from precc.passes.component_conditions import ComponentConditionNumbers
 from precc.passes.condition import ConditionNumbers
 from precc.passes.forward_error import ForwardError
 from precc.passes.jumps import jumps
@@ -42,11 +43,18 @@ def analyse(
     )
     ranges = ValueRanges((*USUAL_CANDIDATES, *candidates), counting).watcher(step)
     conditions = ConditionNumbers(seed=options.seed).watcher(step)
-    gains = ForwardError(options.seed).watcher(step)
-    found = sensitivity.run(step, [ranges.watch, conditions.watch, gains.watch])
+    components, gains = ComponentConditionNumbers().watcher(step), ForwardError(options.seed).watcher(step)
+    found = sensitivity.run(step, [ranges.watch, conditions.watch, components.watch, gains.watch])
     by_name = {node.name: own for node, own in conditions.result().items()}
     return Findings(
-        found, gains.result(), ranges.result(), by_name, lint(step, plan), jumps(step), _first_nonfinite(step, found)
+        found,
+        gains.result(),
+        ranges.result(),
+        by_name,
+        components.found,
+        lint(step, plan),
+        jumps(step),
+        _first_nonfinite(step, found),
     )
 
 

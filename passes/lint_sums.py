@@ -16,6 +16,7 @@ from typing import Any
 from torch.fx import Node
 
 from precc.accumulation.accumulator import Accumulator, Order
+from precc.accumulation.two_passes import TwoPasses
 from precc.annotations import Product
 from precc.formats import FixedPoint, FloatFormat, parse_format
 from precc.passes.lint_check import Remark, Scope
@@ -152,8 +153,8 @@ def long_product(node: Node, scope: Scope) -> Remark | None:
     """A product whose accumulator under the plan has no error bound below 1 for its length."""
     product = scope.products.get(node)
     accumulator = None if product is None or scope.plan is None else product.sums(scope.plan)
-    if product is None or accumulator is None:
-        return None
+    if product is None or accumulator is None or isinstance(accumulator, TwoPasses):
+        return None  # the second pass is there for the sums that the first one loses
     n = _contracted(node, product)
     bound = error_bound(accumulator, n)
     if bound < 1:

@@ -20,6 +20,9 @@ _checkout.install()
 from precc.accumulation.accumulator import Accumulator  # noqa: E402
 from precc.accumulation.integer_sums import int_matmul, safe_chain_length  # noqa: E402
 from precc.accumulation.named import ACCUMULATORS, parse_accumulator  # noqa: E402
+from precc.accumulation.product_arithmetic import ProductArithmetic  # noqa: E402
+from precc.accumulation.two_pass_run import recomputed  # noqa: E402
+from precc.accumulation.two_passes import TwoPasses  # noqa: E402
 from precc.analysis.analysis import Analysis  # noqa: E402
 from precc.analysis.analysis_options import AnalysisOptions  # noqa: E402
 from precc.analysis.error_estimate import ErrorEstimate  # noqa: E402
@@ -29,7 +32,6 @@ from precc.assignment.greedy import Greedy, RandomChoice  # noqa: E402
 from precc.assignment.lagrangian import Lagrangian  # noqa: E402
 from precc.assignment.milp import MILP  # noqa: E402
 from precc.by_hand.numerics import matmul, round_to  # noqa: E402
-from precc.by_hand.product_arithmetic import ProductArithmetic  # noqa: E402
 from precc.by_hand.two_pass import TwoPass, convolution_two_pass, matmul_two_pass  # noqa: E402
 from precc.control.trust_region import TrustRegion  # noqa: E402
 from precc.cost.bit_ops import BitOps  # noqa: E402
@@ -56,6 +58,7 @@ from precc.policies.cost_budget import CostBudget  # noqa: E402
 from precc.policies.error_budget import ErrorBudget  # noqa: E402
 from precc.policies.first_last_high import FirstLastHigh  # noqa: E402
 from precc.policies.pareto import Front, pareto  # noqa: E402
+from precc.policies.threshold import Threshold  # noqa: E402
 from precc.policy import Policy, Uniform  # noqa: E402
 from precc.precision import Precision  # noqa: E402
 from precc.rounding import Rounding, RoundingMode  # noqa: E402
@@ -112,6 +115,9 @@ __all__ = [
     "Target",
     "TrustRegion",
     "TwoPass",
+    "TwoPasses",
+    "recomputed",
+    "Threshold",
     "Uniform",
     "compile",
     "convolution_two_pass",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch.fx import Graph, Node
 
-from precc.accumulation.accumulator import Accumulator
+from precc.accumulation.sums import Sums
 from precc.analysis.condition import Condition
 from precc.analysis.error_gains import GainedNode
 from precc.analysis.records import SlotRecord
@@ -91,7 +91,7 @@ class Product:
         """The slot of its running sum; none if it is fused attention."""
         return self.operands[0].slot.accumulators
 
-    def sums(self, plan: PrecisionPlan) -> Accumulator | None:
+    def sums(self, plan: PrecisionPlan) -> Sums | None:
         """How it sums under a plan; None: as the tensors' own arithmetic, or the kernel of fused attention, does."""
         return next((plan.accumulator(slot.name) for slot in self.accumulators), None)
 

@@ -6,7 +6,7 @@ still has that forward's plan, and nothing is compiled again.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.partitioners import min_cut_rematerialization_partition
-from torch._guards import CompileContext, TracingContext
+from torch._guards import TracingContext
 from torch.fx import GraphModule, Node
 
 from precc.amax_history import AmaxHistory
@@ -76,6 +76,7 @@ class GraphCompiler:
         runs: how often a compiled graph was entered.
         tally: multiply-adds executed so far, by format.
         numbers: of the calls of each module.
+        frame: which code is being captured.
     """
 
     pipeline: Pipeline
@@ -89,6 +90,7 @@ class GraphCompiler:
     runs: int = 0
     tally: Counter[str] = field(default_factory=Counter)
     numbers: CallNumbers = field(default_factory=CallNumbers)
+    frame: Hashable = None
     _compiled: dict[int, "_Compiled"] = field(default_factory=dict)  # by number; Dynamo keeps what it is given for good
     _next: "count[int]" = field(default_factory=count)
 
@@ -216,15 +218,13 @@ class _Build:
 
     def _place(self, graph: GraphModule) -> None:
         names = input_names(graph.graph)
-        compile_id = CompileContext.current_compile_id()
-        frame = compile_id.frame_id if compile_id is not None else None
         net = self.compiler.net
         context = GraphContext(
             constants=frozenset(names[index] for index in self.constants if index in names),
             plan=names.get(self.plan_index),
             layers=self.layers,
             aliases={**bound_aliases_of(net), **aliases_of(net)},
-            frame=(self.compiler.region, frame),
+            frame=(self.compiler.region, self.compiler.frame),
             numbers=self.compiler.numbers,
             only_plan=self.compiler.only_plan,
         )

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from functools import lru_cache
 
-from precc.accumulation.accumulator import Accumulator
+from precc.accumulation.sums import Sums
 from precc.precision import Precision
 from precc.rule import Rule
 from precc.slots import Slot
@@ -39,7 +39,7 @@ class FirstMatch:
         position = self.position(name)
         return otherwise if position is None else self._precisions[position] or otherwise
 
-    def accumulator(self, name: str, otherwise: Accumulator | None) -> Accumulator | None:
+    def accumulator(self, name: str, otherwise: Sums | None) -> Sums | None:
         """How a product sums whose accumulator has this name; `otherwise`, if no rule decides it."""
         position = self.position(name)
         return otherwise if position is None else self.rules[position].accumulator

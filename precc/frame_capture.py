@@ -51,6 +51,8 @@ class FrameCapture:
             return ConvertFrameReturn(_SKIP, apply_to_code=False)
         before = {kind: Counter(counters[kind]) for kind in _KINDS}
         graphs = self._compiler.numbers_of_graphs
+        # Dynamo's own numbers of frames begin anew with torch.compiler.reset(), also those of other nets
+        self._compiler.frame = (code.co_filename, code.co_firstlineno, code.co_name, code.co_code)
         found: ConvertFrameReturn = self._torchdynamo_orig_backend(frame, cache_entry, frame_state)
         reasons = [reason for kind in _KINDS for reason in Counter(counters[kind]) - before[kind]]
         if found.guarded_code is not None and reasons:

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from precc.accumulation.accumulator import Accumulator
-from precc.accumulation.named import parse_accumulator
+from precc.accumulation.sums import Sums, parse_sums
+from precc.accumulation.two_passes import TwoPasses
 from precc.analysis.error_estimate import ErrorEstimate
 from precc.cost.plan_cost import PlanCost
 from precc.errors import PlanError
@@ -27,7 +27,7 @@ from precc.plan_document import arguments_of, text_of
 from precc.precision import Precision
 from precc.provenance import Provenance
 from precc.rule import Rule, parse_rules
-from precc.slots import ACCUMULATOR, Slot
+from precc.slots import ACCUMULATOR, Role, Slot
 
 __all__ = ["PrecisionPlan"]
 
@@ -46,7 +46,8 @@ class PrecisionPlan:
         provenance: what made the plan; not part of equality.
         default_accumulator: how each product sums that is not named: an `Accumulator`, a format, or None: as the
             tensors' own arithmetic does.
-        accumulators: likewise by slot name, such as ``fc/product/fprop.accumulator``.
+        accumulators: likewise by slot name, such as ``fc/product/fprop.accumulator``; of products of the forward also
+            `TwoPasses`.
         rules: hold over all of this; what they decide of the named slots and accumulators takes the place of it.
 
     Raises:
@@ -64,8 +65,8 @@ class PrecisionPlan:
     slots: Mapping[str, Precision]
     multiply_adds: Mapping[str, int]
     provenance: Provenance
-    default_accumulator: Accumulator | None
-    accumulators: Mapping[str, Accumulator | None]
+    default_accumulator: Sums | None
+    accumulators: Mapping[str, Sums | None]
     rules: tuple[Rule, ...]
 
     def __init__(
@@ -75,11 +76,13 @@ class PrecisionPlan:
         multiply_adds: Mapping[str, int] = _NOTHING,
         provenance: Provenance = _UNKNOWN,
         *,
-        default_accumulator: Accumulator | Format | str | None = None,
-        accumulators: Mapping[str, Accumulator | Format | str | None] = _NOTHING,
+        default_accumulator: Sums | Format | str | None = None,
+        accumulators: Mapping[str, Sums | Format | str | None] = _NOTHING,
         rules: Sequence[Rule] = (),
     ) -> None:
         _check_names(slots, accumulators)
+        if isinstance(default_accumulator, TwoPasses):
+            raise PlanError("two passes are named product by product, in accumulators=: the backward has none")
         object.__setattr__(self, "rules", parse_rules(rules))
         decided = self._first_match
         own = {name: decided.precision(name, Precision.of(choice)) for name, choice in slots.items()}
@@ -97,7 +100,7 @@ class PrecisionPlan:
         return first_match(self.rules)
 
     @cached_property
-    def _exceptions(self) -> dict[str, Precision | Accumulator | None]:
+    def _exceptions(self) -> dict[str, Precision | Sums | None]:
         """What is named, differs from the defaults, and is not decided by a rule."""
         slots = {name: own for name, own in self.slots.items() if own != self.default}
         sums = {name: own for name, own in self.accumulators.items() if own != self.default_accumulator}
@@ -140,7 +143,7 @@ class PrecisionPlan:
         own = self.slots.get(slot)
         return own if own is not None else self._first_match.precision(slot, self.default)
 
-    def accumulator(self, slot: str) -> Accumulator | None:
+    def accumulator(self, slot: str) -> Sums | None:
         """How a product sums whose accumulator has this name; None: as the tensors' own arithmetic does."""
         if slot in self.accumulators:
             return self.accumulators[slot]
@@ -184,8 +187,12 @@ class PrecisionPlan:
         """Storage bits of an operand, averaged over the slots, weighted by multiply-adds.
 
         Raises:
-            PlanError: slots are named whose work is not known yet, or rules decide slots of which none is named.
+            PlanError: slots are named whose work is not known yet, or rules decide slots of which none is named; or
+                products are computed in two passes, whose bits depend on values.
         """
+        twice = [name for name, own in self.accumulators.items() if isinstance(own, TwoPasses)]
+        if twice:
+            raise PlanError(f"average_bits: {twice[0]!r} is of two passes, and values decide how much the second does")
         choices = {rule.precision for rule in self.rules if rule.precision is not None} | set(self.slots.values())
         if choices <= {self.default}:
             return float(self.default.bits)
@@ -269,8 +276,8 @@ class PrecisionPlan:
             raise PlanError(f"{str(path)!r}: {error}") from error
 
 
-def _accumulator(choice: Accumulator | Format | str | None) -> Accumulator | None:
-    return None if choice is None else parse_accumulator(choice)
+def _accumulator(choice: Sums | Format | str | None) -> Sums | None:
+    return None if choice is None else parse_sums(choice)
 
 
 def _check_names(slots: Mapping[str, Any], accumulators: Mapping[str, Any]) -> None:
@@ -281,8 +288,11 @@ def _check_names(slots: Mapping[str, Any], accumulators: Mapping[str, Any]) -> N
         if name.endswith(f".{ACCUMULATOR}"):
             raise PlanError(f"{name!r} is an accumulator, not an operand: it goes into accumulators=")
     for name in accumulators:
-        if Slot.parse(name).operand != ACCUMULATOR:
+        own = Slot.parse(name)
+        if own.operand != ACCUMULATOR:
             raise PlanError(f"{name!r} is no accumulator: their names end in '.{ACCUMULATOR}'")
+        if isinstance(accumulators[name], TwoPasses) and own.role is not Role.FPROP:
+            raise PlanError(f"{name!r} cannot be computed in two passes: those are of products of the forward")
 
 
 def _count(work: Any) -> int:

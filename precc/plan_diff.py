@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from precc.accumulation.accumulator import Accumulator
+from precc.accumulation.sums import Sums
 from precc.precision import Precision
 from precc.rule import Rule
 
@@ -21,8 +21,8 @@ class SlotChange:
     """
 
     slot: str
-    before: Precision | Accumulator | None
-    after: Precision | Accumulator | None
+    before: Precision | Sums | None
+    after: Precision | Sums | None
 
     def __str__(self) -> str:
         before, after = (OWN_SUMS if choice is None else str(choice) for choice in (self.before, self.after))

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from precc.errors import PlanError
 from precc.plan_json import (
-    accumulator_from_json,
-    accumulator_to_json,
     malformed_as_plan_error,
     precision_from_json,
     precision_to_json,
     refuse_unknown,
+    sums_from_json,
+    sums_to_json,
 )
 from precc.provenance_json import provenance_from_json, provenance_to_json
 from precc.rule_json import rules_from_json, rules_to_json
@@ -42,8 +42,8 @@ def text_of(plan: "PrecisionPlan") -> str:
         "precc_plan": PLAN_VERSION,
         "default": precision_to_json(plan.default),
         "slots": {name: precision_to_json(own) for name, own in sorted(plan.slots.items())},
-        "default_accumulator": accumulator_to_json(plan.default_accumulator),
-        "accumulators": {name: accumulator_to_json(own) for name, own in sorted(plan.accumulators.items())},
+        "default_accumulator": sums_to_json(plan.default_accumulator),
+        "accumulators": {name: sums_to_json(own) for name, own in sorted(plan.accumulators.items())},
         **({"rules": rules_to_json(plan.rules)} if plan.rules else {}),
         "multiply_adds": dict(sorted(plan.multiply_adds.items())),
         "provenance": provenance_to_json(plan.provenance),
@@ -66,8 +66,8 @@ def arguments_of(text: str) -> dict[str, Any]:
             "slots": {str(name): precision_from_json(own) for name, own in document["slots"].items()},
             "multiply_adds": dict(document.get("multiply_adds", {}).items()),
             "provenance": provenance_from_json(document.get("provenance", {})),
-            "default_accumulator": accumulator_from_json(document.get("default_accumulator")),
-            "accumulators": {name: accumulator_from_json(own) for name, own in sums.items()},
+            "default_accumulator": sums_from_json(document.get("default_accumulator")),
+            "accumulators": {name: sums_from_json(own) for name, own in sums.items()},
             "rules": rules_from_json(document.get("rules", [])),
         }
 

@@ -1,5 +1,6 @@
 """The JSON form of precisions: read strictly, written so that a round trip is exact."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -8,6 +9,9 @@ from typing import Any
 
 from precc.accumulation.accumulator import Accumulator
 from precc.accumulation.named import parse_accumulator
+from precc.accumulation.product_arithmetic import ProductArithmetic
+from precc.accumulation.sums import Sums
+from precc.accumulation.two_passes import TwoPasses
 from precc.errors import FormatError, PlanError, expected_one_of
 from precc.formats import (
     ALIASES,
@@ -26,12 +30,16 @@ from precc.rounding import Rounding, parse_rounding
 
 __all__ = [
     "accumulator_from_json",
-    "accumulator_to_json",
     "malformed_as_plan_error",
     "precision_from_json",
     "precision_to_json",
     "refuse_unknown",
+    "sums_from_json",
+    "sums_to_json",
 ]
+
+#: The entry of a product in two passes, where an accumulator could be.
+_TWO_PASSES = "two_passes"
 
 _KINDS: dict[str, type[Format]] = {
     "float": FloatFormat,
@@ -90,9 +98,52 @@ def precision_from_json(document: Any) -> Precision:
     )
 
 
-def accumulator_to_json(accumulator: Accumulator | None) -> dict[str, Any] | None:
-    """An accumulator as an object; None is the tensors' own arithmetic."""
-    return None if accumulator is None else _fields_to_json(accumulator)
+def sums_to_json(sums: Sums | None) -> dict[str, Any] | None:
+    """An accumulator as an object, or two passes; None is the tensors' own arithmetic."""
+    if not isinstance(sums, TwoPasses):
+        return None if sums is None else _fields_to_json(sums)
+    both = {name: _arithmetic_to_json(getattr(sums, name)) for name in ("low", "high")}
+    chosen = {"tau": _infinite_as_text(sums.tau)} if sums.channels is None else {"channels": list(sums.channels)}
+    return {_TWO_PASSES: {**both, **chosen, "activation": sums.activation, "numerator": sums.numerator.value}}
+
+
+def sums_from_json(document: Any) -> Sums | None:
+    """What an object means that `sums_to_json` wrote, or the name of an accumulator or format.
+
+    Raises:
+        PlanError, FormatError: it is none.
+    """
+    if not isinstance(document, dict) or _TWO_PASSES not in document:
+        return accumulator_from_json(document)
+    refuse_unknown(document, (_TWO_PASSES,))
+    own = document[_TWO_PASSES]
+    refuse_unknown(own, ("low", "high", "tau", "channels", "activation", "numerator"))
+    low, high = (_arithmetic_from_json(own[name]) for name in ("low", "high"))
+    tau, channels = own.get("tau"), own.get("channels")
+    return TwoPasses(
+        low,
+        high,
+        tau=math.inf if tau == "inf" else tau,
+        channels=None if channels is None else tuple(channels),
+        activation=own["activation"],
+        numerator=own["numerator"],
+    )
+
+
+def _arithmetic_to_json(own: ProductArithmetic) -> dict[str, Any]:
+    return {"operands": precision_to_json(own.operands), "accumulator": _fields_to_json(own.accumulator)}
+
+
+def _arithmetic_from_json(document: Any) -> ProductArithmetic:
+    refuse_unknown(document, ("operands", "accumulator"))
+    accumulator = accumulator_from_json(document["accumulator"])
+    if accumulator is None:
+        raise PlanError("the plan is malformed: a pass has no accumulator")
+    return ProductArithmetic(precision_from_json(document["operands"]), accumulator)
+
+
+def _infinite_as_text(number: float | None) -> float | str | None:
+    return "inf" if number == math.inf else number
 
 
 def accumulator_from_json(document: Any) -> Accumulator | None:

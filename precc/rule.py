@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from precc.accumulation.accumulator import Accumulator
 from precc.accumulation.named import parse_accumulator
+from precc.accumulation.two_passes import TwoPasses
 from precc.errors import PlanError, expected_one_of
 from precc.formats import Format, Scaling, Transform, parse_format
 from precc.precision import Precision
@@ -82,6 +83,8 @@ class Rule:
         _check_patterns(patterns)
         if type(required) is not bool:
             raise PlanError(f"required is True or False, not {required!r}")
+        if isinstance(accumulator, TwoPasses):
+            raise PlanError("a rule has no two passes: name the product in accumulators= of a plan")
         details = {"rounding": rounding, "scaling": scaling, "transform": transform}
         given = {**details, "keep": keep, "format": format, "accumulator": accumulator}
         _check_choices([name for name, own in given.items() if own is not None], operand)

@@ -5,11 +5,11 @@ from typing import Any
 from precc.errors import PlanError
 from precc.plan_json import (
     accumulator_from_json,
-    accumulator_to_json,
     malformed_as_plan_error,
     precision_from_json,
     precision_to_json,
     refuse_unknown,
+    sums_to_json,
 )
 from precc.precision import Precision
 from precc.rule import Rule
@@ -44,7 +44,7 @@ def _rule_to_json(rule: Rule) -> dict[str, Any]:
         chosen = precision_to_json(rule.precision)
         document |= chosen if rule.keep is None else {"keep": chosen["format"]}
     if rule.accumulator is not None:
-        document["accumulator"] = accumulator_to_json(rule.accumulator)
+        document["accumulator"] = sums_to_json(rule.accumulator)
     return document if rule.required else {**document, "required": False}
 
 

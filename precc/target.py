@@ -7,6 +7,8 @@ from typing import Literal
 
 from precc.accumulation.accumulator import Accumulator
 from precc.accumulation.named import ACCUMULATORS, parse_accumulator
+from precc.accumulation.sums import Sums
+from precc.accumulation.two_passes import TwoPasses
 from precc.cost.work import ProductWork
 from precc.errors import PlanError, expected_one_of
 from precc.formats import BlockFormat, FloatFormat, Format, Granularity, Overflow, parse_format
@@ -97,8 +99,10 @@ class Target:
             f"{self.name} reads rows of {self.alignment} bytes, not of {work.terms} values in {narrow[0].format.name}"
         )
 
-    def accumulator_problem(self, accumulator: Accumulator | None, first: Precision, second: Precision) -> str:
+    def accumulator_problem(self, accumulator: Sums | None, first: Precision, second: Precision) -> str:
         """Why it does not sum products of these operands so; empty if it does. None: as the tensors' own arithmetic."""
+        if isinstance(accumulator, TwoPasses):
+            return f"{self.name} has two passes only in emulation" if self.pairs is not None else ""
         found = (accumulator, _multiplied(first), _multiplied(second))
         if self.pairs is None or accumulator is None or found in self.accumulators:
             return ""

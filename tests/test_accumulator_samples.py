@@ -246,7 +246,7 @@ def test_both_emulations_agree() -> None:
 
 
 @cache
-def trained(model_class: type[nn.Module]) -> tuple[Prediction, StepMeasurement]:
+def trained(model_class: type[nn.Module], sums: int = 64) -> tuple[Prediction, StepMeasurement]:
     torch.manual_seed(0)
     data, model = load_mnist(), model_class()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
@@ -257,7 +257,7 @@ def trained(model_class: type[nn.Module]) -> tuple[Prediction, StepMeasurement]:
         optimizer.step()
     labels = data.train_labels[:32]
     step = traced(model, data.train_images[:32], lambda y: F.cross_entropy(y, labels))
-    found = Sensitivity(probes=8, sums=64).run(step)
+    found = Sensitivity(probes=8, sums=sums).run(step)
     prediction = Prediction(found, ForwardError().run(step), Calibration(), accumulate)
     return prediction, StepMeasurement(step, Cpp(), accumulating_pipeline(), found.gradient_norm)
 
@@ -288,14 +288,15 @@ def test_predictions_are_near_measurements(
 ) -> None:
     prediction, measurement = trained(model_class)
     plan = PrecisionPlan(operands, default_accumulator=accumulator)
-    predicted, measured = prediction.of(plan), measurement.draws(plan, draws).estimate
-    assert 1 / 2 < root_mean_square(predicted) / root_mean_square(measured) < 2
-    assert 1 / 2 < predicted.gradient / measured.gradient < 2
+    predicted, measured = prediction.of(plan), measurement.draws(plan, draws)
+    assert 1 / 2 < root_mean_square(predicted) / root_mean_square(measured.estimate) < 2
+    # of some nets an element of max-pooling flips in one draw of six, and outweighs everything else there
+    assert 1 / 2 < predicted.gradient / float(measured.gradient.median()) < 2
 
 
 @pytest.mark.parametrize("name", ["e5m10", "e8m3"])
 def test_backward_sums_one_at_a_time(name: str) -> None:
-    prediction, measurement = trained(MLP)
+    prediction, measurement = trained(MLP, sums=256)  # of 64 few outputs decide: up to 1.51 times what is measured
     for sample in prediction.sensitivities.sums:
         if sample.loss is None:
             plan = PrecisionPlan("float32", accumulators={sample.name: name})

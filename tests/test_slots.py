@@ -395,3 +395,31 @@ def test_each_slot_of_a_convolution_rounds_its_own_operand(slot: str, transposed
     assert torch.allclose(x.grad, gradients("dgrad")[0], atol=1e-5)
     assert torch.allclose(model.weight.grad, gradients("wgrad")[1], atol=1e-4)
     assert torch.allclose(model.bias.grad, upstream.sum((0, 2, 3)), atol=1e-4)
+
+
+class InPieces(nn.Module):
+    """Captured in pieces, with the same layer in each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fc(x)
+        torch._dynamo.graph_break()
+        return self.fc(self.fc(x))
+
+
+@pytest.mark.filterwarnings("ignore::precc.PrecisionWarning")
+def test_names_stay_when_dynamo_begins_anew() -> None:
+    """torch.compiler.reset() drops all graphs; Dynamo then numbers frames from 0, whatever they had before."""
+    nets = [precc.compile(own, backend="reference") for own in (nn.Linear(8, 3), InPieces(), nn.Linear(8, 2))]
+    x, first = torch.randn(4, 8), []
+    for net in nets:
+        net.set_plan(precc.PrecisionPlan("float32", {f"{'fc/' * (net is nets[1])}product/fprop.input": "e2m1"}))
+        first.append((net(x), list(net.plan.slots)))
+    for order in ([2, 1, 0], [1, 0, 2]):
+        torch.compiler.reset()
+        for k in order:
+            assert torch.equal(nets[k](x), first[k][0])
+            assert list(nets[k].plan.slots) == first[k][1]

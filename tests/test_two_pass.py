@@ -24,9 +24,13 @@ from precc import (
     matmul_two_pass,
     round_to,
 )
+from precc.accumulation import two_pass_rule
+from precc.accumulation.kernels import Kernels
+from precc.accumulation.magnitudes import absolute_product, norm_product
 from precc.accumulation.tensor_ops import accumulate_tensor_ops
-from precc.by_hand import selected_products, two_pass_rule
-from precc.by_hand.magnitudes import absolute_product, norm_product
+from precc.backends.cpp import compiled_or_tensor_ops
+from precc.by_hand import selected_products, two_pass
+from precc.by_hand.numerics import accumulated
 from precc.condition_numbers import ACTIVATIONS
 from precc.errors import FormatError
 from precc.float64_functions import root
@@ -182,17 +186,19 @@ def test_planted_defects_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
     name = "stochastic"
     assert right(name)
-    defects: dict[str, Any] = {
-        "absolute_product": norm_product,
-        "_slot": lambda slot: slot_number("two_pass/low.a"),
-        "selected_product": lambda a, b, mask, accumulator, key, slot, first: two_pass_rule.accumulated(
-            a, b, accumulator, key, slot=slot, first=first + 1
-        ),
-        "activation_condition": lambda v, activation: torch.ones_like(v, dtype=torch.float64),
+
+    def later(a: Tensor, b: Tensor, mask: Tensor, own: Accumulator, key: int, *, slot: int, first: int) -> Tensor:
+        return accumulated(a, b, own, key, slot=slot, first=first + 1)
+
+    defects: dict[str, tuple[Any, Any]] = {
+        "magnitude": (two_pass_rule, lambda numerator, a, b, accumulate: norm_product(a, b)),
+        "_slot": (two_pass_rule, lambda slot: slot_number("two_pass/low.a")),
+        "_KERNELS": (two_pass, Kernels(compiled_or_tensor_ops, accumulated, later)),
+        "activation_condition": (two_pass_rule, lambda v, activation: torch.ones_like(v, dtype=torch.float64)),
     }
-    for target, defect in defects.items():
+    for target, (module, defect) in defects.items():
         with monkeypatch.context() as patch:
-            patch.setattr(two_pass_rule, target, defect)
+            patch.setattr(module, target, defect)
             assert not right(name), target
     changed = arguments(name) | {"high": ProductArithmetic(Precision("bf16", "stochastic"), "e8m12")}
     assert not equal(matmul_two_pass(a, b, **changed, activation="tanh"), wanted[name])
@@ -401,7 +407,7 @@ def test_magnitudes_that_do_not_fit_float64_equal_a_loop() -> None:
         wanted = torch.zeros(2, 5, 5, dtype=torch.float64)
         for k in range(6):
             wanted = wanted + a[:, :, k, None].abs() * b[:, None, k].abs()
-        assert torch.equal(absolute_product(a, b), wanted)
+        assert torch.equal(absolute_product(a, b, accumulated), wanted)
 
 
 @pytest.mark.parametrize(("rows", "depth", "columns"), [(0, 3, 2), (2, 3, 0), (2, 0, 3), (0, 0, 0), (1, 1, 1)])

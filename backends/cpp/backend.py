@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.fx import GraphModule
 
+from precc.accumulation.kernels import Kernels, whole
 from precc.accumulation.product_ops import define_products
 from precc.backends.cpp.accumulate import accumulate
 from precc.backends.cpp.build import load_library
@@ -42,4 +43,4 @@ def _round(x: Tensor, plan: Tensor, row: int) -> Tensor:
 ROUND_COMPILED = define_rounding("round_compiled", _round)
 
 #: Products with a rounded sum, by name.
-PRODUCTS_COMPILED = define_products("compiled_", accumulate)
+PRODUCTS_COMPILED = define_products("compiled_", Kernels(round_compiled, accumulate, whole(accumulate)))

@@ -25,7 +25,7 @@ from precc.captured_graph import size_value
 from precc.errors import BackendError, CaptureError, PlanError
 from precc.files import write_whole
 from precc.module import PrecisionModule, original, session_of
-from precc.plan_json import accumulator_to_json
+from precc.plan_json import sums_to_json
 from precc.protocols import GraphContext
 from precc.slots import CallNumbers, aliases_of
 from precc.strict_dynamo import opened_products
@@ -98,7 +98,7 @@ def annotated_model(net: PrecisionModule, args: tuple[Any, ...]) -> Any:
             accumulator = product.sums(plan)
             if accumulator is not None:
                 role = product.role.value
-                node.metadata_props[f"precc.{role}.accumulator"] = json.dumps(accumulator_to_json(accumulator))
+                node.metadata_props[f"precc.{role}.accumulator"] = json.dumps(sums_to_json(accumulator))
     lost = sorted({product.op for product in products.values()} - annotated)
     if lost:
         raise BackendError(

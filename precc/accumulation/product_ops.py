@@ -7,21 +7,27 @@ float16 and bfloat16 are multiplied as float32 and the sum is rounded to their d
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from precc.accumulation.accumulator import Accumulator
-from precc.accumulation.convolution import Geometry, dgrad, fprop, wgrad
+from precc.accumulation.convolution import Geometry, checked_size, dgrad, fprop, wgrad
+from precc.accumulation.kernels import TENSOR_OPS, Kernels
 from precc.accumulation.patches import Patches
 from precc.accumulation.rows import parse_accumulator_row
-from precc.accumulation.tensor_ops import accumulate_tensor_ops
+from precc.accumulation.tensor_ops import product_shape
+from precc.accumulation.two_pass_rule import MatrixProduct, Problem
+from precc.accumulation.two_pass_run import in_two_passes
+from precc.accumulation.two_passes import TwoPasses
 from precc.grouped_product import GROUPED_PRODUCT, by_group
 
-__all__ = ["PRODUCT_OPS", "define_products", "product_functions"]
+__all__ = ["PRODUCT_OPS", "Reader", "Multiplier", "define_products", "multiplying", "product_functions"]
 
 _aten = torch.ops.aten
+
+#: Dimensions of the operands of a convolution's gradients, which are rounded before.
+_ALONG = ((1, 1), (1, 1))
 
 _PLAN = "Tensor plan, int row"
 _SIZES = "SymInt[] stride, SymInt[] padding, SymInt[] dilation, bool transposed, SymInt[] output_padding, SymInt groups"
@@ -40,24 +46,17 @@ _SCHEMAS = {
 }
 
 
-class Accumulate(Protocol):
-    """A product with a rounded sum, as `precc.accumulation.tensor_ops.accumulate_tensor_ops`."""
-
-    def __call__(
-        self, a: Tensor, b: Tensor | Patches, accumulator: Accumulator, key: int = 0, *, slot: int = 0, first: int = 0
-    ) -> Tensor: ...
-
-
-def define_products(prefix: str, accumulate: Accumulate) -> dict[str, torch._ops.OpOverload]:
-    """The operators ``precc::<prefix><name>`` by name, with sums by `accumulate`."""
-    functions = product_functions(partial(_multiplier, accumulate))
+def define_products(prefix: str, kernels: Kernels) -> dict[str, torch._ops.OpOverload]:
+    """The operators ``precc::<prefix><name>`` by name, computed by these kernels."""
+    functions = product_functions(partial(_sums, kernels))
     return {name: _define(f"{prefix}{name}", name, function) for name, function in functions.items()}
 
 
-def product_functions(read: "_Multiplier") -> dict[str, Callable[..., Tensor]]:
-    """What the operators compute, by name; ``read(plan, row, swapped=...)`` says how the product of a row multiplies.
+def product_functions(read: "Reader") -> dict[str, Callable[..., Tensor]]:
+    """What the operators compute, by name; ``read(plan, row, swapped=...)`` says how the product of a row sums.
 
-    It returns ``multiply(a, b, first)``, or None for the tensors' own arithmetic; `swapped`: b is the first operand.
+    It returns a function from the `Problem` to the product, or None for the tensors' own arithmetic; `swapped`: the
+    second operand is the first one of matrix products.
     """
     return {
         "mm": partial(_matrix, read, _aten.mm),
@@ -80,37 +79,56 @@ def _define(operator: str, name: str, function: Callable[..., Tensor]) -> torch.
     return overload
 
 
-_Product = Callable[..., Tensor]  # of a, b and perhaps the number of the first output
-_Multiplier = Callable[..., _Product | None]
+Multiplier = Callable[[Problem], Tensor]
+Reader = Callable[..., Multiplier | None]
 
 
-def _multiplier(accumulate: Accumulate, plan: Tensor, row: int, *, swapped: bool = False) -> _Product | None:
-    """How the product of this row multiplies, perhaps with its operands swapped; None where nothing is rounded."""
+def multiplying(multiply: MatrixProduct) -> Multiplier:
+    """The sums of whoever multiplies matrices in his own way."""
+    return lambda problem: problem.product(*problem.operands, multiply)
+
+
+def _sums(kernels: Kernels, plan: Tensor, row: int, *, swapped: bool = False) -> Multiplier | None:
+    """How the product of this row sums; None where nothing is rounded."""
     accumulator, key, slot = parse_accumulator_row(plan[row].tolist())
     if accumulator is None:
         return None
+    if isinstance(accumulator, TwoPasses):
+        return partial(in_two_passes, accumulator, kernels, slot)
     accumulator = accumulator.transposed if swapped else accumulator
 
     def multiply(a: Tensor, b: Tensor | Patches, first: int = 0) -> Tensor:
         carrier = torch.promote_types(a.dtype, torch.float32)
-        return accumulate(a.to(carrier), b.to(carrier), accumulator, key, slot=slot, first=first).to(a.dtype)
+        return kernels.accumulate(a.to(carrier), b.to(carrier), accumulator, key, slot=slot, first=first).to(a.dtype)
 
-    return multiply
-
-
-def _matrix(read: _Multiplier, plain: Callable[..., Tensor], a: Tensor, b: Tensor, plan: Tensor, row: int) -> Tensor:
-    multiply = read(plan, row)
-    return (plain(a, b) if multiply is None else multiply(a, b)).contiguous()
+    return multiplying(multiply)
 
 
-def _grouped(read: _Multiplier, a: Tensor, b: Tensor, offs: Tensor, plan: Tensor, row: int) -> Tensor:
-    multiply = read(plan, row)
-    plain: Tensor = GROUPED_PRODUCT(a, b, offs) if multiply is None else by_group(a, b, offs, multiply)
-    return plain
+def _matrices(a: Tensor, b: Tensor, bias: Tensor | None = None, first: int = 0) -> Problem:
+    last = a.dim() - 1
+
+    def product(left: Tensor, right: Tensor, multiply: MatrixProduct) -> Tensor:
+        batched = left.dim() == 3
+        return multiply(left, right, first) if batched else multiply(left[None], right[None], first)[0]
+
+    return Problem((a, b), ((last, last - 1), (last - 1, last)), product_shape(a, b), product, last, bias)
+
+
+def _matrix(read: Reader, plain: Callable[..., Tensor], a: Tensor, b: Tensor, plan: Tensor, row: int) -> Tensor:
+    sums = read(plan, row)
+    return (plain(a, b) if sums is None else sums(_matrices(a, b))).contiguous()
+
+
+def _grouped(read: Reader, a: Tensor, b: Tensor, offs: Tensor, plan: Tensor, row: int) -> Tensor:
+    sums = read(plan, row)
+    if sums is None:
+        plain: Tensor = GROUPED_PRODUCT(a, b, offs)
+        return plain
+    return by_group(a, b, offs, lambda left, right, first: sums(_matrices(left, right, first=first)))
 
 
 def _with_bias(
-    read: _Multiplier,
+    read: Reader,
     plain: Callable[..., Tensor],
     bias: Tensor,
     a: Tensor,
@@ -121,10 +139,11 @@ def _with_bias(
     beta: float = 1,
     alpha: float = 1,
 ) -> Tensor:
-    multiply = read(plan, row)
-    if multiply is None:
+    sums = read(plan, row)
+    if sums is None:
         return plain(bias, a, b, beta=beta, alpha=alpha).contiguous()
-    total = multiply(a, b)
+    added = bias * (beta / alpha) if beta and alpha else None  # to the sum before it is multiplied by alpha
+    total = sums(_matrices(a, b, added))
     total = total if alpha == 1 else total * alpha
     return total if beta == 0 else torch.add(total, bias, alpha=beta)
 
@@ -133,31 +152,53 @@ def _geometry(x: Tensor, options: Sequence[Any]) -> Geometry:
     return Geometry.of(x.dim() - 2, *options)
 
 
-def _convolution(read: _Multiplier, x: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> Tensor:
+def _convolution(read: Reader, x: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> Tensor:
     *sizes, plan, row = options
-    multiply = read(plan, row, swapped=True)
-    if multiply is None:
+    sums = read(plan, row, swapped=True)
+    if sums is None:
         plain: Tensor = _aten.convolution(x, weight, bias, *sizes)
         return plain.contiguous()
-    result = fprop(x, weight, _geometry(x, sizes), multiply)
-    return result if bias is None else result + bias.reshape(-1, *(1,) * (x.dim() - 2))
+    geometry = _geometry(x, sizes)
+    added = None if bias is None else bias.reshape(-1, *(1,) * (x.dim() - 2))
+    shape = (x.shape[0], *_channels_and_size(x, weight, geometry))
+    axes = ((1, 1), (0, 1) if geometry.transposed else (1, 0))
+    product = partial(_fprop, geometry)
+    result = sums(Problem((x, weight), axes, shape, product, 1, added))
+    return result if added is None else result + added
 
 
-def _dgrad(read: _Multiplier, gradient: Tensor, x: Tensor, weight: Tensor, *options: Any) -> Tensor:
+def _fprop(geometry: Geometry, x: Tensor, weight: Tensor, multiply: MatrixProduct) -> Tensor:
+    return fprop(x, weight, geometry, multiply)
+
+
+def _channels_and_size(x: Tensor, weight: Tensor, geometry: Geometry) -> tuple[int, ...]:
+    channels = weight.shape[1] * geometry.groups if geometry.transposed else weight.shape[0]
+    return (channels, *checked_size(x, weight, geometry))
+
+
+def _dgrad(read: Reader, gradient: Tensor, x: Tensor, weight: Tensor, *options: Any) -> Tensor:
     *sizes, plan, row = options
-    multiply = read(plan, row, swapped=True)
-    if multiply is None:
+    sums, geometry = read(plan, row, swapped=True), _geometry(x, sizes)
+    if sums is None:
         return _gradient(0, gradient, x, weight, sizes)
-    return dgrad(gradient, weight, x.shape[2:], _geometry(x, sizes), multiply)
+
+    def product(left: Tensor, right: Tensor, multiply: MatrixProduct) -> Tensor:
+        return dgrad(left, right, x.shape[2:], geometry, multiply)
+
+    return sums(Problem((gradient, weight), _ALONG, tuple(x.shape), product, 1))
 
 
-def _wgrad(read: _Multiplier, gradient: Tensor, x: Tensor, weight: Tensor, *options: Any) -> Tensor:
+def _wgrad(read: Reader, gradient: Tensor, x: Tensor, weight: Tensor, *options: Any) -> Tensor:
     *sizes, plan, row = options
     geometry = _geometry(x, sizes)
-    multiply = read(plan, row, swapped=geometry.transposed)
-    if multiply is None:
+    sums = read(plan, row, swapped=geometry.transposed)
+    if sums is None:
         return _gradient(1, gradient, x, weight, sizes)
-    return wgrad(gradient, x, weight.shape[2:], geometry, multiply)
+
+    def product(left: Tensor, right: Tensor, multiply: MatrixProduct) -> Tensor:
+        return wgrad(left, right, weight.shape[2:], geometry, multiply)
+
+    return sums(Problem((gradient, x), _ALONG, tuple(weight.shape), product, 0))
 
 
 def _gradient(index: int, gradient: Tensor, x: Tensor, weight: Tensor, sizes: Sequence[Any]) -> Tensor:
@@ -170,4 +211,4 @@ def _gradient(index: int, gradient: Tensor, x: Tensor, weight: Tensor, sizes: Se
 _PLAIN = product_functions(lambda plan, row, swapped=False: None)
 
 #: The operators that `precc.passes.place_accumulators` puts into a graph; a backend may put its own in their place.
-PRODUCT_OPS = define_products("", accumulate_tensor_ops)
+PRODUCT_OPS = define_products("", TENSOR_OPS)

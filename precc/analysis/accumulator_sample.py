@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from precc.accumulation.accumulator import Accumulator
-from precc.accumulation.product_ops import Accumulate
+from precc.accumulation.kernels import Accumulate
 from precc.accumulation.tensor_ops import accumulate_tensor_ops
 from precc.formats import FixedPoint
 

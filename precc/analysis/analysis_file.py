@@ -17,6 +17,7 @@ from torch import Tensor
 from precc.analysis.accumulator_sample import AccumulatorSample, AdjointTotals
 from precc.analysis.batch_slice import BatchSlice
 from precc.analysis.calibration import Calibration
+from precc.analysis.component_conditions import ComponentConditions
 from precc.analysis.condition import Condition
 from precc.analysis.error_gains import ErrorGains, GainedNode
 from precc.analysis.finding import Finding
@@ -38,7 +39,7 @@ from precc.source_places import Place
 
 __all__ = ["read_analysis", "written_analysis"]
 
-_FORMAT = "precc analysis 3"
+_FORMAT = "precc analysis 4"
 
 _CLASSES: dict[str, type[Any]] = {
     kind.__name__: kind
@@ -46,6 +47,7 @@ _CLASSES: dict[str, type[Any]] = {
         AccumulatorSample,
         AdjointTotals,
         BatchSlice,
+        ComponentConditions,
         Condition,
         ErrorGains,
         Finding,

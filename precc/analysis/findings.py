@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from precc.analysis.analysis_options import AnalysisOptions
+from precc.analysis.component_conditions import ComponentConditions
 from precc.analysis.condition import Condition
 from precc.analysis.error_gains import ErrorGains
 from precc.analysis.finding import Finding
@@ -25,6 +26,7 @@ class Findings:
         gains: of the forward part.
         ranges: by slot.
         conditions: by name of the node.
+        components: of products of the forward, by op; not of fused attention or grouped rows.
         lint: formulas, sums and eps that lose digits.
         jumps: operators that are not continuous, past which errors are not predicted.
         nonfinite: where a value first is infinite or NaN; empty if the loss and the gradient are finite.
@@ -34,6 +36,7 @@ class Findings:
     gains: ErrorGains
     ranges: Mapping[str, ValueRange]
     conditions: Mapping[str, Condition]
+    components: Mapping[str, ComponentConditions]
     lint: tuple[Finding, ...]
     jumps: tuple[Finding, ...] = ()
     nonfinite: str = ""

@@ -15,7 +15,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from precc.accumulation.accumulator import Accumulator
+from precc.accumulation.sums import one_pass
 from precc.analysis.condition import Condition
 from precc.analysis.error_gains import ErrorGains, GainedNode, MeanSquare
 from precc.analysis.rounding_error import RelativeError
@@ -102,7 +102,8 @@ def _of_product(
 
 
 def _unit_of_sums(node: GainedNode, plan: PrecisionPlan) -> float:
-    accumulator: Accumulator | None = plan.accumulator(node.slot) if node.slot.endswith(ACCUMULATOR) else None
+    chosen = plan.accumulator(node.slot) if node.slot.endswith(ACCUMULATOR) else None
+    accumulator = one_pass(chosen, "the error")
     if accumulator is None or not isinstance(accumulator.format, FloatFormat):
         return node.unit
     u = 2.0 ** -(accumulator.format.mantissa_bits + 1)

@@ -21,6 +21,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
+from precc.accumulation.two_passes import TwoPasses
 from precc.analysis.accumulator_sample import relative_quantum
 from precc.analysis.error_estimate import ErrorEstimate, StandardErrors
 from precc.analysis.metric import metric_norm
@@ -224,7 +225,8 @@ class _Displacement:
 def _quantum_of_sums(sites: Sequence[SlotSite], plan: PrecisionPlan) -> float:
     """By how much operands must vary, relative to them, so that sums are rounded another way; random bits need none."""
     sums = [site.product.sums(plan) for site in sites]
-    return max((relative_quantum(own) for own in sums if own is not None and not own.is_stochastic), default=0.0)
+    rounding = [own.low.accumulator if isinstance(own, TwoPasses) else own for own in sums if own is not None]
+    return max((relative_quantum(own) for own in rounding if not own.is_stochastic), default=0.0)
 
 
 def quanta(x: Tensor, precision: Precision, operand: Operand) -> Tensor:

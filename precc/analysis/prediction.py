@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from precc.accumulation.accumulator import Accumulator
-from precc.accumulation.product_ops import Accumulate
+from precc.accumulation.kernels import Accumulate
+from precc.accumulation.sums import one_pass
 from precc.accumulation.tensor_ops import accumulate_tensor_ops
 from precc.analysis.accumulator_sample import AccumulatorSample, SumErrors, errors_of_sums
 from precc.analysis.calibration import Calibration
@@ -99,6 +100,8 @@ class Prediction:
             UnsupportedError: the plan has a transform.
         """
         if plan.rounds_sums and not self.sensitivities.sums:
+            for own in plan.accumulators.values():
+                one_pass(own, "the error")
             raise AnalysisError(_NO_SUMS)
         found = [self._of_sample(sample, plan) for sample in self.sensitivities.samples]
         return replace(self._known(plan, found), unknown=self._unknown(plan, found))
@@ -195,7 +198,7 @@ class Prediction:
 
     def errors_of_sums(self, sample: AccumulatorSample, plan: PrecisionPlan) -> SumErrors | None:
         """The errors of sampled sums of operands that are rounded as the plan says; None if it does not round sums."""
-        accumulator = plan.accumulator(sample.name)
+        accumulator = one_pass(plan.accumulator(sample.name), "the error")
         if accumulator is None:
             return None
         first, second = (plan.precision(name) for name in sample.slots)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from precc.accumulation.accumulator import Accumulator
 from precc.accumulation.named import parse_accumulator
+from precc.accumulation.patches import Patches
 from precc.accumulation.tensor_ops import accumulate_tensor_ops, check_operands, product_shape
 from precc.backends.cpp import compiled_or_tensor_ops, warn_without_kernels
 from precc.backends.cpp.accumulate import accumulate
@@ -124,7 +125,7 @@ def matmul(
 
 def accumulated(
     a: Tensor,
-    b: Tensor,
+    b: Tensor | Patches,
     accumulator: Accumulator,
     key: int = 0,
     out: Tensor | None = None,
@@ -136,7 +137,8 @@ def accumulated(
 
     A machine without kernels gives a `PrecisionWarning`; tensors of other devices, fake and traced ones have none.
     """
-    if not (is_plain(a) and is_plain(b)) or warn_without_kernels():
+    plain = is_plain(a) and is_plain(b.base if isinstance(b, Patches) else b)
+    if not plain or warn_without_kernels():
         result = accumulate_tensor_ops(a, b, accumulator, key, slot=slot, first=first)
         return result if out is None else out.copy_(result)
     return accumulate(a, b, accumulator, key, out, slot=slot, first=first)

@@ -6,13 +6,20 @@ import torch
 from torch import Tensor
 
 from precc.accumulation.convolution import Geometry, checked_size, fprop
+from precc.accumulation.kernels import Kernels
+from precc.accumulation.magnitudes import Numerator
+from precc.accumulation.product_arithmetic import Arithmetic, ProductArithmetic
 from precc.accumulation.tensor_ops import product_shape
-from precc.by_hand.magnitudes import Numerator
-from precc.by_hand.two_pass_rule import Arithmetic, Choice, MatrixProduct, Problem, TwoPass, compute
+from precc.accumulation.two_pass_rule import Choice, MatrixProduct, Problem, TwoPass, compute
+from precc.backends.cpp import compiled_or_tensor_ops
+from precc.by_hand.numerics import accumulated, checked_key
+from precc.by_hand.selected_products import selected_product
 from precc.condition_numbers import Activation
 from precc.errors import FormatError
 
 __all__ = ["TwoPass", "convolution_two_pass", "matmul_two_pass"]
+
+_KERNELS = Kernels(compiled_or_tensor_ops, accumulated, selected_product)
 
 
 def matmul_two_pass(
@@ -71,8 +78,8 @@ def matmul_two_pass(
         return multiply(left, right, 0) if batched else multiply(left[None], right[None], 0)[0]
 
     last = a.dim() - 1
-    problem = Problem((a, b), ((last, last - 1), (last - 1, last)), shape, product)
-    return compute(problem, low, high, Choice.of(tau, select, activation, numerator, problem), seed)
+    problem = Problem((a, b), ((last, last - 1), (last - 1, last)), shape, product, last)
+    return _computed(problem, low, high, Choice.of(tau, select, activation, numerator, problem), seed)
 
 
 def convolution_two_pass(
@@ -123,10 +130,18 @@ def convolution_two_pass(
     size = checked_size(x, weight, geometry)
 
     def product(left: Tensor, right: Tensor, multiply: MatrixProduct) -> Tensor:
-        return fprop(left, right, geometry, lambda a, b, first: multiply(a, b.matrices(), first))
+        return fprop(left, right, geometry, multiply)
 
-    problem = Problem((x, weight), ((1, 1), (1, 0)), (x.shape[0], weight.shape[0], *size), product)
-    return compute(problem, low, high, Choice.of(tau, select, activation, numerator, problem), seed)
+    problem = Problem((x, weight), ((1, 1), (1, 0)), (x.shape[0], weight.shape[0], *size), product, 1)
+    return _computed(problem, low, high, Choice.of(tau, select, activation, numerator, problem), seed)
+
+
+def _computed(problem: Problem, low: Arithmetic, high: Arithmetic, choice: Choice, seed: int | None) -> TwoPass:
+    low, high = ProductArithmetic.of(low), ProductArithmetic.of(high)
+    draws = low.is_stochastic or high.is_stochastic
+    if seed is not None and not draws:
+        raise FormatError("a seed is for roundings that draw; neither low nor high does")
+    return compute(problem, low, high, choice, checked_key(seed) if draws else 0, _KERNELS)
 
 
 def _check_tensors(name: str, a: Tensor, b: Tensor) -> None:

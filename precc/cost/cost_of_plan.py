@@ -1,5 +1,6 @@
 """The cost of a plan, by a model."""
 
+from precc.accumulation.sums import one_pass
 from precc.cost.cost_model import CostModel
 from precc.cost.plan_cost import PlanCost
 from precc.cost.work import ProductWork, StepWork
@@ -20,4 +21,4 @@ def cost_of(plan: PrecisionPlan, work: StepWork, model: CostModel) -> PlanCost:
 def _product(plan: PrecisionPlan, work: ProductWork, model: CostModel) -> float:
     precisions = [plan.precision(slot.name) for slot in work.operands]
     found = sum(model.product(work, (a, b), precisions[a], precisions[b]) for a, b in work.pairs)
-    return found + sum(model.sums(work, plan.accumulator(name)) for name in work.accumulators)
+    return found + sum(model.sums(work, one_pass(plan.accumulator(name), "the cost")) for name in work.accumulators)

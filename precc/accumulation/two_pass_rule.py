@@ -1,29 +1,25 @@
 """The rule of products in two passes, for whatever is made of products of matrices."""
 
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from precc.backends.cpp import compiled_or_tensor_ops
-from precc.by_hand.magnitudes import Numerator, absolute_product, norm_product
-from precc.by_hand.numerics import accumulated, checked_key
-from precc.by_hand.product_arithmetic import ProductArithmetic
-from precc.by_hand.selected_products import selected_product
+from precc.accumulation.kernels import Kernels
+from precc.accumulation.magnitudes import Numerator, magnitude
+from precc.accumulation.patches import Patches
+from precc.accumulation.product_arithmetic import ProductArithmetic
+from precc.accumulation.two_passes import checked_tau
 from precc.condition_numbers import Activation, activation_condition, check_activation, inner_product_condition
 from precc.errors import FormatError, member_of
-from precc.formats import Format
 from precc.rounding import slot_number
 
-__all__ = ["Arithmetic", "Choice", "MatrixProduct", "Problem", "TwoPass", "compute"]
-
-Arithmetic = ProductArithmetic | Format | str
+__all__ = ["Choice", "MatrixProduct", "Problem", "TwoPass", "compute"]
 
 #: How matrices [A, M, K] and [B, K, N] are multiplied; the last argument is the number of the first output.
-MatrixProduct = Callable[[Tensor, Tensor, int], Tensor]
+MatrixProduct = Callable[[Tensor, Tensor | Patches, int], Tensor]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,21 +51,37 @@ class Problem:
         axes: of each operand the contracted dimension, and that of channels.
         shape: of the result.
         product: from rounded operands, and a function that multiplies matrices, to the result.
+        channel: the dimension of channels of the result; of a matrix product the last one.
+        bias: what is added to the result, which may be broadcast.
     """
 
     operands: tuple[Tensor, Tensor]
     axes: tuple[tuple[int, int], tuple[int, int]]
     shape: tuple[int, ...]
     product: Callable[[Tensor, Tensor, MatrixProduct], Tensor]
+    channel: int
+    bias: Tensor | None = None
 
-    def rounded(self, arithmetic: ProductArithmetic, key: int, name: str) -> tuple[Tensor, Tensor]:
+    @property
+    def terms(self) -> int:
+        """Of each sum of a product of the forward: what its second operand, the weight, has for a channel."""
+        second, (_, channel) = self.operands[1], self.axes[1]
+        others = second.shape[0] if second.dim() == 3 and channel == 2 else 1  # batched matrices
+        return second.numel() // max(1, second.shape[channel] * others)
+
+    def rounded(self, arithmetic: ProductArithmetic, kernels: Kernels, key: int, name: str) -> tuple[Tensor, Tensor]:
+        """Both operands; their stochastic bits are those of slots of this name."""
         first, second = (
-            compiled_or_tensor_ops(x.resolve_neg(), arithmetic.operands.row(axis=axis, channel=channel, slot=slot), key)
+            kernels.rounded(x.resolve_neg(), arithmetic.operands.row(axis=axis, channel=channel, slot=slot), key)
             for x, (axis, channel), slot in zip(
                 self.operands, self.axes, (_slot(f"{name}.a"), _slot(f"{name}.b")), strict=True
             )
         )
         return first, second
+
+    def with_bias(self, v: Tensor) -> Tensor:
+        """The result, and what is added to it."""
+        return v if self.bias is None else v + self.bias
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +97,11 @@ class Choice:
     def of(
         cls, tau: float | None, select: Tensor | None, activation: Activation, numerator: object, problem: Problem
     ) -> "Choice":
+        """From what a caller said.
+
+        Raises:
+            FormatError: both of `tau` and `select`, or none, or what makes no sense.
+        """
         if (tau is None) is (select is None):
             raise FormatError("pass tau, or select in its place")
         check_activation(activation)
@@ -92,39 +109,40 @@ class Choice:
         if select is not None:
             _check_select(select, problem)
             return cls(math.inf, select, activation, kind)
-        if isinstance(tau, bool) or not isinstance(tau, (int, float)) or not tau >= 0:
-            raise FormatError(f"tau is a number of at least 0, not {tau!r}")
-        bound = math.inf if tau > sys.float_info.max else float(tau)
-        return cls(bound, None, activation, kind)
+        return cls(checked_tau(math.nan if tau is None else tau), None, activation, kind)
 
-    def condition(self, problem: Problem, v: Tensor, a: Tensor, b: Tensor, low: ProductArithmetic) -> Tensor:
+    def condition(
+        self, problem: Problem, v: Tensor, a: Tensor, b: Tensor, low: ProductArithmetic, kernels: Kernels
+    ) -> Tensor:
         """The estimates, from the low result and the low operands."""
-        sizes = absolute_product if self.numerator is Numerator.ABSOLUTE else norm_product
-        magnitude = problem.product(a.double(), b.double(), lambda left, right, first: sizes(left, right))
+
+        def sizes(left: Tensor, right: Tensor | Patches, first: int) -> Tensor:
+            matrices = right.matrices() if isinstance(right, Patches) else right
+            return magnitude(self.numerator, left, matrices, kernels.accumulate)
+
+        of_terms = problem.product(a.double(), b.double(), sizes)
         fmt = low.accumulator.format
-        inside = (v > fmt.low) & (v < fmt.max)
-        found = activation_condition(v, self.activation) * inner_product_condition(v, magnitude)
+        inside, shown = (v > fmt.low) & (v < fmt.max), problem.with_bias(v)
+        found = activation_condition(shown, self.activation) * inner_product_condition(shown, of_terms)
         return torch.where(inside & ~found.isnan(), found, math.inf)
 
 
-def compute(problem: Problem, low: Arithmetic, high: Arithmetic, choice: Choice, seed: int | None) -> TwoPass:
-    low, high = ProductArithmetic.of(low), ProductArithmetic.of(high)
-    draws = low.is_stochastic or high.is_stochastic
-    if seed is not None and not draws:
-        raise FormatError("a seed is for roundings that draw; neither low nor high does")
-    key = checked_key(seed) if draws else 0
+def compute(
+    problem: Problem, low: ProductArithmetic, high: ProductArithmetic, choice: Choice, key: int, kernels: Kernels
+) -> TwoPass:
+    """Both passes; the bias is not in the result."""
     with torch.no_grad():
-        a, b = problem.rounded(low, key, "low")
-        result = problem.product(a, b, _whole(low, key))
+        a, b = problem.rounded(low, kernels, key, "low")
+        result = problem.product(a, b, _whole(low, key, kernels))
         condition: Tensor | None = None
         if choice.select is None:
-            condition = choice.condition(problem, result, a, b, low)
+            condition = choice.condition(problem, result, a, b, low, kernels)
             again = condition > choice.tau
         else:
             again = choice.select.clone()
         if bool(again.any()):
-            a, b = problem.rounded(high, key, "high")
-            result = torch.where(again, problem.product(a, b, _selected(high, key, again)), result)
+            a, b = problem.rounded(high, kernels, key, "high")
+            result = torch.where(again, problem.product(a, b, _selected(high, key, again, kernels)), result)
     return TwoPass(result, again, condition)
 
 
@@ -132,20 +150,21 @@ def _slot(name: str) -> int:
     return slot_number(f"two_pass/{name}")
 
 
-def _whole(arithmetic: ProductArithmetic, key: int) -> MatrixProduct:
-    def multiply(a: Tensor, b: Tensor, first: int) -> Tensor:
-        return accumulated(a, b, arithmetic.accumulator, key, slot=_slot("low.sum"), first=first)
+def _whole(arithmetic: ProductArithmetic, key: int, kernels: Kernels) -> MatrixProduct:
+    def multiply(a: Tensor, b: Tensor | Patches, first: int) -> Tensor:
+        return kernels.accumulate(a, b, arithmetic.accumulator, key, slot=_slot("low.sum"), first=first)
 
     return multiply
 
 
-def _selected(arithmetic: ProductArithmetic, key: int, select: Tensor) -> MatrixProduct:
+def _selected(arithmetic: ProductArithmetic, key: int, select: Tensor, kernels: Kernels) -> MatrixProduct:
     chosen = select.flatten()
 
-    def multiply(a: Tensor, b: Tensor, first: int) -> Tensor:
-        shape = (b.shape[0], a.shape[1], b.shape[2])
+    def multiply(a: Tensor, b: Tensor | Patches, first: int) -> Tensor:
+        right = b.matrices() if isinstance(b, Patches) else b
+        shape = (*right.shape[:-2], a.shape[-2], right.shape[-1])
         mask = chosen[first : first + math.prod(shape)].reshape(shape)
-        return selected_product(a, b, mask, arithmetic.accumulator, key, slot=_slot("high.sum"), first=first)
+        return kernels.selected(a, right, mask, arithmetic.accumulator, key, slot=_slot("high.sum"), first=first)
 
     return multiply
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from precc.accumulation.accumulator import Accumulator
-from precc.by_hand.numerics import accumulated
+from precc.accumulation.kernels import Accumulate
 from precc.float64_functions import root
 
-__all__ = ["Numerator", "absolute_product", "norm_product"]
+__all__ = ["Numerator", "absolute_product", "magnitude", "norm_product"]
 
 _FLOAT64 = Accumulator(format="float64")
 
@@ -26,10 +26,15 @@ class Numerator(Enum):
     NORMS = "norms"  #: ``||a_i|| ||b_j||``, never less (Cauchy and Schwarz) but for rounding; a sum a row and column
 
 
-def absolute_product(a: Tensor, b: Tensor) -> Tensor:
+def magnitude(numerator: Numerator, a: Tensor, b: Tensor, accumulate: Accumulate) -> Tensor:
+    """What the numerator says, with sums by `accumulate`."""
+    return absolute_product(a, b, accumulate) if numerator is Numerator.ABSOLUTE else norm_product(a, b)
+
+
+def absolute_product(a: Tensor, b: Tensor, accumulate: Accumulate) -> Tensor:
     """``|a| |b|``; each sum as float64 additions give it, k ascending."""
     left, right = a.abs(), b.abs()
-    return _per_item(left, b) @ right if _sums_are_exact(left, right) else accumulated(left, right, _FLOAT64)
+    return _per_item(left, b) @ right if _sums_are_exact(left, right) else accumulate(left, right, _FLOAT64)
 
 
 def norm_product(a: Tensor, b: Tensor) -> Tensor:

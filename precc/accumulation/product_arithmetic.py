@@ -8,7 +8,7 @@ from precc.errors import FormatError
 from precc.formats import Format
 from precc.precision import Precision, misfit
 
-__all__ = ["ProductArithmetic"]
+__all__ = ["Arithmetic", "ProductArithmetic"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +54,10 @@ class ProductArithmetic:
     def is_stochastic(self) -> bool:
         """Whether it draws random bits."""
         return self.operands.is_stochastic or self.accumulator.is_stochastic
+
+    def __str__(self) -> str:
+        return f"{self.operands} in {self.accumulator}"
+
+
+#: What says how a product is computed; a format means: operands and sums in it.
+Arithmetic = ProductArithmetic | Format | str
