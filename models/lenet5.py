@@ -1,4 +1,6 @@
-"""LeNet-5 for 28 x 28 images (LeCun, Bottou, Bengio, Haffner 1998), with ReLU and max-pooling."""
+"""LeNet-5 for 28 x 28 images (LeCun, Bottou, Bengio, Haffner 1998), with max-pooling."""
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -8,10 +10,15 @@ __all__ = ["LeNet5", "example_inputs"]
 
 
 class LeNet5(nn.Module):
-    """Images [batch, 1, 28, 28] to logits [batch, 10]; 61,706 parameters, 416,520 multiply-adds an image."""
+    """Images [batch, 1, 28, 28] to logits [batch, 10]; 61,706 parameters, 416,520 multiply-adds an image.
 
-    def __init__(self) -> None:
+    Args:
+        activation: behind all products but the last.
+    """
+
+    def __init__(self, activation: Literal["relu", "tanh"] = "relu") -> None:
         super().__init__()
+        self.activation = {"relu": F.relu, "tanh": torch.tanh}[activation]
         self.conv1 = nn.Conv2d(1, 6, 5, padding=2)
         self.conv2 = nn.Conv2d(6, 16, 5)
         self.fc1 = nn.Linear(400, 120)
@@ -19,10 +26,10 @@ class LeNet5(nn.Module):
         self.fc3 = nn.Linear(84, 10)
 
     def forward(self, images: Tensor) -> Tensor:
-        hidden = F.max_pool2d(F.relu(self.conv1(images)), 2)
-        hidden = F.max_pool2d(F.relu(self.conv2(hidden)), 2)
-        hidden = F.relu(self.fc1(hidden.flatten(1)))
-        hidden = F.relu(self.fc2(hidden))
+        hidden = F.max_pool2d(self.activation(self.conv1(images)), 2)
+        hidden = F.max_pool2d(self.activation(self.conv2(hidden)), 2)
+        hidden = self.activation(self.fc1(hidden.flatten(1)))
+        hidden = self.activation(self.fc2(hidden))
         logits: Tensor = self.fc3(hidden)
         return logits
 

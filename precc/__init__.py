@@ -21,7 +21,7 @@ from precc.accumulation.accumulator import Accumulator  # noqa: E402
 from precc.accumulation.integer_sums import int_matmul, safe_chain_length  # noqa: E402
 from precc.accumulation.named import ACCUMULATORS, parse_accumulator  # noqa: E402
 from precc.accumulation.product_arithmetic import ProductArithmetic  # noqa: E402
-from precc.accumulation.two_pass_run import recomputed  # noqa: E402
+from precc.accumulation.two_pass_run import Recomputed, recomputed  # noqa: E402
 from precc.accumulation.two_passes import TwoPasses  # noqa: E402
 from precc.analysis.analysis import Analysis  # noqa: E402
 from precc.analysis.analysis_options import AnalysisOptions  # noqa: E402
@@ -107,6 +107,7 @@ __all__ = [
     "PrecisionWarning",
     "ProductArithmetic",
     "RandomChoice",
+    "Recomputed",
     "Rounding",
     "RoundingMode",
     "Rule",
