@@ -258,18 +258,13 @@ def plot(rows: list[dict[str, Any]]) -> None:
     figure, axes = pyplot.subplots(2, 2, figsize=(11, 8), sharey="row")
     panels = [(kind, activation) for kind in ("inference", "training") for activation in ("tanh", "relu")]
     for panel, (kind, activation) in zip(axes.flat, panels, strict=True):
-        for rule in ("condition", "random", "adjoint times error"):
-            own = [r for r in rows if (r["experiment"], r["activation"], r["rule"]) == (kind, activation, rule)]
-            points = sorted(own, key=lambda row: row["low"])
-            line = [row for row in summary(own) if row["rule"] == rule]
-            line.sort(key=lambda row: row["low"])
+        of_panel = [row for row in rows if (row["experiment"], row["activation"]) == (kind, activation)]
+        for rule in RULES:
+            own = [row for row in of_panel if row["rule"] == rule]
+            line = sorted(summary(own), key=lambda row: row["low"])
             (drawn,) = panel.plot([r["low"] for r in line], [r["accuracy"] for r in line], "o-", label=rule)
-            panel.plot(
-                [r["low"] for r in points], [r["accuracy"] for r in points], ".", alpha=0.3, color=drawn.get_color()
-            )
-        exact = [
-            r["accuracy"] for r in rows if (r["experiment"], r["activation"], r["rule"]) == (kind, activation, "fp32")
-        ]
+            panel.plot([r["low"] for r in own], [r["accuracy"] for r in own], ".", alpha=0.3, color=drawn.get_color())
+        exact = [row["accuracy"] for row in of_panel if row["rule"] == "fp32"]
         panel.axhline(statistics.median(exact), color="black", linewidth=0.8, label="fp32")
         panel.set(title=f"{kind}, {activation}", xlabel="share of multiply-adds in e4m3", ylabel="accuracy")
     axes[0, 0].legend()

@@ -86,7 +86,7 @@ class Threshold:
         target: Target | str = "cpu-emulated",
         rules: Sequence[Rule] = (),
     ) -> PrecisionPlan:
-        """The plan; of several, the net's graphs are built for accumulators: ``net.set_plan(plan, recompile=True)``.
+        """The plan; a net whose graphs are there takes it by ``net.set_plan(plan, recompile=True)``, for its sums.
 
         Args:
             analysis: of the step, as ``net.analyze`` or `Analysis.load` gives it.
