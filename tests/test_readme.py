@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from precc import PrecisionPlan
 from precc.models.lenet5 import LeNet5, example_inputs
 
 README = Path(__file__).resolve().parent.parent / "README.md"
@@ -24,6 +25,10 @@ def test_the_code_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "a": torch.randn(5, 70),
         "b": torch.randn(70, 6),
     }
+    (document,) = re.findall(r"```json\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    plan = PrecisionPlan.from_json(document)
+    assert PrecisionPlan.from_json(plan.to_json()) == plan
+    assert len(plan.slots) == len(plan.accumulators) == 2
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     assert len(blocks) == 8
     for block in blocks:
