@@ -55,7 +55,7 @@ class ComponentConditions:
         """The share of components whose condition number is no larger, to 1/128.
 
         >>> ComponentConditions("identity", (1.0,), tuple(float(k) for k in range(65))).share_within(31.5)
-        0.5
+        0.4921875
         """
         within = sum(own <= tau for own in self.quantiles)
         return min(1.0, max(0.0, (within - 0.5) / (_QUANTILES - 1))) if 0 < within < _QUANTILES else float(within > 0)
