@@ -404,6 +404,9 @@ def test_the_graph_of_groups(lenet5: Analysis) -> None:
     kinds = nx.get_node_attributes(free, "kind")
     assert sum(kind is GroupKind.SLOTS for kind in kinds.values()) == len(lenet5.operands)
     assert sum(kind is GroupKind.COPY for kind in kinds.values()) == len(work.tensors)
+    for reader, _, data in free.edges(data=True):
+        if data["kind"] == "copy":  # of the reader alone
+            assert data["tensor"].slots == free.nodes[reader]["slots"]
     shared = group_graph(work, share=Share.TENSOR, sums=True, copies=False)
     assert shared.number_of_nodes() == len(work.tensors) + len(work.products)
 

@@ -1,6 +1,7 @@
 """What is chosen for: groups of slots, in a graph whose edges say which choices meet."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import Enum
 
 import networkx as nx
@@ -32,7 +33,7 @@ def group_graph(work: StepWork, *, share: Share, sums: bool, copies: bool) -> "n
 
     Nodes have `kind`, and `slots` (of GroupKind.SLOTS), `tensor` (COPY) or `product` (SUM). Edges have `kind`:
     "product" with the `product` and a `pair` of its operands, first end to second end; "copy" from a reader to its
-    tensor; "sum" from a sum to an operand.
+    tensor, with the `tensor` as a copy for this reader alone; "sum" from a sum to an operand.
 
     Args:
         work: of the step.
@@ -79,11 +80,13 @@ def _link_product(graph: "nx.MultiGraph[int]", group_of: dict[Slot, int], produc
 
 
 def _link_tensor(graph: "nx.MultiGraph[int]", group_of: dict[Slot, int], tensor: TensorWork) -> None:
-    readers = list(dict.fromkeys(group_of[slot] for slot in tensor.slots))
+    readers: dict[int, tuple[Slot, ...]] = {}
+    for slot in tensor.slots:
+        readers[group_of[slot]] = (*readers.get(group_of[slot], ()), slot)
     own = graph.number_of_nodes()
     graph.add_node(own, kind=GroupKind.COPY, tensor=tensor)
-    for reader in readers:
-        graph.add_edge(reader, own, kind="copy", tensor=tensor, ends=(reader, own))
+    for reader, slots in readers.items():
+        graph.add_edge(reader, own, kind="copy", tensor=replace(tensor, slots=slots), ends=(reader, own))
 
 
 def parse_share(share: Share | str) -> Share:

@@ -1,10 +1,14 @@
 """The cost of a plan, by a model."""
 
+from dataclasses import replace
+
 from precc.accumulation.sums import one_pass
 from precc.cost.cost_model import CostModel
 from precc.cost.plan_cost import PlanCost
 from precc.cost.work import ProductWork, StepWork
 from precc.plan import PrecisionPlan
+from precc.precision import Precision
+from precc.slots import Slot
 
 __all__ = ["cost_of"]
 
@@ -13,8 +17,11 @@ def cost_of(plan: PrecisionPlan, work: StepWork, model: CostModel) -> PlanCost:
     """The sum over products, sums, and copies of tensors: one in each precision that its readers have."""
     total = model.constant(work) + sum(_product(plan, own, model) for own in work.products)
     for tensor in work.tensors:
-        precisions = dict.fromkeys(plan.precision(slot.name) for slot in tensor.slots)
-        total += sum(model.copy(tensor, precision) for precision in precisions)
+        readers: dict[Precision, tuple[Slot, ...]] = {}
+        for slot in tensor.slots:
+            own = plan.precision(slot.name)
+            readers[own] = (*readers.get(own, ()), slot)
+        total += sum(model.copy(replace(tensor, slots=slots), own) for own, slots in readers.items())
     return PlanCost(total, model.unit, repr(model))
 
 

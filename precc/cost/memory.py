@@ -23,8 +23,8 @@ class Memory:
 
     and beside them the master of each weight, and the state of the optimizer of those that have a gradient (of 8 bytes:
     the two moments of Adam; Kingma and Ba 2015; the sum is that of ZeRO; Rajbhandari et al. 2020). An incoming gradient
-    is not kept. A copy does not say who reads it: if the forward reads an activation in one precision and the backward
-    in another, both count. What no product reads (biases, embeddings, masks) is not known here.
+    is not kept, nor is a copy that the forward alone reads. What no product reads (biases, embeddings, masks) is not
+    known here.
 
     Args:
         training: otherwise the weights that the forward reads count, in its precision, and nothing else: no master.

@@ -54,7 +54,7 @@ class TensorWork:
     """Values that slots read: there is a copy of them in each precision that one of these has.
 
     Args:
-        slots: that read them, in the order of the step.
+        slots: that read them, or one copy of them, in the order of the step.
         elements: how many there are.
     """
 
