@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from precc import __version__
+from precc.calibrate_command import add_calibrate_command, run_calibrate_command
 from precc.errors import PreccError
 from precc.passes.op_table import op_table
 from precc.plan_commands import add_plan_commands, run_plan_command
@@ -24,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(op_table())
         elif chosen.command == "plan":
             run_plan_command(chosen)
+        elif chosen.command == "calibrate":
+            run_calibrate_command(chosen)
         else:
             from precc.demo import run_demo
 
@@ -60,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("formats", help="list the named formats")
     commands.add_parser("ops", help="list the classes of operators: product, elementwise, reduction, exact, kept")
     add_plan_commands(commands)
+    add_calibrate_command(commands)
     return parser
 
 

@@ -1,7 +1,7 @@
 """The commands ``precc plan ...``: plans and saved analyses, without a net."""
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from precc.analysis.analysis import Analysis
-from precc.cost.bit_ops import BitOps
 from precc.cost.cost_model import CostModel
-from precc.cost.energy import Energy
-from precc.cost.memory import Memory
+from precc.cost.named_costs import cost_named, names_of_costs
 from precc.errors import PlanError
 from precc.plan import PrecisionPlan
 from precc.policies.bit_budget import BitBudget
@@ -24,15 +22,7 @@ from precc.policies.pareto import Front, pareto
 from precc.provenance import Provenance
 from precc.target import TARGETS
 
-__all__ = ["COSTS", "add_plan_commands", "run_plan_command"]
-
-#: Cost models by the name that the command has for them.
-COSTS: Mapping[str, CostModel] = {
-    "bit-ops": BitOps(),
-    "energy": Energy(),
-    "memory": Memory(),
-    "memory-inference": Memory(training=False),
-}
+__all__ = ["add_plan_commands", "run_plan_command"]
 
 
 def add_plan_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -70,11 +60,14 @@ def add_plan_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPar
 
 def _add_analysis(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("analysis", help="a file that analysis.save wrote")
-    parser.add_argument("--cost", choices=list(COSTS), default="bit-ops", help="cost model (default: bit-ops)")
+    parser.add_argument(
+        "--cost", default="bit-ops", help=f"{names_of_costs()}, by `precc calibrate` (default: bit-ops)"
+    )
+    parser.add_argument("--anywhere", action="store_true", help="take the figures of a roofline from another machine")
+    parser.add_argument("--target", choices=list(TARGETS), default="cpu-emulated", help="default: cpu-emulated")
 
 
 def _add_choices(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--target", choices=list(TARGETS), default="cpu-emulated", help="default: cpu-emulated")
     parser.add_argument("--candidates", help="formats with commas between them, such as e2m1,e4m3,bf16")
     parser.add_argument("--inference", action="store_true", help="of the forward alone")
 
@@ -101,15 +94,20 @@ def _diff(chosen: argparse.Namespace) -> None:
 
 def _apply(chosen: argparse.Namespace) -> None:
     analysis, plan = Analysis.load(chosen.analysis), PrecisionPlan.load(chosen.plan)
-    error, cost = Front().assigner(analysis, cost=COSTS[chosen.cost], rules=plan.rules).score(plan)
+    own = Front().assigner(analysis, cost=_cost(chosen), target=chosen.target, rules=plan.rules)
+    error, cost = own.score(plan)
     made = Provenance(plan.provenance.policy, plan.provenance.budget, analysis.digest, error, cost)
     _finish(replace(plan.resolve(analysis.multiply_adds), provenance=made), chosen.out)
 
 
 def _assign(chosen: argparse.Namespace) -> None:
     policy = _policy(chosen)
-    plan = policy.assign(Analysis.load(chosen.analysis), cost=COSTS[chosen.cost], target=chosen.target)
+    plan = policy.assign(Analysis.load(chosen.analysis), cost=_cost(chosen), target=chosen.target)
     _finish(plan, chosen.out)
+
+
+def _cost(chosen: argparse.Namespace) -> CostModel:
+    return cost_named(chosen.cost, anywhere=chosen.anywhere)
 
 
 def _policy(chosen: argparse.Namespace) -> BudgetPolicy:
@@ -134,7 +132,7 @@ def _options(chosen: argparse.Namespace) -> dict[str, Any]:
 def _pareto(chosen: argparse.Namespace) -> None:
     plans = pareto(
         Analysis.load(chosen.analysis),
-        cost=COSTS[chosen.cost],
+        cost=_cost(chosen),
         target=chosen.target,
         points=chosen.points,
         options=Front(**_options(chosen)),

@@ -15,7 +15,7 @@ from precc.formats import BlockFormat, FloatFormat, Format, Granularity, Overflo
 from precc.precision import Precision
 from precc.rounding import NEAREST_EVEN
 
-__all__ = ["TARGETS", "Target", "parse_target"]
+__all__ = ["TARGETS", "Target", "multiplied", "parse_target"]
 
 _Pairs = Iterable[tuple[Format | str, Format | str]]
 _Sums = Iterable[tuple[Accumulator | str, Format | str, Format | str]]
@@ -78,7 +78,7 @@ class Target:
             return ""
         if problem := self._operand_problem(first) or self._operand_problem(second):
             return problem
-        pair = (_multiplied(first), _multiplied(second))
+        pair = (multiplied(first), multiplied(second))
         if pair in self.pairs:
             return ""
         partners = sorted(other.name for own, other in self.pairs if own == pair[0])
@@ -103,7 +103,7 @@ class Target:
         """Why it does not sum products of these operands so; empty if it does. None: as the tensors' own arithmetic."""
         if isinstance(accumulator, TwoPasses):
             return f"{self.name} has two passes only in emulation" if self.pairs is not None else ""
-        found = (accumulator, _multiplied(first), _multiplied(second))
+        found = (accumulator, multiplied(first), multiplied(second))
         if self.pairs is None or accumulator is None or found in self.accumulators:
             return ""
         operands = sorted(f"{a.name} x {b.name}" for own, a, b in self.accumulators if own == accumulator)
@@ -129,8 +129,8 @@ def _is_blocked(own: Precision) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _multiplied(own: Precision) -> Format:
-    """The format of an operand; of one scaled by blocks, with its scales."""
+def multiplied(own: Precision) -> Format:
+    """The format of an operand, whatever overflows in it; of one scaled by blocks, with its scales."""
     if own.scaling is None or not _is_blocked(own) or isinstance(own.format, BlockFormat):
         return _grid(own.format)
     return _grid(BlockFormat(element=own.format, scaling=own.scaling))

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 import precc
 from precc.cli import main
+from precc.cost.published_devices import PUBLISHED
 from precc.formats import FORMATS
 from precc.models.mlp import MLP
 
@@ -101,6 +103,24 @@ def test_plans_from_a_saved_analysis(step: str, tmp_path: Path, capsys: pytest.C
     assert precc.PrecisionPlan.load(fine).average_bits > precc.PrecisionPlan.load(coarse).average_bits
 
 
+def test_plans_that_cost_the_least_time_on_a_device(
+    step: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan, device, folder = (str(tmp_path / name) for name in ("plan.json", "h100.json", "front"))
+    PUBLISHED["H100-SXM-published"].save(device)
+    for cost in (f"roofline:{device}", "roofline:H100-SXM-published"):
+        options = ["--cost", cost, "--target", "sm_90"]
+        assert main(["plan", "assign", step, "--gradient", "0.05", *options, "--out", plan]) == 0
+        assert main(["plan", "apply", plan, step, *options]) == 0
+        assert main(["plan", "pareto", step, "--points", "3", *options, "--out", folder]) == 0
+        assert capsys.readouterr().out.count(" s\n") >= 2
+    other = str(tmp_path / "other.json")
+    replace(PUBLISHED["H100-SXM-published"], kind="cpu", target="cpu-emulated", name="Z80").save(other)
+    assert main(["plan", "assign", step, "--gradient", "0.05", "--cost", f"roofline:{other}"]) == 1
+    assert "measure it with `precc calibrate`" in capsys.readouterr().err
+    assert main(["plan", "assign", step, "--gradient", "0.05", "--cost", f"roofline:{other}", "--anywhere"]) == 0
+
+
 def test_the_front_of_a_saved_analysis(step: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "front"
     assert main(["plan", "pareto", step, "--points", "4", "--candidates", "e4m3,bf16,fp32", "--out", str(folder)]) == 0
@@ -118,6 +138,14 @@ def test_the_front_of_a_saved_analysis(step: str, tmp_path: Path, capsys: pytest
         (["assign", "{step}", "--gradient", "1e-9", "--candidates", "e4m3"], "Feasible: gradient="),
         (["assign", "{step}", "--bits", "5", "--candidates", "e4m33x"], "e4m33x"),
         (["assign", "{plan}", "--bits", "5"], "holds no analysis"),
+        (
+            ["assign", "{step}", "--bits", "5", "--cost", "time"],
+            "unknown cost 'time': expected bit-ops, energy, memory",
+        ),
+        (["assign", "{step}", "--bits", "5", "--cost", "roofline:"], "unknown cost 'roofline:'"),
+        (["assign", "{step}", "--bits", "5", "--cost", "roofline:{plan}"], "holds no figures of a device: the entry"),
+        (["assign", "{step}", "--bits", "5", "--cost", "roofline:/absent"], "'/absent'"),
+        (["pareto", "{step}", "--cost", "roofline:H100-SXM-published"], "not of cpu-emulated: give target='sm_90'"),
         (["show", "{step}"], "cannot read the plan"),
         (["show", "/absent.json"], "cannot read the plan"),
         (["apply", "{plan}", "{step}"], "a slot that MLP does not have"),

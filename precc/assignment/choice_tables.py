@@ -120,8 +120,11 @@ class ChoiceTables:
         return not bool((self._fits | ~self._known).all())
 
     def _check_legal(self, costs: Floats, ends: Choices, tables: Floats) -> None:
-        """Refuse rules that contradict each other, and pairs of which the target runs none."""
+        """Refuse rules that contradict each other, costs without end, and pairs of which the target runs none."""
         for group in np.flatnonzero(~np.isfinite(costs).any(1)):
+            if self.palette.allowed(self.graph.nodes[int(group)]):
+                where = f"by {self.cost!r} on {self.target.name}"
+                raise PlanError(f"no choice for {self._name_of(int(group))} has a finite cost {where}")
             raise PlanError(f"rules want different precisions for {self._name_of(int(group))}, which has one")
         for (first, second), table in zip(ends.tolist(), tables, strict=True):
             pairs = table + costs[first][:, None] + costs[second][None, :]

@@ -1,17 +1,21 @@
-"""The protocol of cost models."""
+"""The protocols of cost models."""
 
 from typing import Protocol, runtime_checkable
 
 from precc.accumulation.accumulator import Accumulator
 from precc.cost.work import ProductWork, StepWork, TensorWork
 from precc.precision import Precision
+from precc.target import Target
 
-__all__ = ["CostModel"]
+__all__ = ["CostModel", "DeviceCost"]
 
 
 @runtime_checkable
 class CostModel(Protocol):
-    """The cost of a step is the sum of what these answer, in `unit`; none is negative."""
+    """The cost of a step is the sum of what these answer, in `unit`.
+
+    None is negative; what a machine cannot do costs infinitely much.
+    """
 
     @property
     def unit(self) -> str:
@@ -27,9 +31,18 @@ class CostModel(Protocol):
         ...
 
     def copy(self, tensor: TensorWork, precision: Precision) -> float:
-        """Of a copy of a tensor in a precision, whatever the number of products that read it."""
+        """Of a copy of a tensor in a precision, whatever the number of slots that read it: those of the tensor."""
         ...
 
     def constant(self, step: StepWork) -> float:
         """What no plan changes."""
+        ...
+
+
+@runtime_checkable
+class DeviceCost(Protocol):
+    """Of a cost model that is of one device, beside the methods of `CostModel`: policies ask it before they choose."""
+
+    def target_problem(self, target: Target) -> str:
+        """Why it does not say what a step costs on the target of a plan; empty if it does."""
         ...

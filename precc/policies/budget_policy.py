@@ -16,7 +16,7 @@ from precc.assignment.lagrangian import DEFAULT_SOLVER
 from precc.assignment.solver import Solver
 from precc.assignment.step_work import step_work
 from precc.cost.bit_ops import BitOps
-from precc.cost.cost_model import CostModel
+from precc.cost.cost_model import CostModel, DeviceCost
 from precc.errors import AnalysisError, PlanError
 from precc.formats import Format
 from precc.plan import PrecisionPlan
@@ -89,7 +89,7 @@ class BudgetPolicy:
         Raises:
             AnalysisError: there is no analysis, or it does not know what the policy needs.
             InfeasibleError: no plan is within the budget; the message says what is.
-            PlanError: rules that contradict each other, or the target.
+            PlanError: rules that contradict each other, the target, or a cost of another device than the target's.
         """
         assigner = self.assigner(analysis, cost=cost, target=target, rules=rules)
         plan = self._solve(assigner).plan
@@ -116,12 +116,13 @@ class BudgetPolicy:
         palette = Palette.of(self._candidates, self._accumulators, parse_rules(rules))
         check_decisions(rules, known.records)
         work = step_work(known, inference=self.inference)
-        model = BitOps() if cost is None else _checked_cost(cost)
+        runner = parse_target(target)
+        model = BitOps() if cost is None else _checked_cost(cost, runner)
         copies = any(model.copy(tensor, own) for tensor in work.tensors for own in palette.precisions)
         sums = len(palette.sums) > 1 or palette.sums[0] is not None
         graph = group_graph(work, share=parse_share(self.share), sums=sums, copies=copies)
         errors = ChoiceErrors.of(known, graph, palette)
-        tables = ChoiceTables(known, work, graph, palette, model, parse_target(target), self.lost, errors)
+        tables = ChoiceTables(known, work, graph, palette, model, runner, self.lost, errors)
         return Assigner(tables, self.inference, self.solver)
 
     @property
@@ -164,8 +165,10 @@ def _checked(analysis: object | None, policy: object) -> Analysis:
     return analysis
 
 
-def _checked_cost(cost: object) -> CostModel:
+def _checked_cost(cost: object, target: Target) -> CostModel:
     if isinstance(cost, type) or not isinstance(cost, CostModel):
         hint = "; an instance is needed" if isinstance(cost, type) else ""
         raise PlanError(f"{cost!r:.60} is no cost model, which has product, sums, copy and constant{hint}")
+    if isinstance(cost, DeviceCost) and (problem := cost.target_problem(target)):
+        raise PlanError(problem)
     return cost
