@@ -1,5 +1,6 @@
 """LeNet-5 for 28 x 28 images (LeCun, Bottou, Bengio, Haffner 1998), with max-pooling."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -7,6 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 __all__ = ["LeNet5", "example_inputs"]
+
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "tanh": torch.tanh}
 
 
 class LeNet5(nn.Module):
@@ -18,7 +22,7 @@ class LeNet5(nn.Module):
 
     def __init__(self, activation: Literal["relu", "tanh"] = "relu") -> None:
         super().__init__()
-        self.activation = {"relu": F.relu, "tanh": torch.tanh}[activation]
+        self.activation = _ACTIVATIONS[activation]
         self.conv1 = nn.Conv2d(1, 6, 5, padding=2)
         self.conv2 = nn.Conv2d(6, 16, 5)
         self.fc1 = nn.Linear(400, 120)
