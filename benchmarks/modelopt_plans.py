@@ -18,7 +18,7 @@ benchmarks/results/modelopt_plans.json, a row a seed, budget and plan, as soon a
 
 Needs modelopt 0.47: .venv/bin/python -m pip install -c constraints.txt "nvidia-modelopt==0.47.*" requests
 
-usage: python benchmarks/modelopt_plans.py [--seeds N] [--steps N] [--again]
+usage: python benchmarks/modelopt_plans.py [--seeds N] [--again]
 """
 
 import argparse
@@ -62,6 +62,7 @@ except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: {command}") from None
 
 RESULT = HERE / "results" / "modelopt_plans.json"
+STEPS = 400
 BUDGETS = (6.0, 8.0, 12.0)
 SEARCH_BATCHES, HELD_OUT_BATCHES = 4, 16  # of the training text, to choose from; of the validation text
 MEASURED_BATCHES, DRAWS = 4, 8  # the first of those held out; draws of each
@@ -149,11 +150,11 @@ class Case:
     held_out: tuple[Tensor, ...]
 
     @classmethod
-    def trained(cls, text: Shakespeare, seed: int, steps: int) -> "Case":
+    def trained(cls, text: Shakespeare, seed: int) -> "Case":
         model: nn.Module = tiny_llama(len(text.vocabulary), seed)
         generator = torch.Generator().manual_seed(seed)
         optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
-        for _ in range(steps):
+        for _ in range(STEPS):
             windows = draw_windows(text.train_tokens, LENGTH, BATCH, generator)
             optimizer.zero_grad()
             loss_of(model, windows).backward()
@@ -449,18 +450,17 @@ def _medians(own: list[dict[str, Any]], rows: list[dict[str, Any]]) -> dict[str,
     }
 
 
-def write(rows: list[dict[str, Any]], steps: int) -> None:
+def write(rows: list[dict[str, Any]]) -> None:
     document = environment()
     document["versions"]["nvidia-modelopt"] = importlib.metadata.version("nvidia-modelopt")
     windows = {"search": SEARCH_BATCHES * BATCH, "held out": HELD_OUT_BATCHES * BATCH, "length": LENGTH}
-    document |= {"setting": {"steps": steps, "windows": windows}, "summary": summary(rows), "rows": rows}
+    document |= {"setting": {"steps": STEPS, "windows": windows}, "summary": summary(rows), "rows": rows}
     write_whole(RESULT, (json.dumps(document, indent=1) + "\n").encode())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--again", action="store_true", help="measure rows that the file has already")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
@@ -470,11 +470,11 @@ def main() -> None:
     for seed in track(range(chosen.seeds), description="seeds"):
         left = [bits for bits in BUDGETS if (seed, bits) not in done]
         if left:
-            case = Case.trained(text, seed, chosen.steps)
+            case = Case.trained(text, seed)
             case.check_measures()
         for bits in left:
             rows += rows_of(case, seed, bits)
-            write(rows, chosen.steps)
+            write(rows)
 
 
 if __name__ == "__main__":
