@@ -11,11 +11,15 @@ from precc.assignment.exchange import improved, relinked, repaired
 from precc.assignment.infeasible import infeasible
 from precc.assignment.milp import MILP
 from precc.assignment.problem import AssignmentProblem, Choices, Floats, Solution
+from precc.errors import PlanError
 
 __all__ = ["DEFAULT_SOLVER", "Lagrangian", "least_of"]
 
 #: Choices and pairs of choices of a problem that MILP solves in a second or two.
 _SMALL = 20_000
+
+#: From how much more than its bound on an error (of squares) is worth a look of MILP's, and for how long.
+_FAR, _SECONDS = 0.1, 1.0
 
 #: Budgets that are tried to find the least error at a cost.
 _HALVINGS = 10
@@ -28,6 +32,8 @@ class Lagrangian:
     Args:
         gap: relative, between cost and bound, that is good enough.
         most: gap beyond which `MILP` solves the problem, if it has not more than 20,000 choices and pairs of choices.
+            Of least errors at a cost, where they may be 10% (of squares) beyond a bound and choices meet on edges, MILP
+            has a second, and the better one of both counts.
         rounds: of cutting planes.
     """
 
@@ -83,7 +89,20 @@ class Lagrangian:
                 best = improved(own, found.choices, duals.prices, cost)
             else:
                 low = middle
+        best = self._compared(problem, cost, best, duals.bound)
         return Solution.of(problem, best, -np.inf, problem.in_units(duals.prices))
+
+    def _compared(self, problem: AssignmentProblem, cost: float, best: Choices, bound: float) -> Choices:
+        """With what MILP finds, where edges tie groups: exchange moves two of them at a time, and may not leave."""
+        high = problem.largest_error(best)
+        size = problem.costs.size + problem.edge_costs.size
+        if not len(problem.ends) or high <= bound * (1 + _FAR) or size > _SMALL:
+            return best
+        try:
+            other = MILP(self.most, seconds=_SECONDS).least_error(problem, cost).choices
+        except PlanError:  # nothing better in time
+            return best
+        return other if problem.largest_error(other) < high else best
 
 
 #: With its usual gaps.
