@@ -49,6 +49,7 @@ bench: .venv/.complete  ## the published numbers: JSON files in benchmarks/resul
 	$(RUN) benchmarks/assignment.py
 	$(RUN) benchmarks/bit_budget.py
 	$(RUN) benchmarks/roofline.py
+	$(RUN) benchmarks/weight_budgets.py
 
 clean:  ## remove the environment and what was built
 	rm -rf .venv build out precc.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -37,6 +37,7 @@ from precc.analysis.step_runs import StepRunner, Values, Watch, unrounded
 from precc.analysis.taps import Taps
 from precc.analysis.traced_step import TracedStep
 from precc.analysis.unknown_slots import UnknownDerivative
+from precc.analysis.weight_traces import WeightTraces
 from precc.passes.accumulator_samples import AccumulatorSamples, AccumulatorWatcher
 from precc.passes.nonfinite import described
 from precc.precision import Precision
@@ -102,6 +103,7 @@ class Sensitivity:
             probed.norm,
             probed.exact,
             _unknown(step, derivatives),
+            probed.traces,
         )
 
     def _probe(
@@ -128,14 +130,18 @@ class Sensitivity:
                 directions.add(moved)
             result.exact = directions.known
             vectors = directions.vectors(self.probes) if answering else []
+            traces = WeightTraces.of(runner.step, taps, self.metric)
+            taps.seen = traces.see
             for position, (r, scale) in enumerate(vectors):
                 taps.adjoints = {}
+                traces.next_probe(taps, dict(zip(answering, r, strict=True)), scale)
                 kept = position < len(vectors) - 1
                 torch.autograd.grad(list(answering.values()), leaves, r, allow_unused=True, retain_graph=kept)
                 result.adjoints.append({name: own * scale for name, own in taps.adjoints.items()})
                 kinks.next_probe(scale)
                 if sums is not None:
                     sums.next_probe(scale)
+            taps.seen, result.traces = None, traces.tensors
         return result
 
     def _displaced(self, runner: StepRunner, kinks: Kinks, result: "_Probed") -> list[Mapping[str, Tensor]]:
@@ -164,6 +170,7 @@ class _Probed:
     answers: LossAnswers = field(default_factory=LossAnswers)
     displacements: Mapping[Node, float] = field(default_factory=dict)  # mean squares, by origin
     adjoints: list[dict[str, Tensor]] = field(default_factory=list)
+    traces: Mapping[str, Tensor] = field(default_factory=dict)
     loss: float = 0.0
     norm: float = 0.0
     lost: float = 0.0  # change of the loss by what e2m1 loses in all slots

@@ -42,6 +42,7 @@ from precc.cost.energy import Energy  # noqa: E402
 from precc.cost.memory import Memory  # noqa: E402
 from precc.cost.plan_cost import PlanCost  # noqa: E402
 from precc.cost.roofline import Roofline  # noqa: E402
+from precc.cost.weight_bits import WeightBits  # noqa: E402
 from precc.errors import AnalysisError, FormatError, InfeasibleError, PlanError, PreccError, PrecisionWarning  # noqa: E402
 from precc.formats import (  # noqa: E402
     FORMATS,
@@ -60,6 +61,8 @@ from precc.policies.bit_budget import BitBudget  # noqa: E402
 from precc.policies.cost_budget import CostBudget  # noqa: E402
 from precc.policies.error_budget import ErrorBudget  # noqa: E402
 from precc.policies.first_last_high import FirstLastHigh  # noqa: E402
+from precc.policies.hessian_budget import HessianBudget  # noqa: E402
+from precc.policies.importance_budget import ImportanceBudget  # noqa: E402
 from precc.policies.pareto import Front, pareto  # noqa: E402
 from precc.policies.threshold import Threshold  # noqa: E402
 from precc.policy import Policy, Uniform  # noqa: E402
@@ -96,6 +99,8 @@ __all__ = [
     "FormatError",
     "Front",
     "Greedy",
+    "HessianBudget",
+    "ImportanceBudget",
     "InfeasibleError",
     "Lagrangian",
     "Memory",
@@ -126,6 +131,7 @@ __all__ = [
     "Threshold",
     "Uniform",
     "calibrate",
+    "WeightBits",
     "compile",
     "convolution_two_pass",
     "export_onnx",

@@ -15,7 +15,15 @@ from precc.rounding import RoundingMode, Row
 from precc.rounding.scales import block_scales, divisor_of, scale_of
 from precc.rounding.tensor_ops import carrier_of, round_elements
 
-__all__ = ["RelativeError", "RoundingErrors", "ScaleKey", "rounded_rows", "rounding_errors", "scale_key"]
+__all__ = [
+    "RelativeError",
+    "RoundingErrors",
+    "ScaleKey",
+    "rounded_rows",
+    "rounding_errors",
+    "scale_key",
+    "squared_errors",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +125,7 @@ def rounding_errors(
         AnalysisError: the largest magnitudes for its scales are not known.
         UnsupportedError: the precision has a transform, which mixes values.
     """
-    if precision.transform is not None:
-        raise UnsupportedError(f"the error of {precision} is not that of single values: measure it")
-    row = precision.row(axis=axis, channel=channel).current
-    x = values.to(carrier_of(values, row).dtype)
-    scale = _scale(x, row, amax, precision)
-    scaled = x / divisor_of(scale)
-    scales = scale.double()
+    row, scaled, scales = _scaled(values, precision, amax, axis, channel)
     near, far = (value.double() * scales for value in neighbours(scaled, row))
     v, overflows = values.double(), _overflows(scaled, row)
     quantum = torch.where(overflows, 0.0, far - near)
@@ -139,6 +141,41 @@ def rounding_errors(
     mean = torch.where(lost, error, -quantum / 2 if truncates else zero)
     largest = torch.where(lost, error, quantum if truncates else quantum / 2).abs()
     return RoundingErrors(mean, torch.where(lost, 0.0, spread.copysign(error)), zero, largest)
+
+
+def squared_errors(
+    values: Tensor,
+    precision: Precision,
+    amax: Mapping[ScaleKey, Tensor],
+    *,
+    axis: int = -1,
+    channel: int = -1,
+) -> Tensor:
+    """The square of the error that each value has as it stands; of a stochastic rounding its mean. Infinite where it
+    becomes infinite or NaN.
+
+    Arguments and errors are those of `rounding_errors`, which is about values that vary.
+    """
+    if precision.is_stochastic:
+        found = rounding_errors(values, precision, amax, axis=axis, channel=channel)
+        squares = found.mean.square() + found.variance
+    else:
+        row, scaled, scales = _scaled(values, precision, amax, axis, channel)
+        rounded = round_elements(scaled, row).double() * scales
+        squares = torch.where(values == 0, 0.0, rounded - values.double()).square()
+    return squares.nan_to_num(nan=math.inf, posinf=math.inf)
+
+
+def _scaled(
+    values: Tensor, precision: Precision, amax: Mapping[ScaleKey, Tensor], axis: int, channel: int
+) -> tuple[Row, Tensor, Tensor]:
+    """What rounds, the values in units of their scales, and these."""
+    if precision.transform is not None:
+        raise UnsupportedError(f"the error of {precision} is not that of single values: measure it")
+    row = precision.row(axis=axis, channel=channel).current
+    x = values.to(carrier_of(values, row).dtype)
+    scale = _scale(x, row, amax, precision)
+    return row, x / divisor_of(scale), scale.double()
 
 
 def rounded_rows(rows: Tensor, precision: Precision, amax: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -43,6 +43,8 @@ class Sensitivities:
         gradient_norm: 2-norm of the gradient without any rounding.
         exact_probes: how many of the first probes are not random.
         unknown: operators without a derivative, which adjoints do not pass.
+        traces: estimates of the trace of the second derivative of the loss by a weight, from each probe, by name of a
+            slot that reads it, [probes]; the sum over the slots of a weight, and the mean over probes, is the estimate.
     """
 
     samples: tuple[ValueSample, ...]
@@ -54,6 +56,7 @@ class Sensitivities:
     gradient_norm: float
     exact_probes: int
     unknown: tuple[UnknownDerivative, ...] = ()
+    traces: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def unknown_slots(self) -> UnknownSlots:

@@ -1,26 +1,22 @@
 """What the policies that solve a problem of assignment have in common."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from precc.accumulation.accumulator import Accumulator
-from precc.analysis.analysis import Analysis
 from precc.assignment.assigner import Assigner, Scored
-from precc.assignment.candidates import CANDIDATES, parse_accumulators, parse_candidates
+from precc.assignment.candidates import parse_accumulators
 from precc.assignment.choice_costs import Palette
 from precc.assignment.choice_errors import ChoiceErrors
 from precc.assignment.choice_tables import ChoiceTables
 from precc.assignment.groups import Share, group_graph, parse_share
-from precc.assignment.lagrangian import DEFAULT_SOLVER
-from precc.assignment.solver import Solver
 from precc.assignment.step_work import step_work
 from precc.cost.bit_ops import BitOps
-from precc.cost.cost_model import CostModel, DeviceCost
-from precc.errors import AnalysisError, PlanError
+from precc.cost.cost_model import CostModel
+from precc.errors import PlanError
 from precc.formats import Format
 from precc.plan import PrecisionPlan
-from precc.precision import Precision
+from precc.policies.choosing_policy import ChoosingPolicy, checked_analysis, checked_cost
 from precc.provenance import Provenance
 from precc.rule import Rule, parse_rules
 from precc.rule_checks import check_decisions
@@ -29,8 +25,8 @@ from precc.target import Target, parse_target
 __all__ = ["BudgetPolicy"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class BudgetPolicy:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class BudgetPolicy(ChoosingPolicy):
     """Chooses a precision for each slot that the analysis knows.
 
     Among many choices those look best whose errors are underestimated: an analysis to choose from is worth more probes
@@ -52,23 +48,19 @@ class BudgetPolicy:
         FormatError, PlanError: an option that makes no sense.
     """
 
-    candidates: Sequence[Precision | Format | str] = CANDIDATES
     accumulators: Sequence[Accumulator | Format | str | None] = (None,)
     share: Share | str = Share.NOTHING
     inference: bool = False
     lost: float = 1e-2
-    solver: Solver = DEFAULT_SOLVER
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "candidates", parse_candidates(self.candidates))
+        super().__post_init__()
         object.__setattr__(self, "accumulators", parse_accumulators(self.accumulators))
         object.__setattr__(self, "share", parse_share(self.share))
         if not isinstance(self.inference, bool):
             raise PlanError(f"inference is True or False, not {self.inference!r}")
         if not isinstance(self.lost, (int, float)) or not 0 <= self.lost <= 1:
             raise PlanError(f"lost is a share, 0 to 1, not {self.lost!r}")
-        if not isinstance(self.solver, Solver):
-            raise PlanError(f"solver has solve(problem) and least_error(problem, cost); {self.solver!r} has not")
 
     def assign(
         self,
@@ -112,12 +104,12 @@ class BudgetPolicy:
         rules: Sequence[Rule] = (),
     ) -> Assigner:
         """What finds plans for this analysis, with the arguments of `assign`."""
-        known = _checked(analysis, self)
+        known = checked_analysis(analysis, self)
         palette = Palette.of(self._candidates, self._accumulators, parse_rules(rules))
         check_decisions(rules, known.records)
         work = step_work(known, inference=self.inference)
         runner = parse_target(target)
-        model = BitOps() if cost is None else _checked_cost(cost, runner)
+        model = BitOps() if cost is None else checked_cost(cost, runner)
         copies = any(model.copy(tensor, own) for tensor in work.tensors for own in palette.precisions)
         sums = len(palette.sums) > 1 or palette.sums[0] is not None
         graph = group_graph(work, share=parse_share(self.share), sums=sums, copies=copies)
@@ -126,49 +118,5 @@ class BudgetPolicy:
         return Assigner(tables, self.inference, self.solver)
 
     @property
-    def _candidates(self) -> tuple[Precision, ...]:
-        return parse_candidates(self.candidates)
-
-    @property
     def _accumulators(self) -> tuple[Accumulator | None, ...]:
         return parse_accumulators(self.accumulators)
-
-    def __repr__(self) -> str:
-        said = [_said(own.name, getattr(self, own.name)) for own in fields(self) if own.repr and self._differs(own)]
-        return f"{type(self).__name__}({', '.join(said)})"
-
-    def _differs(self, own: Any) -> bool:
-        return bool(getattr(self, own.name) != own.default)
-
-
-def _said(name: str, value: Any) -> str:
-    if name == "candidates":
-        return f"candidates={[str(own) for own in value]}"
-    if name == "accumulators":
-        return f"accumulators={[None if own is None else str(own) for own in value]}"
-    return f"{name}={value.value if isinstance(value, Share) else value!r}"
-
-
-def _checked(analysis: object | None, policy: object) -> Analysis:
-    if analysis is None:
-        name = type(policy).__name__
-        raise AnalysisError(
-            f"{name} chooses from an analysis: net = precc.compile(model), then "
-            f"net.set_plan({name}(...).assign(net.analyze(*inputs, loss=...)))"
-        )
-    if not isinstance(analysis, Analysis):
-        raise AnalysisError(f"an analysis is what net.analyze returns, not {analysis!r:.60}")
-    if not analysis.operands:
-        raise AnalysisError(f"{analysis.title} has no products to choose precisions for")
-    if not analysis.gradient_norm > 0:
-        raise AnalysisError(f"the gradient of {analysis.title} is zero: errors relative to it say nothing")
-    return analysis
-
-
-def _checked_cost(cost: object, target: Target) -> CostModel:
-    if isinstance(cost, type) or not isinstance(cost, CostModel):
-        hint = "; an instance is needed" if isinstance(cost, type) else ""
-        raise PlanError(f"{cost!r:.60} is no cost model, which has product, sums, copy and constant{hint}")
-    if isinstance(cost, DeviceCost) and (problem := cost.target_problem(target)):
-        raise PlanError(problem)
-    return cost

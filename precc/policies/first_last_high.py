@@ -8,7 +8,7 @@ from precc.cost.cost_model import CostModel
 from precc.errors import AnalysisError, PlanError
 from precc.formats import Format, parse_format
 from precc.plan import PrecisionPlan
-from precc.policies.budget_policy import BudgetPolicy
+from precc.policies.choosing_policy import ChoosingPolicy
 from precc.policy import Policy, assigned, parse_policy
 from precc.rule import Rule, parse_rules
 from precc.slots import Role
@@ -22,7 +22,7 @@ class FirstLastHigh:
     """Another policy's plan, with the first and the last products of the forward, and their gradients, in a high
     format.
 
-    It is composed by rules, so that a policy with a budget knows what they cost.
+    It is composed by rules, so that a policy that chooses from the analysis knows what they decide.
 
     Args:
         policy: for all other slots: a policy, a format or its name.
@@ -56,7 +56,7 @@ class FirstLastHigh:
         target: Target | str = "cpu-emulated",
         rules: Sequence[Rule] = (),
     ) -> PrecisionPlan:
-        """The plan; `cost` and `target` are for a policy with a budget.
+        """The plan; `cost` and `target` are for a policy that chooses from the analysis.
 
         Raises:
             AnalysisError: there is no analysis, which knows the order of the products.
@@ -65,7 +65,7 @@ class FirstLastHigh:
         if not isinstance(analysis, Analysis):
             raise AnalysisError("FirstLastHigh needs an analysis, for the order of products: net.analyze(...)")
         every, inner = (*self._kept(analysis), *parse_rules(rules)), parse_policy(self.policy)
-        if isinstance(inner, BudgetPolicy):
+        if isinstance(inner, ChoosingPolicy):
             plan = inner.assign(analysis, cost=cost, target=target, rules=every)
         else:
             plan = assigned(inner, analysis).resolve(analysis.multiply_adds).under(every)
