@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import precc
-from precc import PrecisionPlan, ProductArithmetic, Rule, Threshold, TwoPasses, recomputed
+from precc import FirstLastHigh, PrecisionPlan, ProductArithmetic, Rule, Threshold, TwoPasses, recomputed
 from precc.analysis.analysis import Analysis
 from precc.analysis.component_conditions import ComponentConditions
 from precc.condition_numbers import activation_condition
@@ -198,6 +198,15 @@ def test_rules_take_products_out(lenet: tuple[Any, Analysis, Tensor]) -> None:
     assert isinstance(plan.accumulator("conv2/product/fprop.accumulator"), TwoPasses)
     with pytest.raises(PlanError, match="decides no slot"):
         Threshold(2.0).assign(analysis, rules=[Rule("conv9", keep="float32")])
+
+
+def test_the_first_and_last_layers_may_be_high(lenet: tuple[Any, Analysis, Tensor]) -> None:
+    _, analysis, _ = lenet
+    plan = FirstLastHigh(FirstLastHigh(Threshold(2.0), "bf16"), "float16", first=0).assign(analysis)
+    kinds = {op: plan.accumulator(f"{op}/fprop.accumulator") for op in analysis.findings.components}
+    assert [isinstance(own, TwoPasses) for own in kinds.values()] == [False, True, True, True, False]
+    ends = [plan.precision(f"{layer}/product/fprop.weight").format.name for layer in ("conv1", "fc3")]
+    assert ends == ["bfloat16", "float16"]
 
 
 def test_targets(lenet: tuple[Any, Analysis, Tensor]) -> None:

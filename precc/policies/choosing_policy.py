@@ -12,16 +12,15 @@ from precc.assignment.solver import Solver
 from precc.cost.cost_model import CostModel, DeviceCost
 from precc.errors import AnalysisError, PlanError
 from precc.formats import Format
-from precc.plan import PrecisionPlan
+from precc.policies.ruled_policy import RuledPolicy
 from precc.precision import Precision
-from precc.rule import Rule
 from precc.target import Target
 
 __all__ = ["ChoosingPolicy", "checked_analysis", "checked_cost"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChoosingPolicy:
+class ChoosingPolicy(RuledPolicy):
     """Chooses among candidates what rules leave open: `assign` takes cost, target and rules.
 
     Args:
@@ -40,17 +39,6 @@ class ChoosingPolicy:
         object.__setattr__(self, "candidates", parse_candidates(self.candidates))
         if not isinstance(self.solver, Solver):
             raise PlanError(f"solver has solve(problem) and least_error(problem, cost); {self.solver!r} has not")
-
-    def assign(
-        self,
-        analysis: object | None = None,
-        *,
-        cost: CostModel | None = None,
-        target: Target | str = "cpu-emulated",
-        rules: Sequence[Rule] = (),
-    ) -> PrecisionPlan:
-        """The plan, with its ``predicted_error`` and ``cost``, under rules that hold over it."""
-        raise NotImplementedError
 
     @property
     def _candidates(self) -> tuple[Precision, ...]:

@@ -8,7 +8,7 @@ from precc.cost.cost_model import CostModel
 from precc.errors import AnalysisError, PlanError
 from precc.formats import Format, parse_format
 from precc.plan import PrecisionPlan
-from precc.policies.choosing_policy import ChoosingPolicy
+from precc.policies.ruled_policy import RuledPolicy
 from precc.policy import Policy, assigned, parse_policy
 from precc.rule import Rule, parse_rules
 from precc.slots import Role
@@ -18,11 +18,12 @@ __all__ = ["FirstLastHigh"]
 
 
 @dataclass(frozen=True)
-class FirstLastHigh:
+class FirstLastHigh(RuledPolicy):
     """Another policy's plan, with the first and the last products of the forward, and their gradients, in a high
     format.
 
-    It is composed by rules, so that a policy that chooses from the analysis knows what they decide.
+    It is composed by rules, so that a policy that chooses from the analysis knows what they decide; rules that `assign`
+    is given come before them.
 
     Args:
         policy: for all other slots: a policy, a format or its name.
@@ -64,8 +65,8 @@ class FirstLastHigh:
         """
         if not isinstance(analysis, Analysis):
             raise AnalysisError("FirstLastHigh needs an analysis, for the order of products: net.analyze(...)")
-        every, inner = (*self._kept(analysis), *parse_rules(rules)), parse_policy(self.policy)
-        if isinstance(inner, ChoosingPolicy):
+        every, inner = (*parse_rules(rules), *self._kept(analysis)), parse_policy(self.policy)
+        if isinstance(inner, RuledPolicy):
             plan = inner.assign(analysis, cost=cost, target=target, rules=every)
         else:
             plan = assigned(inner, analysis).resolve(analysis.multiply_adds).under(every)
@@ -76,4 +77,4 @@ class FirstLastHigh:
         slots = [analysis.records[name].slot for name in analysis.operands]
         ops = list(dict.fromkeys((own.layer, own.family) for own in slots if own.role is Role.FPROP))
         chosen = dict.fromkeys([*ops[: self.first], *ops[max(len(ops) - self.last, 0) :]])
-        return [Rule(layer, family=family, format=self.high) for layer, family in chosen]
+        return [Rule(layer, family=family, format=self.high, required=False) for layer, family in chosen]

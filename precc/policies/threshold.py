@@ -17,6 +17,8 @@ from precc.errors import AnalysisError, PlanError, member_of
 from precc.first_match import first_match
 from precc.formats import Format
 from precc.plan import PrecisionPlan
+from precc.policies.choosing_policy import checked_cost
+from precc.policies.ruled_policy import RuledPolicy
 from precc.precision import Precision
 from precc.provenance import Provenance
 from precc.rule import Rule, parse_rules
@@ -35,8 +37,8 @@ class ThresholdGranularity(Enum):
     COMPONENT = "component"  #: a dot product, at run time, from the low result (`TwoPasses`)
 
 
-@dataclass(frozen=True)
-class Threshold:
+@dataclass(frozen=True, repr=False)
+class Threshold(RuledPolicy):
     """Products of the forward in low precision where ``kappa_phi * kappa_v <= tau``, else in high precision.
 
     The rule of El Arar, Filip, Mary and Riccietti 2025 (arXiv 2503.15568): relative errors of a component grow by that
@@ -98,7 +100,8 @@ class Threshold:
             AnalysisError: there is no analysis.
             PlanError: the target cannot run the plan, or rules contradict each other.
         """
-        known = _checked(analysis)
+        known, runner = _checked(analysis), parse_target(target)
+        model = BitOps() if cost is None else checked_cost(cost, runner)
         check_decisions(rules, known.records)
         every = parse_rules(rules)
         ruled = {Slot.parse(name).op for name in known.operands if first_match(every).position(name) is not None}
@@ -106,8 +109,8 @@ class Threshold:
         slots = {name: self._precision(known.records[name].slot, found) for name in known.operands}
         sums = {f"{op}/fprop.accumulator": self._sums(own) for op, own in found.items()}
         plan = PrecisionPlan("float32", slots, known.multiply_adds, accumulators=sums, rules=every)
-        self._check_target(plan, known, parse_target(target))
-        return replace(plan, provenance=self._provenance(plan, known, BitOps() if cost is None else cost))
+        self._check_target(plan, known, runner)
+        return replace(plan, provenance=self._provenance(plan, known, model))
 
     def shares(self, analysis: Analysis) -> Mapping[str, float]:
         """The share of each product that is low, by op, as far as its analysis tells; components by sampled ones."""
