@@ -39,7 +39,7 @@ def front(problem: AssignmentProblem, points: int = 24) -> list[Solution]:
         prices_there = columns.duals_of_least(cost).prices
         best = least_of(columns, cost, prices_there, changes=_CHANGES)
         if best is not None:
-            found.append(Solution.of(problem, best, -np.inf, problem.in_units(prices_there)))
+            found.append(Solution.of(problem, best, -np.inf))
     return _not_dominated(problem, found)
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -46,8 +46,7 @@ class Lagrangian:
         if found is None:
             return MILP(self.gap).solve(problem)
         if found.gap > self.most and problem.costs.size + problem.edge_costs.size <= _SMALL:
-            exact = MILP(self.gap).solve(problem)
-            return replace(exact, prices=found.prices)
+            return MILP(self.gap).solve(problem)
         return found
 
     def _cheapest(self, problem: AssignmentProblem) -> Solution | None:
@@ -58,7 +57,7 @@ class Lagrangian:
         columns = Columns.of(own)
         duals = columns.cheapest(self.gap / 10, self.rounds)
         best = self._best(columns, duals)
-        return None if best is None else Solution.of(problem, best, duals.bound, problem.in_units(duals.prices))
+        return None if best is None else Solution.of(problem, best, duals.bound)
 
     def _best(self, columns: Columns, duals: Duals) -> Choices | None:
         """The cheapest assignment found from those at prices; None if none is within the budgets."""
@@ -90,7 +89,7 @@ class Lagrangian:
             else:
                 low = middle
         best = self._compared(problem, cost, best, duals.bound)
-        return Solution.of(problem, best, -np.inf, problem.in_units(duals.prices))
+        return Solution.of(problem, best, -np.inf)
 
     def _compared(self, problem: AssignmentProblem, cost: float, best: Choices, bound: float) -> Choices:
         """With what MILP finds, where edges tie groups: exchange moves two of them at a time, and may not leave."""

@@ -115,12 +115,6 @@ class AssignmentProblem:
     def _kept(self) -> NDArray[np.bool_]:
         return np.isfinite(self.budgets) & (self.budgets > 0)
 
-    def in_units(self, prices: Floats) -> Floats:
-        """Prices of a unit of each error, from those of errors relative to budgets; 0 of a budget that is left out."""
-        found = np.zeros(len(self.budgets))
-        found[self._kept] = prices / self.budgets[self._kept]
-        return found
-
     def largest_error(self, choices: Choices) -> float:
         """Relative to the budgets, of one assignment."""
         relative = self.errors_of(choices)[self._kept] / self.budgets[self._kept]
@@ -156,20 +150,17 @@ class Solution:
         cost: of them.
         errors: of them, [constraints].
         bound: that the cost of no assignment within the budgets is below; ``-inf`` where the solver knows none.
-        prices: cost that a unit more of each budget saves, at the margin, [constraints]; NaN where not known.
     """
 
     choices: Choices
     cost: float
     errors: Floats
     bound: float
-    prices: Floats
 
     @classmethod
-    def of(cls, problem: AssignmentProblem, choices: Choices, bound: float, prices: Floats | None = None) -> "Solution":
+    def of(cls, problem: AssignmentProblem, choices: Choices, bound: float) -> "Solution":
         """From the choices."""
-        known = np.full(len(problem.budgets), np.nan) if prices is None else prices
-        return cls(choices, float(problem.cost_of(choices)), problem.errors_of(choices), bound, known)
+        return cls(choices, float(problem.cost_of(choices)), problem.errors_of(choices), bound)
 
     @property
     def gap(self) -> float:
