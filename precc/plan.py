@@ -155,12 +155,25 @@ class PrecisionPlan:
         ruled = (rule.accumulator for rule in self.rules)
         return any(own is not None for own in (self.default_accumulator, *self.accumulators.values(), *ruled))
 
-    def under(self, rules: tuple[Rule, ...]) -> "PrecisionPlan":
-        """The same plan with these rules before its own. It is made once."""
+    def under(self, rules: Sequence[Rule]) -> "PrecisionPlan":
+        """The same plan with these rules before its own; made once.
+
+        What was predicted and what it costs are those of another plan, and left out, if rules change what it says.
+
+        Raises:
+            PlanError: what are no rules.
+        """
+        rules = parse_rules(rules)
         if rules not in self._under:
             every = (*rules, *(rule for rule in self.rules if rule not in rules))
-            self._under[rules] = self if every == self.rules else replace(self, rules=every)
+            self._under[rules] = self if every == self.rules else self._ruled(every)
         return self._under[rules]
+
+    def _ruled(self, rules: tuple[Rule, ...]) -> "PrecisionPlan":
+        other = replace(self, rules=rules)
+        if other == self:
+            return other
+        return replace(other, provenance=replace(self.provenance, predicted_error=None, cost=None))
 
     @cached_property
     def _under(self) -> dict[tuple[Rule, ...], "PrecisionPlan"]:
@@ -190,9 +203,9 @@ class PrecisionPlan:
             PlanError: slots are named whose work is not known yet, or rules decide slots of which none is named; or
                 products are computed in two passes, whose bits depend on values.
         """
-        twice = [name for name, own in self.accumulators.items() if isinstance(own, TwoPasses)]
-        if twice:
-            raise PlanError(f"average_bits: {twice[0]!r} is of two passes, and values decide how much the second does")
+        if self.in_two_passes:
+            first = self.in_two_passes[0]
+            raise PlanError(f"average_bits: {first!r} is of two passes, and values decide how much the second does")
         choices = {rule.precision for rule in self.rules if rule.precision is not None} | set(self.slots.values())
         if choices <= {self.default}:
             return float(self.default.bits)
@@ -212,6 +225,11 @@ class PrecisionPlan:
         return weighted / total
 
     @property
+    def in_two_passes(self) -> tuple[str, ...]:
+        """Names of the accumulators of products that are computed in two passes."""
+        return tuple(name for name, own in self.accumulators.items() if isinstance(own, TwoPasses))
+
+    @property
     def predicted_error(self) -> ErrorEstimate | None:
         """Of loss and gradient, by the analysis that the policy chose from; None if it chose from none."""
         return self.provenance.predicted_error
@@ -222,7 +240,15 @@ class PrecisionPlan:
         return self.provenance.cost
 
     def diff(self, other: "PrecisionPlan") -> PlanDiff:
-        """What changes from this plan to the other."""
+        """What changes from this plan to the other.
+
+        Raises:
+            PlanError: the other is no plan.
+        """
+        if not isinstance(other, PrecisionPlan):
+            raise PlanError(
+                f"a plan differs from another plan, not from {other!r:.60}; PrecisionPlan.load reads a file"
+            )
         names, sums = sorted({*self.slots, *other.slots}), sorted({*self.accumulators, *other.accumulators})
         rest = SlotChange("*", self.default, other.default)
         changes = [SlotChange(name, self.precision(name), other.precision(name)) for name in names]
@@ -270,7 +296,9 @@ class PrecisionPlan:
         """
         try:
             return cls.from_json(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
+            raise PlanError(f"{str(path)!r} is no plan, which is JSON: it is not even text") from error
+        except OSError as error:
             raise PlanError(f"cannot read the plan {str(path)!r}: {error}") from error
         except PlanError as error:
             raise PlanError(f"{str(path)!r}: {error}") from error

@@ -96,7 +96,7 @@ def _apply(chosen: argparse.Namespace) -> None:
     analysis, plan = Analysis.load(chosen.analysis), PrecisionPlan.load(chosen.plan)
     own = Front().assigner(analysis, cost=_cost(chosen), target=chosen.target, rules=plan.rules)
     error, cost = own.score(plan)
-    made = Provenance(plan.provenance.policy, plan.provenance.budget, analysis.digest, error, cost)
+    made = Provenance(plan.provenance.policy, "", analysis.digest, error, cost)  # its budget was of another step
     _finish(replace(plan.resolve(analysis.multiply_adds), provenance=made), chosen.out)
 
 
@@ -165,5 +165,7 @@ def _print(plan: PrecisionPlan) -> None:
         value = getattr(made, name)
         if value:
             print(f"{name.replace('_', ' ')}: {value}")
-    if plan.multiply_adds:
+    if plan.in_two_passes:
+        print(f"average bits: values decide, as {len(plan.in_two_passes)} products are computed in two passes")
+    elif plan.multiply_adds:
         print(f"average bits: {plan.average_bits:.4g}")

@@ -60,6 +60,12 @@ def arguments_of(text: str) -> dict[str, Any]:
     document = _document_of(text)
     with malformed_as_plan_error("the plan"):
         refuse_unknown(document, _ENTRIES)
+        for name in ("default", "slots"):
+            if name not in document:
+                raise PlanError(f"the plan has no entry {name!r}")
+        for name in ("slots", "accumulators", "multiply_adds"):
+            if not isinstance(document.get(name, {}), dict):
+                raise PlanError(f"the plan is malformed: {name!r} is {document[name]!r:.60}, not an object by slot")
         sums: Mapping[str, Any] = document.get("accumulators", {})
         return {
             "default": precision_from_json(document["default"]),

@@ -118,6 +118,8 @@ def sums_from_json(document: Any) -> Sums | None:
     refuse_unknown(document, (_TWO_PASSES,))
     own = document[_TWO_PASSES]
     refuse_unknown(own, ("low", "high", "tau", "channels", "activation", "numerator"))
+    if missing := [name for name in ("low", "high") if name not in own]:
+        raise PlanError(f"the plan is malformed: two passes without {missing[0]!r}")
     low, high = (_arithmetic_from_json(own[name]) for name in ("low", "high"))
     tau, channels = own.get("tau"), own.get("channels")
     return TwoPasses(
@@ -125,8 +127,7 @@ def sums_from_json(document: Any) -> Sums | None:
         high,
         tau=math.inf if tau == "inf" else tau,
         channels=None if channels is None else tuple(channels),
-        activation=own["activation"],
-        numerator=own["numerator"],
+        **{name: own[name] for name in ("activation", "numerator") if name in own},
     )
 
 
@@ -135,6 +136,8 @@ def _arithmetic_to_json(own: ProductArithmetic) -> dict[str, Any]:
 
 
 def _arithmetic_from_json(document: Any) -> ProductArithmetic:
+    if isinstance(document, str):
+        return ProductArithmetic.of(document)
     refuse_unknown(document, ("operands", "accumulator"))
     accumulator = accumulator_from_json(document["accumulator"])
     if accumulator is None:

@@ -40,6 +40,7 @@ class Rule:
         rounding, scaling, transform: with a format, as in `Precision`.
         accumulator: how products sum, as `parse_accumulator` takes it; for whole products, so without an operand.
         required: whether it is an error that the rule decides no slot.
+        inside: whether the path covers what is inside of a module that it fits; else that module's own products alone.
 
     Raises:
         FormatError, UnsupportedError: an unknown format, or a combination that makes no sense, as in `Precision`.
@@ -63,6 +64,7 @@ class Rule:
     transform: Transform | None
     accumulator: Accumulator | None
     required: bool
+    inside: bool
 
     def __init__(
         self,
@@ -78,11 +80,13 @@ class Rule:
         transform: Transform | str | None = None,
         accumulator: Accumulator | Format | str | None = None,
         required: bool = True,
+        inside: bool = True,
     ) -> None:
         patterns = {"path": path, "role": role, "family": family, "operand": operand}
         _check_patterns(patterns)
-        if type(required) is not bool:
-            raise PlanError(f"required is True or False, not {required!r}")
+        for name, flag in (("required", required), ("inside", inside)):
+            if type(flag) is not bool:
+                raise PlanError(f"{name} is True or False, not {flag!r}")
         if isinstance(accumulator, TwoPasses):
             raise PlanError("a rule has no two passes: name the product in accumulators= of a plan")
         details = {"rounding": rounding, "scaling": scaling, "transform": transform}
@@ -96,6 +100,7 @@ class Rule:
             **{name: getattr(precision, name, None) for name in ("format", *details)},
             "accumulator": None if accumulator is None else parse_accumulator(accumulator),
             "required": required,
+            "inside": inside,
         }
         for name, value in fields.items():
             object.__setattr__(self, name, value)
@@ -114,7 +119,7 @@ class Rule:
 
     def covers(self, layer: str) -> bool:
         """Whether the path fits a module, or one that it is inside of."""
-        return _covers(self.path, layer)
+        return _covers(self.path, layer) if self.inside else _fits(self.path, layer)
 
     def fits(self, slot: Slot) -> bool:
         """Whether the rule decides a slot that no rule before it decides."""
@@ -139,7 +144,8 @@ class Rule:
             "accumulator": self.accumulator and str(self.accumulator),
         }
         said = [f"{name}={choice!r}" for name, choice in choices.items() if choice is not None]
-        return f"Rule({', '.join([repr(self.path), *said, *['required=False'] * (not self.required)])})"
+        flags = [f"{name}=False" for name in ("required", "inside") if not getattr(self, name)]
+        return f"Rule({', '.join([repr(self.path), *said, *flags])})"
 
 
 def parse_rules(rules: Sequence[Rule]) -> tuple[Rule, ...]:

@@ -18,7 +18,7 @@ __all__ = ["rules_from_json", "rules_to_json"]
 
 _PATTERNS = ("path", "role", "family", "operand")
 _PRECISION = ("format", "rounding", "scaling", "transform")
-_ENTRIES = (*_PATTERNS, "keep", *_PRECISION, "accumulator", "required")
+_ENTRIES = (*_PATTERNS, "keep", *_PRECISION, "accumulator", "required", "inside")
 
 
 def rules_to_json(rules: tuple[Rule, ...]) -> list[dict[str, Any]]:
@@ -45,7 +45,7 @@ def _rule_to_json(rule: Rule) -> dict[str, Any]:
         document |= chosen if rule.keep is None else {"keep": chosen["format"]}
     if rule.accumulator is not None:
         document["accumulator"] = sums_to_json(rule.accumulator)
-    return document if rule.required else {**document, "required": False}
+    return document | {name: False for name in ("required", "inside") if not getattr(rule, name)}
 
 
 def _rule_from_json(document: Any) -> Rule:

@@ -145,8 +145,8 @@ def test_a_plan_keeps_two_passes_in_its_json() -> None:
     for plan in plans:
         assert PrecisionPlan.from_json(plan.to_json()) == plan == pickle.loads(pickle.dumps(plan))
     assert str(plans[0].diff(plans[2])) == (
-        "fc/product/fprop.accumulator: float8_e4m3fn in float8_e4m3fn, above a condition of 3.5 (gelu) float16 in "
-        "float16 -> float8_e4m3fn in float8_e4m3fn, in 2 channels float16 in float16"
+        "fc/product/fprop.accumulator: float8_e4m3fn, and float16 where the condition with gelu is above 3.5 -> "
+        "float8_e4m3fn, and float16 in 2 channels"
     )
     text = plans[0].to_json()
     for old, new in (('"tau": 3.5', '"tau": -1'), ('"gelu"', '"swish"'), ('"low"', '"lower"'), ('"tau": 3.5,', "")):
@@ -157,7 +157,7 @@ def test_a_plan_keeps_two_passes_in_its_json() -> None:
 def test_the_report_names_them() -> None:
     net = net_of(nn.Linear(8, 2), TwoPasses("e4m3", "e5m10", tau=3.0))
     net(values(3, 8)).sum().backward()
-    assert "above a condition of 3 float16" in str(net.report())
+    assert "float16 where the condition is above 3" in str(net.report())
 
 
 def test_counters_count_what_happens_while_they_are_open() -> None:

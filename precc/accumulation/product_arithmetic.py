@@ -56,7 +56,8 @@ class ProductArithmetic:
         return self.operands.is_stochastic or self.accumulator.is_stochastic
 
     def __str__(self) -> str:
-        return f"{self.operands} in {self.accumulator}"
+        operands, sums = str(self.operands), str(self.accumulator)
+        return operands if operands == sums else f"{operands} summed in {sums}"
 
 
 #: What says how a product is computed; a format means: operands and sums in it.

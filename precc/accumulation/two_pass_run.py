@@ -25,7 +25,7 @@ class Recomputed:
         counts: by number of the accumulator's slot: all multiply-adds, and those of components computed again.
     """
 
-    counts: dict[int, tuple[int, int]] = field(default_factory=dict)
+    counts: dict[int, tuple[int, int]] = field(default_factory=dict, repr=False)
 
     def note(self, slot: int, again: Tensor, terms: int) -> None:
         """Add what one product chose, whose components have so many terms."""

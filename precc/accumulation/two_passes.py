@@ -33,7 +33,7 @@ class TwoPasses:
         FormatError: both of `tau` and `channels`, or none, or what makes no sense; roundings that draw.
 
     >>> print(TwoPasses("e4m3", "e5m10", tau=10.0, activation="relu"))
-    float8_e4m3fn in float8_e4m3fn, above a condition of 10 (relu) float16 in float16
+    float8_e4m3fn, and float16 where the condition with relu is above 10
     """
 
     low: ProductArithmetic
@@ -78,12 +78,10 @@ class TwoPasses:
         """The formats whose values it multiplies: any, for it rounds them itself."""
 
     def __str__(self) -> str:
-        if self.channels is None:
-            follows = "" if self.activation == "identity" else f" ({self.activation})"
-            where = f"above a condition of {self.tau:.4g}{follows}"
-        else:
-            where = f"in {len(self.channels)} channels"
-        return f"{self.low}, {where} {self.high}"
+        if self.channels is not None:
+            return f"{self.low}, and {self.high} in {len(self.channels)} channels" if self.channels else str(self.low)
+        behind = "" if self.activation == "identity" else f" with {self.activation}"
+        return f"{self.low}, and {self.high} where the condition{behind} is above {self.tau:.4g}"
 
 
 def checked_tau(tau: float) -> float:

@@ -81,7 +81,6 @@ _SHORT = {
 #: What reading a damaged or foreign file raises.
 _DAMAGED = (
     PreccError,
-    pickle.UnpicklingError,
     AttributeError,
     EOFError,
     IndexError,
@@ -134,6 +133,8 @@ def read_analysis(path: Path) -> tuple[str, dict[str, SlotRecord], Findings, flo
         if not typed or not all(isinstance(own, SlotRecord) for own in records.values()):
             raise ValueError("its entries are not those of an analysis")
         return document["title"], records, findings, float(document["seconds"]), batch, calibration
+    except pickle.UnpicklingError as error:
+        raise AnalysisError(f"{str(path)!r} holds no analysis: it is no file that analysis.save wrote") from error
     except _DAMAGED as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise AnalysisError(f"{str(path)!r} holds no analysis: {reason}") from error

@@ -142,6 +142,7 @@ class Assigner:
         except InfeasibleError:
             least = self.tables.fixed + float(problem.cost_of(cheapest(problem)))
             out = f", of those that lose {self.tables.lost:.1%} at most (lost=)" if self.tables.leaves_out else ""
+            out += ", with what rules decide, which counts" if self.rules else ""
             raise InfeasibleError(
                 f"no plan of these candidates costs {cost + self.tables.fixed:.4g} {self.tables.cost.unit} or less: "
                 f"the cheapest one costs {least:.4g}{out}"
@@ -203,7 +204,8 @@ class Assigner:
             if getattr(limits, name) < math.inf
         )
         why = "; ".join(binding) or "the limits cannot be met together"
-        return InfeasibleError(f"no plan of these candidates is within {limits}: {why}. Feasible: {nearest}")
+        ruled = " and rules" if self.rules else ""
+        return InfeasibleError(f"no plan of these candidates{ruled} is within {limits}: {why}. Feasible: {nearest}")
 
 
 @dataclass(slots=True)

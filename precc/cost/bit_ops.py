@@ -1,9 +1,11 @@
 """Bit operations: the cost of multipliers where nothing is known of the machine."""
 
+import math
 from dataclasses import dataclass
 
 from precc.accumulation.accumulator import Accumulator
 from precc.cost.work import ProductWork, StepWork, TensorWork
+from precc.errors import PlanError
 from precc.precision import Precision
 
 __all__ = ["BitOps"]
@@ -20,11 +22,18 @@ class BitOps:
     Args:
         sum_weight: of a bit of the sum.
 
+    Raises:
+        PlanError: a weight that is negative.
+
     >>> BitOps().unit
     'bit operations'
     """
 
     sum_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.sum_weight, (int, float)) or not 0 <= self.sum_weight < math.inf:
+            raise PlanError(f"sum_weight is a number of at least 0, not {self.sum_weight!r}")
 
     @property
     def unit(self) -> str:

@@ -1,11 +1,13 @@
 """Memory: the bytes that a step keeps."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 
 from precc.accumulation.accumulator import Accumulator
 from precc.cost.work import ProductWork, StepWork, TensorWork
+from precc.errors import PlanError
 from precc.precision import Precision
 from precc.slots import ATTENTION, Role, Slot
 
@@ -31,6 +33,9 @@ class Memory:
         master: bytes a weight.
         optimizer_state: bytes a weight that is trained.
 
+    Raises:
+        PlanError: bytes that are negative.
+
     >>> Memory().unit
     'bytes'
     """
@@ -38,6 +43,12 @@ class Memory:
     training: bool = True
     master: float = 4.0
     optimizer_state: float = 8.0
+
+    def __post_init__(self) -> None:
+        for name in ("master", "optimizer_state"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+                raise PlanError(f"{name} is a number of bytes, 0 or more, not {value!r}")
 
     @property
     def unit(self) -> str:

@@ -29,7 +29,11 @@ class WeightBits:
 
     @classmethod
     def of(cls, tensors: Iterable[TensorWork]) -> "WeightBits":
-        """Of these weights, as the slots that are named ``fprop.weight`` read them."""
+        """Of weights, as the slots that are named ``fprop.weight`` read them.
+
+        Args:
+            tensors: of a step, as `precc.assignment.step_work.step_work` finds them in an analysis.
+        """
         found = [(own, [slot.name for slot in own.slots if _reads_weight(slot)]) for own in tensors]
         total = sum(own.elements for own, names in found if names)
         shares = {name: own.elements / (len(names) * total) for own, names in found for name in names}

@@ -37,7 +37,7 @@ class ChoosingPolicy(RuledPolicy):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "candidates", parse_candidates(self.candidates))
-        if not isinstance(self.solver, Solver):
+        if isinstance(self.solver, type) or not isinstance(self.solver, Solver):
             raise PlanError(f"solver has solve(problem) and least_error(problem, cost); {self.solver!r} has not")
 
     @property

@@ -17,7 +17,7 @@ from precc.target import Target
 __all__ = ["FirstLastHigh"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FirstLastHigh(RuledPolicy):
     """Another policy's plan, with the first and the last products of the forward, and their gradients, in a high
     format.
@@ -49,6 +49,10 @@ class FirstLastHigh(RuledPolicy):
             if type(getattr(self, name)) is not int or getattr(self, name) < 0:
                 raise PlanError(f"{name} is a number of products, 0 or more, not {getattr(self, name)!r}")
 
+    def __repr__(self) -> str:
+        high = parse_format(self.high).name
+        return f"FirstLastHigh({self.policy!r}, {high!r}, first={self.first}, last={self.last})"
+
     def assign(
         self,
         analysis: object | None = None,
@@ -77,4 +81,4 @@ class FirstLastHigh(RuledPolicy):
         slots = [analysis.records[name].slot for name in analysis.operands]
         ops = list(dict.fromkeys((own.layer, own.family) for own in slots if own.role is Role.FPROP))
         chosen = dict.fromkeys([*ops[: self.first], *ops[max(len(ops) - self.last, 0) :]])
-        return [Rule(layer, family=family, format=self.high, required=False) for layer, family in chosen]
+        return [Rule(layer, family=family, format=self.high, required=False, inside=False) for layer, family in chosen]
