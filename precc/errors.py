@@ -35,6 +35,10 @@ class PlanError(PreccError, ValueError):
     """A plan or policy cannot be read, or does not fit the graph."""
 
 
+class LimitReachedError(PlanError):
+    """A solver found nothing within the work that it may do."""
+
+
 class InfeasibleError(PlanError):
     """No plan is within the budgets; the message says which one binds, and what is feasible."""
 

@@ -1,6 +1,7 @@
 """Solvers, against the exact one and against their own promises."""
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -132,6 +133,39 @@ def test_problems_that_make_no_sense() -> None:
         AssignmentProblem(costs, -errors, np.ones(1))
     with pytest.raises(PlanError, match="finite cost"):
         AssignmentProblem(costs * np.inf, errors, np.ones(1))
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=repr)
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+def test_the_unit_of_costs_does_not_matter(solver: Solver, seed: int) -> None:
+    """Joules and seconds are far below the tolerances of HiGHS, which are absolute."""
+    problem = random_problem(seed, groups=8, choices=4)
+    solved = solver.solve(problem)
+    limit = 0.7 * float(problem.cost_of(finest(problem))) + 0.3 * float(problem.cost_of(cheapest(problem)))
+    least = solver.least_error(problem, limit)
+    for unit in (2.0**-60, 2.0**-40, 2.0**40):
+        other = replace(problem, costs=problem.costs * unit, tables=problem.edge_costs * unit)
+        found = solver.solve(other)
+        assert (found.choices == solved.choices).all()
+        assert found.cost == solved.cost * unit
+        assert found.bound == pytest.approx(solved.bound * unit)
+        assert (solver.least_error(other, limit * unit).choices == least.choices).all()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Lagrangian(gap=-1),
+        lambda: Lagrangian(most=float("nan")),
+        lambda: Lagrangian(rounds=2.5),  # type: ignore[arg-type]
+        lambda: MILP(gap="x"),  # type: ignore[arg-type]
+        lambda: MILP(nodes=0),
+        lambda: RandomChoice(-1),
+    ],
+)
+def test_options_of_solvers_are_checked(make: Callable[[], Solver]) -> None:
+    with pytest.raises(PlanError):
+        make()
 
 
 def tied(problem: AssignmentProblem) -> AssignmentProblem:

@@ -61,7 +61,7 @@ def repaired(problem: AssignmentProblem, x: Choices, prices: Floats) -> Choices 
         excess = np.maximum(-slack, 0.0)[:, None, None]
         after = np.maximum(moves.errors - slack[:, None, None], 0.0)
         mended = ((excess - after) * weights[:, None, None]).sum(0)
-        helps = (mended > 1e-15) & np.isfinite(moves.costs)
+        helps = (mended > 1e-15 * weights.max()) & np.isfinite(moves.costs)
         rate = np.where(helps, moves.costs / np.where(helps, mended, 1.0), np.inf)
         best = int(rate.argmin())
         if not np.isfinite(rate.flat[best]):

@@ -3,6 +3,7 @@
 import numpy as np
 
 from precc.assignment.columns import Columns
+from precc.assignment.infeasible import infeasible
 from precc.assignment.lagrangian import least_of
 from precc.assignment.problem import AssignmentProblem, Solution
 
@@ -28,6 +29,8 @@ def front(problem: AssignmentProblem, points: int = 24) -> list[Solution]:
     columns = Columns.of(own)
     columns.ask(np.outer(_PRICES * columns.scale, np.ones(len(own.budgets))))
     known = np.isfinite(columns.costs)
+    if not known.any():
+        raise infeasible(problem)
     costs = np.geomspace(max(columns.costs[known].min(), 1e-300), columns.costs[known].max(), points)
     limits = [float(cost) * (1 + 1e-9) for cost in costs]
     for _ in range(_ROUNDS):

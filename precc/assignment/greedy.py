@@ -10,6 +10,7 @@ from precc.assignment.elimination import cheapest, finest
 from precc.assignment.exchange import Moves, repaired
 from precc.assignment.infeasible import infeasible
 from precc.assignment.problem import AssignmentProblem, Choices, Floats, Solution
+from precc.errors import PlanError
 
 __all__ = ["Greedy", "RandomChoice"]
 
@@ -41,6 +42,10 @@ class RandomChoice:
     """
 
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if type(self.seed) is not int or self.seed < 0:
+            raise PlanError(f"RandomChoice: seed is a whole number of at least 0, not {self.seed!r}")
 
     def solve(self, problem: AssignmentProblem) -> Solution:
         return _coarsened(problem, self._pick())
@@ -81,10 +86,10 @@ def _coarsened(problem: AssignmentProblem, pick: _Pick) -> Solution:
 
 def _refined(problem: AssignmentProblem, cost: float, pick: _Pick) -> Solution:
     """Dearer changes from the cheapest assignment, up to a cost."""
-    own = problem.relative_without_limits
+    own, cost = problem.relative_without_limits, cost / problem.unit
     x = cheapest(own)
     if own.cost_of(x) > cost * (1 + 1e-12):
-        raise infeasible(problem, cost)
+        raise infeasible(problem, cost * problem.unit)
     while True:
         moves = Moves.of(own, x)
         fits = (moves.costs > 0) & (own.cost_of(x) + moves.costs <= cost * (1 + 1e-12))

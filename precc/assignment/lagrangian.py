@@ -11,15 +11,15 @@ from precc.assignment.exchange import improved, relinked, repaired
 from precc.assignment.infeasible import infeasible
 from precc.assignment.milp import MILP
 from precc.assignment.problem import AssignmentProblem, Choices, Floats, Solution
-from precc.errors import PlanError
+from precc.errors import LimitReachedError, PlanError
 
 __all__ = ["DEFAULT_SOLVER", "Lagrangian", "least_of"]
 
 #: Choices and pairs of choices of a problem that MILP solves in a second or two.
 _SMALL = 20_000
 
-#: From how much more than its bound on an error (of squares) is worth a look of MILP's, and for how long.
-_FAR, _SECONDS = 0.1, 1.0
+#: From how much more than its bound on an error (of squares) is worth a look of MILP's, and in how many nodes.
+_FAR, _NODES = 0.1, 200
 
 #: Budgets that are tried to find the least error at a cost.
 _HALVINGS = 10
@@ -33,21 +33,33 @@ class Lagrangian:
         gap: relative, between cost and bound, that is good enough.
         most: gap beyond which `MILP` solves the problem, if it has not more than 20,000 choices and pairs of choices.
             Of least errors at a cost, where they may be 10% (of squares) beyond a bound and choices meet on edges, MILP
-            has a second, and the better one of both counts.
+            has 200 nodes, and the better one of both counts. Where exchange finds nothing, MILP alone answers.
         rounds: of cutting planes.
+
+    Raises:
+        PlanError: an option that is none.
     """
 
     gap: float = 2e-3
     most: float = 1e-2
     rounds: int = 25
 
+    def __post_init__(self) -> None:
+        for name in ("gap", "most"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+                raise PlanError(f"Lagrangian: {name} is relative, 0 or more, not {value!r}")
+        if type(self.rounds) is not int or self.rounds < 1:
+            raise PlanError(f"Lagrangian: rounds is a number of at least 1, not {self.rounds!r}")
+
     def solve(self, problem: AssignmentProblem) -> Solution:
         found = self._cheapest(problem)
         if found is None:
             return MILP(self.gap).solve(problem)
-        if found.gap > self.most and problem.costs.size + problem.edge_costs.size <= _SMALL:
-            return MILP(self.gap).solve(problem)
-        return found
+        if found.gap <= self.most or problem.costs.size + problem.edge_costs.size > _SMALL:
+            return found
+        exact = MILP(self.gap).solve(problem)
+        return exact if exact.cost <= found.cost else found
 
     def _cheapest(self, problem: AssignmentProblem) -> Solution | None:
         """By prices and exchange alone; None if none was found."""
@@ -55,9 +67,11 @@ class Lagrangian:
         if not own.has_choices:
             return None
         columns = Columns.of(own)
+        if not np.isfinite(columns.costs).any():
+            return None
         duals = columns.cheapest(self.gap / 10, self.rounds)
         best = self._best(columns, duals)
-        return None if best is None else Solution.of(problem, best, duals.bound)
+        return None if best is None else Solution.of(problem, best, duals.bound * problem.unit)
 
     def _best(self, columns: Columns, duals: Duals) -> Choices | None:
         """The cheapest assignment found from those at prices; None if none is within the budgets."""
@@ -71,10 +85,12 @@ class Lagrangian:
         return best
 
     def least_error(self, problem: AssignmentProblem, cost: float) -> Solution:
-        own = problem.relative_without_limits
+        own, limit = problem.relative_without_limits, cost / problem.unit
         columns = Columns.of(own)
-        duals = columns.least(cost, self.gap / 10, self.rounds)
-        best = least_of(columns, cost, duals.prices)
+        if not np.isfinite(columns.costs).any():
+            return MILP(self.most).least_error(problem, cost)
+        duals = columns.least(limit, self.gap / 10, self.rounds)
+        best = least_of(columns, limit, duals.prices)
         if best is None:
             raise infeasible(problem, cost)
         low = max(duals.bound, 0.0)
@@ -85,7 +101,7 @@ class Lagrangian:
             middle = math.sqrt(max(low, high / 16) * high)
             found = self._cheapest(problem.within(middle * problem.budgets))
             if found is not None and found.cost <= cost:
-                best = improved(own, found.choices, duals.prices, cost)
+                best = improved(own, found.choices, duals.prices, limit)
             else:
                 low = middle
         best = self._compared(problem, cost, best, duals.bound)
@@ -98,8 +114,8 @@ class Lagrangian:
         if not len(problem.ends) or high <= bound * (1 + _FAR) or size > _SMALL:
             return best
         try:
-            other = MILP(self.most, seconds=_SECONDS).least_error(problem, cost).choices
-        except PlanError:  # nothing better in time
+            other = MILP(self.most, _NODES).least_error(problem, cost).choices
+        except LimitReachedError:  # nothing better
             return best
         return other if problem.largest_error(other) < high else best
 

@@ -9,7 +9,7 @@ from scipy.sparse import coo_array, csr_array
 from precc.assignment.greedy import Greedy
 from precc.assignment.infeasible import infeasible
 from precc.assignment.problem import AssignmentProblem, Choices, Floats, Solution
-from precc.errors import InfeasibleError, PlanError
+from precc.errors import InfeasibleError, LimitReachedError, PlanError
 
 __all__ = ["MILP"]
 
@@ -23,14 +23,21 @@ class MILP:
 
     Args:
         gap: relative, at which it stops.
-        seconds: after which it returns the best that it has; None: however long it takes.
+        nodes: of branch and bound, after which it returns the best that it has; None: as many as it takes. The same on
+            every machine, as seconds would not be.
 
     Raises:
-        PlanError: the budgets are infeasible, or no assignment was found in time.
+        PlanError: the budgets are infeasible, no assignment was found in these nodes, or an option that is none.
     """
 
     gap: float = 1e-6
-    seconds: float | None = None
+    nodes: int | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.gap, (int, float)) or not 0 <= self.gap < np.inf:
+            raise PlanError(f"MILP: gap is relative, 0 or more, not {self.gap!r}")
+        if self.nodes is not None and (type(self.nodes) is not int or self.nodes < 1):
+            raise PlanError(f"MILP: nodes is a number of at least 1, or None, not {self.nodes!r}")
 
     def solve(self, problem: AssignmentProblem) -> Solution:
         own = problem.relative
@@ -38,7 +45,7 @@ class MILP:
             raise infeasible(problem)
         program = _Program.of(own)
         x, bound = self._solved(program, program.costs, own, infeasible(problem))
-        return Solution.of(problem, x, bound)
+        return Solution.of(problem, x, bound * problem.unit)
 
     def least_error(self, problem: AssignmentProblem, cost: float) -> Solution:
         """Found among those that err no more than `Greedy`'s: HiGHS has absolute tolerances, and errors many orders."""
@@ -47,7 +54,7 @@ class MILP:
         if not most:
             return greedy
         own = problem.within(problem.budgets * most).relative
-        program = _Program.of(own).with_largest_error(cost)
+        program = _Program.of(own).with_largest_error(cost / problem.unit)
         x, _ = self._solved(program, np.eye(len(program.costs))[-1], own, infeasible(problem, cost))
         return Solution.of(problem, x, -np.inf)
 
@@ -60,12 +67,12 @@ class MILP:
             constraints=program.constraints,
             integrality=program.integral,
             bounds=Bounds(0, program.most),
-            options={"mip_rel_gap": self.gap, "time_limit": np.inf if self.seconds is None else self.seconds},
+            options={"mip_rel_gap": self.gap} | ({} if self.nodes is None else {"node_limit": self.nodes}),
         )
         if found.status == 2:
             raise error
         if found.x is None:
-            raise PlanError(f"MILP: no assignment in {self.seconds} s ({found.message})")
+            raise LimitReachedError(f"MILP: no assignment in {self.nodes} nodes ({found.message})")
         choices = found.x[: problem.costs.size].reshape(problem.costs.shape).argmax(1)
         return choices, float(found.mip_dual_bound)
 

@@ -81,8 +81,14 @@ class AssignmentProblem:
         return bool(np.isfinite(self.costs).any(1).all())
 
     @cached_property
+    def unit(self) -> float:
+        """Of costs: the largest one, so that tolerances, which are absolute, are the same whatever costs count."""
+        finite = [own[np.isfinite(own)].max(initial=0.0) for own in (self.costs, self.edge_costs)]
+        return float(max(finite)) or 1.0
+
+    @cached_property
     def relative(self) -> "AssignmentProblem":
-        """With errors relative to budgets, which are 1, and without choices that exceed one by themselves.
+        """With costs in `unit`, errors relative to budgets, which are 1, and without choices that exceed one alone.
 
         Budgets that are infinite are left out, and those of 0 once nothing else than the choices that err not is left.
         """
@@ -91,7 +97,7 @@ class AssignmentProblem:
 
     @property
     def relative_without_limits(self) -> "AssignmentProblem":
-        """With errors relative to budgets, and all choices."""
+        """With costs in `unit`, errors relative to budgets, and all choices."""
         return self._scaled(self.costs)
 
     def _scaled(self, costs: Floats) -> "AssignmentProblem":
@@ -100,11 +106,11 @@ class AssignmentProblem:
         names = tuple(name for name, keep in zip(self.constraints, kept, strict=True) if keep)
         own = object.__new__(AssignmentProblem)  # unchecked: a group that is left without a choice is no mistake here
         entries = (
-            costs,
+            costs / self.unit,
             np.where(np.isfinite(costs), errors, 0.0),
             np.ones(len(errors)),
             self.ends,
-            self.tables,
+            self.edge_costs / self.unit,
             names,
         )
         for name, value in zip(("costs", "errors", "budgets", "ends", "tables", "constraints"), entries, strict=True):
