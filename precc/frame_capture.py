@@ -1,6 +1,7 @@
 """Which code Dynamo leaves out of the graphs, and for how long."""
 
 from collections import Counter
+from collections.abc import Hashable
 from dataclasses import dataclass
 from types import CodeType
 from typing import Any
@@ -52,7 +53,7 @@ class FrameCapture:
         before = {kind: Counter(counters[kind]) for kind in _KINDS}
         graphs = self._compiler.numbers_of_graphs
         # Dynamo's own numbers of frames begin anew with torch.compiler.reset(), also those of other nets
-        self._compiler.frame = (code.co_filename, code.co_firstlineno, code.co_name, code.co_code)
+        self._compiler.frame = _identity(code)
         found: ConvertFrameReturn = self._torchdynamo_orig_backend(frame, cache_entry, frame_state)
         reasons = [reason for kind in _KINDS for reason in Counter(counters[kind]) - before[kind]]
         if found.guarded_code is not None and reasons:
@@ -93,6 +94,13 @@ class FrameCapture:
 
     def _begin(self) -> None:
         self._new, self.why, self._pieces = [], {}, []
+
+
+def _identity(code: CodeType) -> Hashable:
+    """Equal for code that is made again of the same source, and for no other."""
+    constants = [_identity(own) if isinstance(own, CodeType) else repr(own) for own in code.co_consts]
+    where = (code.co_filename, code.co_qualname, tuple(code.co_positions()))
+    return (*where, code.co_code, code.co_names, tuple(constants))
 
 
 @dataclass(frozen=True, slots=True)

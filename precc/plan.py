@@ -171,7 +171,8 @@ class PrecisionPlan:
 
     def _ruled(self, rules: tuple[Rule, ...]) -> "PrecisionPlan":
         other = replace(self, rules=rules)
-        if other == self:
+        same = other.slots == self.slots and other.accumulators == self.accumulators
+        if other == self or (self.slots and same):
             return other
         return replace(other, provenance=replace(self.provenance, predicted_error=None, cost=None))
 

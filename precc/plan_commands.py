@@ -10,12 +10,17 @@ from rich.console import Console
 from rich.table import Table
 
 from precc.analysis.analysis import Analysis
+from precc.assignment.check_runs import check_runs
+from precc.assignment.step_work import step_work
 from precc.cost.cost_model import CostModel
+from precc.cost.cost_of_plan import cost_of
 from precc.cost.named_costs import cost_named, names_of_costs
 from precc.errors import PlanError
+from precc.files import require_place
 from precc.plan import PrecisionPlan
 from precc.policies.bit_budget import BitBudget
 from precc.policies.budget_policy import BudgetPolicy
+from precc.policies.choosing_policy import checked_cost
 from precc.policies.cost_budget import CostBudget
 from precc.policies.error_budget import ErrorBudget
 from precc.policies.pareto import Front, pareto
@@ -94,14 +99,18 @@ def _diff(chosen: argparse.Namespace) -> None:
 
 def _apply(chosen: argparse.Namespace) -> None:
     analysis, plan = Analysis.load(chosen.analysis), PrecisionPlan.load(chosen.plan)
-    own = Front().assigner(analysis, cost=_cost(chosen), target=chosen.target, rules=plan.rules)
-    error, cost = own.score(plan)
+    target, work = TARGETS[chosen.target], step_work(analysis)
+    model = checked_cost(_cost(chosen), target)
+    error, cost = analysis.predict(plan), cost_of(plan, work, model)
+    check_runs(plan, work, target)
     made = Provenance(plan.provenance.policy, "", analysis.digest, error, cost)  # its budget was of another step
     _finish(replace(plan.resolve(analysis.multiply_adds), provenance=made), chosen.out)
 
 
 def _assign(chosen: argparse.Namespace) -> None:
     policy = _policy(chosen)
+    if chosen.out:
+        require_place(Path(chosen.out))
     plan = policy.assign(Analysis.load(chosen.analysis), cost=_cost(chosen), target=chosen.target)
     _finish(plan, chosen.out)
 
@@ -125,11 +134,12 @@ def _policy(chosen: argparse.Namespace) -> BudgetPolicy:
 
 
 def _options(chosen: argparse.Namespace) -> dict[str, Any]:
-    named = {"candidates": chosen.candidates.split(",")} if chosen.candidates else {}
+    named = {"candidates": chosen.candidates.split(",")} if chosen.candidates is not None else {}
     return {**named, "inference": chosen.inference}
 
 
 def _pareto(chosen: argparse.Namespace) -> None:
+    folder = _empty_folder(chosen.out) if chosen.out else None
     plans = pareto(
         Analysis.load(chosen.analysis),
         cost=_cost(chosen),
@@ -141,19 +151,28 @@ def _pareto(chosen: argparse.Namespace) -> None:
     for number, plan in enumerate(plans):
         known = (str(plan.cost), f"{plan.average_bits:.2f}", str(plan.predicted_error), plan.provenance.budget)
         table.add_row(f"{number:02}", *known)
-    Console().print(table)
-    if chosen.out:
-        folder = Path(chosen.out)
-        folder.mkdir(parents=True, exist_ok=True)
+    if folder is not None:
         for number, plan in enumerate(plans):
             plan.save(folder / f"{number:02}.json")
+    Console().print(table)
+    if folder is not None:
         print(f"wrote {len(plans)} plans to {folder}")
 
 
+def _empty_folder(name: str) -> Path:
+    """A folder for plans, which has none: those of another front would be taken for its own."""
+    folder = Path(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.glob("*.json")):
+        raise PlanError(f"{name!r} has plans already: name another folder, or empty it")
+    return folder
+
+
 def _finish(plan: PrecisionPlan, out: str | None) -> None:
-    _print(plan)
     if out:
         plan.save(out)
+    _print(plan)
+    if out:
         print(f"wrote {out}")
 
 

@@ -33,11 +33,13 @@ class Target:
         pairs: formats of the two operands of a product, or their names; None: everything is legal, as emulation.
         scalings: granularities of scales that it multiplies a product by, once it is summed.
         accumulators: how it may sum, beside the tensors' own way, and of which two operands.
-        alignment: bytes, of which the contracted dimension has a multiple in formats of 8 bits and less.
+        alignment: bytes, of which the contracted dimension has a multiple in formats of 8 bits and less. Libraries may
+            want that of other dimensions too.
         layout: of 8-bit operands: ``"k-major"`` have the contracted dimension last in memory; ``"any"``.
 
     Raises:
         FormatError: an unknown name of a format or accumulator.
+        PlanError: another layout, or an alignment that is none.
 
     >>> tiny = Target("tiny", pairs=[("e4m3", "bf16")])
     >>> tiny.pair_problem(Precision("e4m3"), Precision("bf16"))
@@ -58,19 +60,31 @@ class Target:
         name: str,
         *,
         pairs: _Pairs | None = None,
-        scalings: Iterable[Granularity] = (),
+        scalings: Iterable[Granularity | str] = (),
         accumulators: _Sums = (),
         alignment: int = 1,
         layout: Literal["any", "k-major"] = "any",
     ) -> None:
         known = None if pairs is None else frozenset((_grid(first), _grid(second)) for first, second in pairs)
         sums = frozenset((parse_accumulator(own), _grid(first), _grid(second)) for own, first, second in accumulators)
+        if type(alignment) is not int or alignment < 1:
+            raise PlanError(f"alignment is a number of bytes, 1 or more, not {alignment!r}")
+        if layout not in ("any", "k-major"):
+            raise PlanError(f"unknown layout {layout!r}: {expected_one_of(('any', 'k-major'))}")
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "pairs", known)
-        object.__setattr__(self, "scalings", frozenset(scalings))
+        object.__setattr__(self, "scalings", frozenset(map(Granularity, scalings)))
         object.__setattr__(self, "accumulators", sums)
         object.__setattr__(self, "alignment", alignment)
         object.__setattr__(self, "layout", layout)
+
+    def emulating(self) -> "Target":
+        """The same machine, with emulation of what it has not: everything is legal.
+
+        >>> TARGETS["sm_90"].emulating().pair_problem(Precision("e2m1"), Precision("bf16"))
+        ''
+        """
+        return Target(self.name, layout=self.layout)
 
     def pair_problem(self, first: Precision, second: Precision) -> str:
         """Why it does not multiply the two operands of a product; empty if it does."""

@@ -19,7 +19,9 @@ from precc.analysis.error_estimate import ErrorEstimate
 from precc.assignment.candidates import CANDIDATES
 from precc.assignment.groups import GroupKind, Share, group_graph
 from precc.assignment.step_work import step_work
+from precc.cost.bit_ops import BitOps
 from precc.cost.cost_of_plan import cost_of
+from precc.cost.memory import Memory
 from precc.errors import AnalysisError, FormatError, InfeasibleError, PlanError
 from precc.models.lenet5 import LeNet5
 from precc.models.mlp import MLP
@@ -28,8 +30,10 @@ from precc.policies.budget_policy import BudgetPolicy
 from precc.policies.cost_budget import CostBudget
 from precc.policies.error_budget import ErrorBudget
 from precc.policies.first_last_high import FirstLastHigh
+from precc.policies.pareto import Front, pareto
 from precc.policies.uniform_errors import formats_of_width
-from precc.slots import Role
+from precc.rule import Rule
+from precc.slots import Role, Slot
 
 LABELS = torch.arange(32) % 10
 
@@ -228,7 +232,7 @@ def test_accumulators_need_sums(lenet5: Analysis) -> None:
 
 def test_infeasible_budgets_say_what_binds_and_what_is_feasible(lenet5: Analysis) -> None:
     policy = ErrorBudget(gradient=1e-6, loss=1.0, candidates=["e4m3", "bf16"])
-    with pytest.raises(InfeasibleError, match=r"gradient is 0\.\d+ at least, and the limit 1e-06") as caught:
+    with pytest.raises(InfeasibleError, match=r"gradient is 0\.\d+ in the finest plan, and the limit 1e-06") as caught:
         policy.assign(lenet5)
     feasible = dict(part.split("=") for part in str(caught.value).split("Feasible: ")[1].split(", "))
     found = replace(policy, **{name: float(value) for name, value in feasible.items()}).assign(lenet5)
@@ -272,9 +276,9 @@ def test_no_or_another_analysis() -> None:
         (lambda: ErrorBudget(gradient=-1), PlanError, "0 or more, not -1"),
         (lambda: ErrorBudget(gradient=math.nan), PlanError, "0 or more, not nan"),
         (lambda: ErrorBudget(gradient="0.1"), PlanError, "0 or more, not '0.1'"),
-        (lambda: BitBudget(0), PlanError, "positive number, not 0"),
-        (lambda: BitBudget(True), PlanError, "positive number, not True"),
-        (lambda: CostBudget(math.inf), PlanError, "positive number, not inf"),
+        (lambda: BitBudget(0), PlanError, "average_bits is 0, not a finite number above 0"),
+        (lambda: BitBudget(True), PlanError, "average_bits is True"),
+        (lambda: CostBudget(math.inf), PlanError, "the limit of the cost is inf"),
         (lambda: ErrorBudget(gradient=0.1, candidates=[]), PlanError, "sequence of formats"),
         (lambda: ErrorBudget(gradient=0.1, candidates="e4m3"), PlanError, "sequence of formats"),
         (lambda: ErrorBudget(gradient=0.1, candidates=["e99m1"]), FormatError, "e99m1"),
@@ -423,3 +427,70 @@ def test_work_is_that_of_the_step(lenet5: Analysis) -> None:
 def test_the_base_is_no_policy(lenet5: Analysis) -> None:
     with pytest.raises(NotImplementedError):
         BudgetPolicy().assign(lenet5)
+
+
+class Block(nn.Module):
+    """A product of its own, and two inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(12, 8) * 0.3)
+        self.inside = nn.ModuleDict({"a[0]": nn.Linear(8, 8), "b": nn.Linear(8, 8)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inside["b"](torch.relu(self.inside["a[0]"](x @ self.weight)))
+
+
+def test_first_and_last_are_products_and_not_modules() -> None:
+    torch.manual_seed(0)
+    net = precc.compile(nn.Sequential(Block(), nn.ReLU(), nn.Linear(8, 3)), backend="reference")
+    analysis = net.analyze(torch.randn(20, 12), loss=lambda y: y.square().mean())
+    for first, wanted in ((1, {"0/product"}), (2, {"0/product", "0.inside._modules['a[0]']/product"})):
+        plan = FirstLastHigh("e4m3", first=first).assign(analysis)
+        high = {own.op for own in map(Slot.parse, plan.slots) if plan.precision(own.name).format.name == "bfloat16"}
+        assert high == wanted | {"2/product"}
+    with pytest.raises(PlanError, match="sm_90"):
+        FirstLastHigh("e3m2").assign(analysis, target="sm_90")
+    assert FirstLastHigh("bf16").assign(analysis, cost=BitOps(), target="sm_90").cost is not None
+
+
+def test_rules_over_a_plan_forget_what_was_predicted() -> None:
+    torch.manual_seed(0)
+    net = precc.compile(nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3)), backend="reference")
+    analysis = net.analyze(torch.randn(20, 12), loss=lambda y: y.square().mean())
+    plan = ErrorBudget(gradient=0.1).assign(analysis)
+    assert plan.under([Rule("0", keep="fp32")]).predicted_error is None
+    same = plan.precision("0/product/fprop.weight")
+    kept = plan.under([Rule("0", role="fprop", operand="weight", format=same.format, scaling=same.scaling)])
+    assert kept.predicted_error == plan.predicted_error
+    with pytest.raises(PlanError):
+        plan.diff("plan.json")  # type: ignore[arg-type]
+
+
+def test_plans_for_inference_need_no_gradient() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3)).requires_grad_(False)
+    with pytest.warns(precc.PrecisionWarning, match="gradient"):
+        analysis = precc.compile(model, backend="reference").analyze(
+            torch.randn(20, 12), loss=lambda y: y.square().mean()
+        )
+    plan = ErrorBudget(loss=1e-2, inference=True).assign(analysis, cost=Memory(training=False))
+    assert plan.predicted_error is not None
+    with pytest.raises(PlanError, match="training=False"):
+        ErrorBudget(loss=1e-2, inference=True).assign(analysis, cost=Memory())
+
+
+@pytest.mark.parametrize("value", [math.nan, -1.0, None, "1", torch.ones(())])
+def test_costs_that_are_none(value: Any) -> None:
+    class Strange(BitOps):
+        def product(self, *arguments: Any) -> Any:
+            return value
+
+    torch.manual_seed(0)
+    net = precc.compile(nn.Linear(12, 8), backend="reference")
+    analysis = net.analyze(torch.randn(20, 12), loss=lambda y: y.square().mean())
+    for assign in (ErrorBudget(gradient=0.1).assign, CostBudget(1e6).assign, pareto):
+        with pytest.raises(PlanError, match="where a cost is"):
+            assign(analysis, cost=Strange())
+    with pytest.raises(PlanError, match="many plans"):
+        Front().assign(analysis)

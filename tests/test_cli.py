@@ -108,17 +108,39 @@ def test_plans_that_cost_the_least_time_on_a_device(
 ) -> None:
     plan, device, folder = (str(tmp_path / name) for name in ("plan.json", "h100.json", "front"))
     PUBLISHED["H100-SXM-published"].save(device)
-    for cost in (f"roofline:{device}", "roofline:H100-SXM-published"):
+    for number, cost in enumerate((f"roofline:{device}", "roofline:H100-SXM-published")):
         options = ["--cost", cost, "--target", "sm_90"]
         assert main(["plan", "assign", step, "--gradient", "0.05", *options, "--out", plan]) == 0
         assert main(["plan", "apply", plan, step, *options]) == 0
-        assert main(["plan", "pareto", step, "--points", "3", *options, "--out", folder]) == 0
+        assert main(["plan", "pareto", step, "--points", "3", *options, "--out", folder + str(number)]) == 0
         assert capsys.readouterr().out.count(" s\n") >= 2
     other = str(tmp_path / "other.json")
     replace(PUBLISHED["H100-SXM-published"], kind="cpu", target="cpu-emulated", name="Z80").save(other)
     assert main(["plan", "assign", step, "--gradient", "0.05", "--cost", f"roofline:{other}"]) == 1
     assert "measure it with `precc calibrate`" in capsys.readouterr().err
     assert main(["plan", "assign", step, "--gradient", "0.05", "--cost", f"roofline:{other}", "--anywhere"]) == 0
+
+
+def test_a_front_does_not_mix_with_another(step: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "07.json").write_text("{}")
+    assert main(["plan", "pareto", step, "--points", "3", "--out", str(tmp_path)]) == 1
+    assert "has plans already" in capsys.readouterr().err
+    assert [own.name for own in tmp_path.iterdir()] == ["07.json"]
+
+
+def test_a_plan_that_the_target_does_not_run(step: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(tmp_path / "plan.json")
+    precc.PrecisionPlan("e3m2").save(path)
+    assert main(["plan", "apply", path, step]) == 0
+    assert main(["plan", "apply", path, step, "--target", "sm_90"]) == 1
+    assert "sm_90 multiplies no" in capsys.readouterr().err
+
+
+def test_plans_in_two_passes_are_shown(step: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(tmp_path / "plan.json")
+    precc.Threshold(10.0).assign(precc.Analysis.load(step)).save(path)
+    assert main(["plan", "show", path]) == 0
+    assert "values decide" in capsys.readouterr().out
 
 
 def test_the_front_of_a_saved_analysis(step: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,7 +168,7 @@ def test_the_front_of_a_saved_analysis(step: str, tmp_path: Path, capsys: pytest
         (["assign", "{step}", "--bits", "5", "--cost", "roofline:{plan}"], "holds no figures of a device: the entry"),
         (["assign", "{step}", "--bits", "5", "--cost", "roofline:/absent"], "'/absent'"),
         (["pareto", "{step}", "--cost", "roofline:H100-SXM-published"], "not of cpu-emulated: give target='sm_90'"),
-        (["show", "{step}"], "cannot read the plan"),
+        (["show", "{step}"], "is no plan, which is JSON"),
         (["show", "/absent.json"], "cannot read the plan"),
         (["apply", "{plan}", "{step}"], "a slot that MLP does not have"),
         (["pareto", "{step}", "--points", "1"], "at least 2"),

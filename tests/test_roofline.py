@@ -348,7 +348,7 @@ def test_no_cost_is_negative_and_operands_may_change_places(
         (lambda: Roofline("H100"), "cannot read the figures of a device 'H100'.*'H100-SXM-published', 'H200"),
         (lambda: Roofline(3), "a device is its figures, a file of them, or expected one of 'H100"),
         (lambda: Roofline(FIGURES, tensors="e4m3"), "tensors have the dtype 'e4m3': expected one of 'bfloat16'"),
-        (lambda: Roofline(FIGURES, promotion=-1.0), "promotion is a share of a product's time, not -1.0"),
+        (lambda: Roofline(FIGURES, promotion=-1.0), "promotion, a share of a product's time, is -1.0"),
     ],
 )
 def test_rooflines_that_make_no_sense(make: Callable[[], Roofline], message: str) -> None:

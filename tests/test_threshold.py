@@ -200,6 +200,15 @@ def test_rules_take_products_out(lenet: tuple[Any, Analysis, Tensor]) -> None:
         Threshold(2.0).assign(analysis, rules=[Rule("conv9", keep="float32")])
 
 
+def test_rules_of_the_backward_leave_the_forward(lenet: tuple[Any, Analysis, Tensor]) -> None:
+    _, analysis, _ = lenet
+    plan = Threshold(2.0).assign(analysis, rules=[Rule("*", role="wgrad", keep="fp32")])
+    assert len(plan.in_two_passes) == 5
+    everything = Threshold(2.0).assign(analysis, rules=[Rule("*", role="fprop", keep="fp32")])
+    assert everything.in_two_passes == ()
+    assert everything.provenance.budget.startswith("0.0%")
+
+
 def test_the_first_and_last_layers_may_be_high(lenet: tuple[Any, Analysis, Tensor]) -> None:
     _, analysis, _ = lenet
     plan = FirstLastHigh(FirstLastHigh(Threshold(2.0), "bf16"), "float16", first=0).assign(analysis)

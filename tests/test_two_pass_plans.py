@@ -15,6 +15,7 @@ from precc import PrecisionPlan, ProductArithmetic, TwoPasses, convolution_two_p
 from precc.accumulation import two_pass_run
 from precc.condition_numbers import activation_condition
 from precc.errors import FormatError, PlanError, UnsupportedError
+from precc.grouped_product import GROUPED_PRODUCT
 
 BACKENDS = ("reference", "cpp", "inductor")
 LOW, HIGH = ProductArithmetic("e4m3", "e5m10"), ProductArithmetic("e5m10", "float32")
@@ -232,3 +233,65 @@ def test_what_depends_on_values_is_not_predicted_but_measured() -> None:
                     ask(plan)
             errors[tau] = analysis.measure(plan, 10).gradient
     assert errors[0.0] < 1e-5 < errors[4.0] < errors[math.inf]
+
+
+class Multiple(nn.Module):
+    """``beta * bias + alpha * x @ w``, before an activation."""
+
+    def __init__(self, alpha: float, beta: float) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(values(48, 9)), nn.Parameter(values(9) * 3)
+        self.alpha, self.beta = alpha, beta
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(torch.addmm(self.bias, x, self.weight, alpha=self.alpha, beta=self.beta))
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(-1.0, 1.0), (2.0, 0.5), (0.25, 0.0)])
+def test_multiples_of_sums(alpha: float, beta: float) -> None:
+    """The activation sees the multiple: of a negative one a rectifier shows what is negative before."""
+    model, x = Multiple(alpha, beta), values(20, 48)
+    weight, bias = model.weight.detach(), model.bias.detach()
+    low = matmul_two_pass(x, weight, LOW, HIGH, math.inf).result
+    size = precc.round_to(x, "e4m3").double().abs() @ precc.round_to(weight, "e4m3").double().abs()
+    shown = alpha * low + beta * bias
+    kappa = activation_condition(shown, "relu") * abs(alpha) * size / shown.double().abs()
+    wanted = torch.relu(alpha * matmul_two_pass(x, weight, LOW, HIGH, select=kappa > 4).result + beta * bias)
+    net = net_of(model, TwoPasses(LOW, HIGH, tau=4.0, activation="relu"))
+    with torch.no_grad(), recomputed() as found:
+        y = net(x)
+    assert found.share == pytest.approx(float((kappa > 4).double().mean()))
+    assert torch.allclose(y, wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpp"])
+def test_products_of_grouped_rows(backend: str) -> None:
+    class Experts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(values(3, 8, 5))
+
+        def forward(self, x: Tensor, ends: Tensor) -> Tensor:
+            found: Tensor = GROUPED_PRODUCT(x, self.weight, ends)
+            return found
+
+    model, x, ends = Experts(), values(10, 8), torch.tensor([3, 3, 10], dtype=torch.int32)
+    for options in ({"tau": 2.0}, {"channels": (0, 3)}):
+        net = net_of(model, TwoPasses(LOW, HIGH, **options), backend)  # type: ignore[arg-type]
+        with torch.no_grad():
+            y = net(x, ends)
+        for rows, expert in ((slice(0, 3), 0), (slice(3, 10), 2)):
+            own = (
+                options
+                if "tau" in options
+                else {"select": torch.tensor([1, 0, 0, 1, 0]).bool().expand(len(x[rows]), 5)}
+            )
+            wanted = matmul_two_pass(x[rows], model.weight[expert].detach(), LOW, HIGH, **own)  # type: ignore[arg-type]
+            assert torch.equal(y[rows], wanted.result)
+
+
+def test_multiply_adds_of_grouped_transposed_convolutions() -> None:
+    net, x = net_of(nn.ConvTranspose2d(8, 8, 3, groups=4), TwoPasses(LOW, HIGH, tau=0.0)), values(1, 8, 5, 5)
+    with torch.no_grad(), recomputed() as found:
+        y = net(x)
+    assert [every for every, _ in found.counts.values()] == [y.numel() * 2 * 9]

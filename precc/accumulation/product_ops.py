@@ -104,14 +104,24 @@ def _sums(kernels: Kernels, plan: Tensor, row: int, *, swapped: bool = False) ->
     return multiplying(multiply)
 
 
-def _matrices(a: Tensor, b: Tensor, bias: Tensor | None = None, first: int = 0) -> Problem:
+def _matrices(a: Tensor, b: Tensor, *, bias: Tensor | None = None, factor: float = 1.0, first: int = 0) -> Problem:
     last = a.dim() - 1
 
     def product(left: Tensor, right: Tensor, multiply: MatrixProduct) -> Tensor:
         batched = left.dim() == 3
         return multiply(left, right, first) if batched else multiply(left[None], right[None], first)[0]
 
-    return Problem((a, b), ((last, last - 1), (last - 1, last)), product_shape(a, b), product, last, bias)
+    return Problem(
+        (a, b),
+        ((last, last - 1), (last - 1, last)),
+        product_shape(a, b),
+        product,
+        last,
+        a.shape[-1],
+        bias,
+        factor,
+        first,
+    )
 
 
 def _matrix(read: Reader, plain: Callable[..., Tensor], a: Tensor, b: Tensor, plan: Tensor, row: int) -> Tensor:
@@ -142,8 +152,8 @@ def _with_bias(
     sums = read(plan, row)
     if sums is None:
         return plain(bias, a, b, beta=beta, alpha=alpha).contiguous()
-    added = bias * (beta / alpha) if beta and alpha else None  # to the sum before it is multiplied by alpha
-    total = sums(_matrices(a, b, added))
+    added = None if beta == 0 else bias if beta == 1 else bias * beta
+    total = sums(_matrices(a, b, bias=added, factor=alpha))
     total = total if alpha == 1 else total * alpha
     return total if beta == 0 else torch.add(total, bias, alpha=beta)
 
@@ -160,20 +170,17 @@ def _convolution(read: Reader, x: Tensor, weight: Tensor, bias: Tensor | None, *
         return plain.contiguous()
     geometry = _geometry(x, sizes)
     added = None if bias is None else bias.reshape(-1, *(1,) * (x.dim() - 2))
-    shape = (x.shape[0], *_channels_and_size(x, weight, geometry))
+    channels = weight.shape[1] * geometry.groups if geometry.transposed else weight.shape[0]
+    shape = (x.shape[0], channels, *checked_size(x, weight, geometry))
+    terms = weight.numel() // max(1, channels)
     axes = ((1, 1), (0, 1) if geometry.transposed else (1, 0))
     product = partial(_fprop, geometry)
-    result = sums(Problem((x, weight), axes, shape, product, 1, added))
+    result = sums(Problem((x, weight), axes, shape, product, 1, terms, added))
     return result if added is None else result + added
 
 
 def _fprop(geometry: Geometry, x: Tensor, weight: Tensor, multiply: MatrixProduct) -> Tensor:
     return fprop(x, weight, geometry, multiply)
-
-
-def _channels_and_size(x: Tensor, weight: Tensor, geometry: Geometry) -> tuple[int, ...]:
-    channels = weight.shape[1] * geometry.groups if geometry.transposed else weight.shape[0]
-    return (channels, *checked_size(x, weight, geometry))
 
 
 def _dgrad(read: Reader, gradient: Tensor, x: Tensor, weight: Tensor, *options: Any) -> Tensor:
@@ -185,7 +192,7 @@ def _dgrad(read: Reader, gradient: Tensor, x: Tensor, weight: Tensor, *options: 
     def product(left: Tensor, right: Tensor, multiply: MatrixProduct) -> Tensor:
         return dgrad(left, right, x.shape[2:], geometry, multiply)
 
-    return sums(Problem((gradient, weight), _ALONG, tuple(x.shape), product, 1))
+    return sums(Problem((gradient, weight), _ALONG, tuple(x.shape), product, 1, 0))
 
 
 def _wgrad(read: Reader, gradient: Tensor, x: Tensor, weight: Tensor, *options: Any) -> Tensor:
@@ -198,7 +205,7 @@ def _wgrad(read: Reader, gradient: Tensor, x: Tensor, weight: Tensor, *options: 
     def product(left: Tensor, right: Tensor, multiply: MatrixProduct) -> Tensor:
         return wgrad(left, right, weight.shape[2:], geometry, multiply)
 
-    return sums(Problem((gradient, x), _ALONG, tuple(weight.shape), product, 0))
+    return sums(Problem((gradient, x), _ALONG, tuple(weight.shape), product, 0, 0))
 
 
 def _gradient(index: int, gradient: Tensor, x: Tensor, weight: Tensor, sizes: Sequence[Any]) -> Tensor:

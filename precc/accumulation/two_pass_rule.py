@@ -52,7 +52,10 @@ class Problem:
         shape: of the result.
         product: from rounded operands, and a function that multiplies matrices, to the result.
         channel: the dimension of channels of the result; of a matrix product the last one.
+        terms: of each sum.
         bias: what is added to the result, which may be broadcast.
+        factor: of the result, before that.
+        first: number of its first output.
     """
 
     operands: tuple[Tensor, Tensor]
@@ -60,14 +63,10 @@ class Problem:
     shape: tuple[int, ...]
     product: Callable[[Tensor, Tensor, MatrixProduct], Tensor]
     channel: int
+    terms: int
     bias: Tensor | None = None
-
-    @property
-    def terms(self) -> int:
-        """Of each sum of a product of the forward: what its second operand, the weight, has for a channel."""
-        second, (_, channel) = self.operands[1], self.axes[1]
-        others = second.shape[0] if second.dim() == 3 and channel == 2 else 1  # batched matrices
-        return second.numel() // max(1, second.shape[channel] * others)
+    factor: float = 1.0
+    first: int = 0
 
     def rounded(self, arithmetic: ProductArithmetic, kernels: Kernels, key: int, name: str) -> tuple[Tensor, Tensor]:
         """Both operands; their stochastic bits are those of slots of this name."""
@@ -79,9 +78,10 @@ class Problem:
         )
         return first, second
 
-    def with_bias(self, v: Tensor) -> Tensor:
-        """The result, and what is added to it."""
-        return v if self.bias is None else v + self.bias
+    def shown(self, v: Tensor) -> Tensor:
+        """What the activation sees of the sums: their multiple, and what is added to it."""
+        scaled = v if self.factor == 1 else v * self.factor
+        return scaled if self.bias is None else scaled + self.bias
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +122,9 @@ class Choice:
 
         of_terms = problem.product(a.double(), b.double(), sizes)
         fmt = low.accumulator.format
-        inside, shown = (v > fmt.low) & (v < fmt.max), problem.with_bias(v)
-        found = activation_condition(shown, self.activation) * inner_product_condition(shown, of_terms)
+        inside, shown = (v > fmt.low) & (v < fmt.max), problem.shown(v)
+        kappa = inner_product_condition(shown, of_terms * abs(problem.factor))
+        found = activation_condition(shown, self.activation) * kappa
         return torch.where(inside & ~found.isnan(), found, math.inf)
 
 
@@ -142,7 +143,9 @@ def compute(
             again = choice.select.clone()
         if bool(again.any()):
             a, b = problem.rounded(high, kernels, key, "high")
-            result = torch.where(again, problem.product(a, b, _selected(high, key, again, kernels)), result)
+            result = torch.where(
+                again, problem.product(a, b, _selected(high, key, again, problem.first, kernels)), result
+            )
     return TwoPass(result, again, condition)
 
 
@@ -157,13 +160,13 @@ def _whole(arithmetic: ProductArithmetic, key: int, kernels: Kernels) -> MatrixP
     return multiply
 
 
-def _selected(arithmetic: ProductArithmetic, key: int, select: Tensor, kernels: Kernels) -> MatrixProduct:
+def _selected(arithmetic: ProductArithmetic, key: int, select: Tensor, start: int, kernels: Kernels) -> MatrixProduct:
     chosen = select.flatten()
 
     def multiply(a: Tensor, b: Tensor | Patches, first: int) -> Tensor:
         right = b.matrices() if isinstance(b, Patches) else b
         shape = (*right.shape[:-2], a.shape[-2], right.shape[-1])
-        mask = chosen[first : first + math.prod(shape)].reshape(shape)
+        mask = chosen[first - start : first - start + math.prod(shape)].reshape(shape)
         return kernels.selected(a, right, mask, arithmetic.accumulator, key, slot=_slot("high.sum"), first=first)
 
     return multiply

@@ -5,6 +5,7 @@ A frozen record is written as a dictionary with its class under ``""``; only tho
 
 import io
 import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
@@ -81,6 +82,7 @@ _SHORT = {
 #: What reading a damaged or foreign file raises.
 _DAMAGED = (
     PreccError,
+    AssertionError,
     AttributeError,
     EOFError,
     IndexError,
@@ -123,6 +125,9 @@ def read_analysis(path: Path) -> tuple[str, dict[str, SlotRecord], Findings, flo
     """
     content = path.read_bytes()
     try:
+        damaged = zipfile.ZipFile(io.BytesIO(content)).testzip()  # torch does not look at checksums
+        if damaged is not None:
+            raise ValueError(f"{damaged} is damaged")
         document = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
         if document["format"] != _FORMAT:
             raise ValueError(f"its format is {document['format']!r}, not {_FORMAT!r}")
@@ -133,7 +138,7 @@ def read_analysis(path: Path) -> tuple[str, dict[str, SlotRecord], Findings, flo
         if not typed or not all(isinstance(own, SlotRecord) for own in records.values()):
             raise ValueError("its entries are not those of an analysis")
         return document["title"], records, findings, float(document["seconds"]), batch, calibration
-    except pickle.UnpicklingError as error:
+    except (pickle.UnpicklingError, zipfile.BadZipFile) as error:
         raise AnalysisError(f"{str(path)!r} holds no analysis: it is no file that analysis.save wrote") from error
     except _DAMAGED as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -194,7 +194,7 @@ class Assigner:
         own = self._scored(Solution.of(problem, finest(problem), -np.inf)).errors
         roots = [math.sqrt(own[0]), math.sqrt(own[1]), own[2]]
         binding = [
-            f"{name} is {found:.3g} at least, and the limit {getattr(limits, name):.3g}"
+            f"{name} is {found:.3g} in the finest plan, and the limit {getattr(limits, name):.3g}"
             for name, found in zip(limits.names, roots, strict=True)
             if found > getattr(limits, name)
         ]

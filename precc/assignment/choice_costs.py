@@ -10,7 +10,7 @@ import numpy as np
 from precc.accumulation.accumulator import Accumulator
 from precc.assignment.groups import GroupKind
 from precc.assignment.problem import Choices, Floats
-from precc.cost.cost_model import CostModel
+from precc.cost.cost_model import CostModel, amount
 from precc.cost.work import StepWork
 from precc.first_match import first_match
 from precc.precision import Precision, misfit
@@ -97,9 +97,9 @@ def choice_costs(
 
 def _own_cost(data: dict[str, Any], choice: int, palette: Palette, model: CostModel) -> float:
     if data["kind"] is GroupKind.COPY:
-        return model.copy(data["tensor"], palette.precisions[choice])
+        return amount(model.copy(data["tensor"], palette.precisions[choice]), model)
     if data["kind"] is GroupKind.SUM:
-        return model.sums(data["product"], palette.sums[choice])
+        return amount(model.sums(data["product"], palette.sums[choice]), model)
     return 0.0
 
 
@@ -113,7 +113,7 @@ def _table(data: dict[str, Any], palette: Palette, model: CostModel, target: Tar
 
     def cost(first: Precision, second: Precision) -> float:
         legal = not target.product_problem(product, first, second)
-        return model.product(product, pair, first, second) if legal else np.inf
+        return amount(model.product(product, pair, first, second), model) if legal else np.inf
 
     return _outer(palette.precisions, palette.precisions, cost)
 

@@ -12,6 +12,10 @@ from precc.errors import PlanError
 __all__ = ["Limits"]
 
 
+#: The largest limit; its square is finite.
+_MOST = 1e150
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What the errors of a plan may be at most; infinite: anything.
@@ -34,6 +38,7 @@ class Limits:
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= 0:
                 raise PlanError(f"{name} is a limit of an error, 0 or more, not {value!r}")
+            object.__setattr__(self, name, math.inf if value > _MOST else float(value))
 
     @property
     def names(self) -> tuple[str, str, str]:

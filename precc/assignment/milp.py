@@ -13,6 +13,8 @@ from precc.errors import InfeasibleError, LimitReachedError, PlanError
 
 __all__ = ["MILP"]
 
+_UNLIMITED = 2**31 - 1
+
 
 @dataclass(frozen=True, slots=True)
 class MILP:
@@ -67,7 +69,7 @@ class MILP:
             constraints=program.constraints,
             integrality=program.integral,
             bounds=Bounds(0, program.most),
-            options={"mip_rel_gap": self.gap} | ({} if self.nodes is None else {"node_limit": self.nodes}),
+            options={"mip_rel_gap": self.gap, "node_limit": _UNLIMITED if self.nodes is None else self.nodes},
         )
         if found.status == 2:
             raise error

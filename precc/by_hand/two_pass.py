@@ -42,8 +42,8 @@ def matmul_two_pass(
 
     The condition is infinite where the low result says nothing: it is infinite, NaN, at an end of the low accumulator's
     format (where that may have saturated), or 0 while terms are not. Without any terms other than 0 kappa_v is 1. Not
-    seen are operands that low precision rounds to 0, sums and products that saturated on the way, and small terms that
-    were lost beside large sums.
+    seen are operands that low precision rounds to 0 or saturates, sums and products that saturated on the way, and
+    small terms that were lost beside large sums.
 
     Both operands are rounded, with scalings along the contracted dimension, then summed. `numerator` is found from
     the low operands. Everything is specified to the bit, on every device, if the activation is: a scalar loop gives
@@ -78,7 +78,7 @@ def matmul_two_pass(
         return multiply(left, right, 0) if batched else multiply(left[None], right[None], 0)[0]
 
     last = a.dim() - 1
-    problem = Problem((a, b), ((last, last - 1), (last - 1, last)), shape, product, last)
+    problem = Problem((a, b), ((last, last - 1), (last - 1, last)), shape, product, last, a.shape[last])
     return _computed(problem, low, high, Choice.of(tau, select, activation, numerator, problem), seed)
 
 
@@ -132,7 +132,9 @@ def convolution_two_pass(
     def product(left: Tensor, right: Tensor, multiply: MatrixProduct) -> Tensor:
         return fprop(left, right, geometry, multiply)
 
-    problem = Problem((x, weight), ((1, 1), (1, 0)), (x.shape[0], weight.shape[0], *size), product, 1)
+    problem = Problem(
+        (x, weight), ((1, 1), (1, 0)), (x.shape[0], weight.shape[0], *size), product, 1, weight[:1].numel()
+    )
     return _computed(problem, low, high, Choice.of(tau, select, activation, numerator, problem), seed)
 
 

@@ -1,11 +1,10 @@
 """Bit operations: the cost of multipliers where nothing is known of the machine."""
 
-import math
 from dataclasses import dataclass
 
 from precc.accumulation.accumulator import Accumulator
+from precc.checks import require_number
 from precc.cost.work import ProductWork, StepWork, TensorWork
-from precc.errors import PlanError
 from precc.precision import Precision
 
 __all__ = ["BitOps"]
@@ -32,8 +31,7 @@ class BitOps:
     sum_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.sum_weight, (int, float)) or not 0 <= self.sum_weight < math.inf:
-            raise PlanError(f"sum_weight is a number of at least 0, not {self.sum_weight!r}")
+        require_number(self.sum_weight, "sum_weight", zero=True)
 
     @property
     def unit(self) -> str:

@@ -4,10 +4,11 @@ from typing import Protocol, runtime_checkable
 
 from precc.accumulation.accumulator import Accumulator
 from precc.cost.work import ProductWork, StepWork, TensorWork
+from precc.errors import PlanError
 from precc.precision import Precision
 from precc.target import Target
 
-__all__ = ["CostModel", "DeviceCost"]
+__all__ = ["CostModel", "DeviceCost", "amount"]
 
 
 @runtime_checkable
@@ -46,3 +47,14 @@ class DeviceCost(Protocol):
     def target_problem(self, target: Target) -> str:
         """Why it does not say what a step costs on the target of a plan; empty if it does."""
         ...
+
+
+def amount(value: object, model: CostModel) -> float:
+    """A cost as a number; infinite for what a machine cannot do.
+
+    Raises:
+        PlanError: what a model says is none.
+    """
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= 0:
+        raise PlanError(f"{model!r:.80} says {value!r:.40} where a cost is a number of at least 0")
+    return float(value)

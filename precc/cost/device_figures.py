@@ -6,8 +6,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from precc.checks import require_number
 from precc.cost.device_document import arguments_of, text_of
-from precc.cost.measurement import Measurement, PairRate, require_number
+from precc.cost.measurement import Measurement, PairRate
 from precc.errors import PlanError
 from precc.files import write_whole
 from precc.formats import Format

@@ -1,11 +1,11 @@
 """Energy: what arithmetic and main memory take, from published measurements."""
 
 import math
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, fields
 
 from precc.accumulation.accumulator import Accumulator, Order
+from precc.checks import require_number
 from precc.cost.work import ProductWork, StepWork, TensorWork
-from precc.errors import PlanError
 from precc.formats import BlockFormat, FloatFormat, Format
 from precc.precision import Precision
 
@@ -58,8 +58,8 @@ class Energy:
     dram: float = 20e-12
 
     def __post_init__(self) -> None:
-        if min(astuple(self)[:-1]) <= 0 or self.dram < 0:
-            raise PlanError(f"energies of operations are above 0 joules, and that of DRAM is not below: {self}")
+        for own in fields(self):
+            require_number(getattr(self, own.name), f"{own.name} in joules", zero=own.name == "dram")
 
     @property
     def unit(self) -> str:

@@ -1,24 +1,17 @@
 """Timed work, and the rates that are fitted to it."""
 
-import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+from precc.checks import require_number
 from precc.errors import FormatError, PlanError
 from precc.formats import Format
 from precc.precision import Precision
 from precc.target import multiplied
 
-__all__ = ["Measurement", "PairRate", "require_number"]
+__all__ = ["Measurement", "PairRate"]
 
 Kind = Literal["product", "cast", "launch"]
-
-
-def require_number(value: Any, what: str, *, zero: bool = False) -> None:
-    """Raise PlanError, which says what it is, unless a value is finite and above 0, or 0 where that is allowed."""
-    known = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not known or value < 0 or (value == 0 and not zero):
-        raise PlanError(f"{what} is {value!r}, not a finite number {'of at least' if zero else 'above'} 0")
 
 
 @dataclass(frozen=True, slots=True)

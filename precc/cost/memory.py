@@ -1,13 +1,12 @@
 """Memory: the bytes that a step keeps."""
 
-import math
 from dataclasses import dataclass
 
 import torch
 
 from precc.accumulation.accumulator import Accumulator
+from precc.checks import require_number
 from precc.cost.work import ProductWork, StepWork, TensorWork
-from precc.errors import PlanError
 from precc.precision import Precision
 from precc.slots import ATTENTION, Role, Slot
 
@@ -46,9 +45,7 @@ class Memory:
 
     def __post_init__(self) -> None:
         for name in ("master", "optimizer_state"):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-                raise PlanError(f"{name} is a number of bytes, 0 or more, not {value!r}")
+            require_number(getattr(self, name), f"{name} of a weight in bytes", zero=True)
 
     @property
     def unit(self) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from precc.accumulation.accumulator import Accumulator
+from precc.checks import require_number
 from precc.cost.cast_kernels import cast_kernels, is_weight
 from precc.cost.device_at_hand import device_at_hand, gpus_at_hand
 from precc.cost.device_figures import DeviceFigures
@@ -26,6 +27,9 @@ _DTYPES = {
     str(own).removeprefix("torch."): own for own in (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 }
 _NARROW = 8
+
+#: What sums that are promoted cost beside others (8192^3: pytorch/FBGEMM#2546).
+_PROMOTION = 1126 / 870 - 1
 
 
 @dataclass(frozen=True, slots=True, init=False, repr=False)
@@ -73,13 +77,12 @@ class Roofline:
         *,
         tensors: str = "bfloat16",
         fused: bool = False,
-        promotion: float = 1126 / 870 - 1,
+        promotion: float = _PROMOTION,
         anywhere: bool = False,
     ) -> None:
-        if tensors not in _DTYPES:
+        if not isinstance(tensors, str) or tensors not in _DTYPES:
             raise PlanError(f"tensors have the dtype {tensors!r}: {expected_one_of(_DTYPES)}")
-        if not isinstance(promotion, (int, float)) or not 0 <= promotion < math.inf:
-            raise PlanError(f"promotion is a share of a product's time, not {promotion!r}")
+        require_number(promotion, "promotion, a share of a product's time,", zero=True)
         object.__setattr__(self, "device", _figures(device))
         object.__setattr__(self, "tensors", tensors)
         object.__setattr__(self, "fused", bool(fused))
@@ -164,6 +167,7 @@ class Roofline:
     def __repr__(self) -> str:
         dated = f"{self.device.name} of {self.device.date}" if self.device.date else self.device.name
         options = [f"tensors={self.tensors!r}"] * (self.tensors != "bfloat16") + ["fused=True"] * self.fused
+        options += [f"promotion={self.promotion:g}"] * (self.promotion != _PROMOTION)
         return f"Roofline({', '.join([repr(dated), *options])})"
 
 

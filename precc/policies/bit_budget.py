@@ -1,11 +1,10 @@
 """The plan that errs least at an average number of bits."""
 
-import math
 from dataclasses import dataclass, field
 
 from precc.assignment.assigner import Assigner, Scored
+from precc.checks import require_number
 from precc.cost.operand_bits import OperandBits
-from precc.errors import PlanError
 from precc.policies.budget_policy import BudgetPolicy
 from precc.policies.uniform_errors import best_uniform, formats_of_width
 
@@ -33,14 +32,12 @@ class BitBudget(BudgetPolicy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        bits = self.average_bits
-        if not isinstance(bits, (int, float)) or isinstance(bits, bool) or not 0 < bits < math.inf:
-            raise PlanError(f"average_bits is a positive number, not {bits!r}")
+        require_number(self.average_bits, "average_bits")
 
     @property
     def _budget(self) -> str:
         return f"{self.average_bits:g} bits on average"
 
     def _solve(self, assigner: Assigner) -> Scored:
-        limits = best_uniform(assigner, formats_of_width(int(self.average_bits)))
+        limits = best_uniform(assigner, formats_of_width(int(min(self.average_bits, 64))))
         return assigner.priced(OperandBits.of).least(self.average_bits, limits)

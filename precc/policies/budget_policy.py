@@ -13,6 +13,7 @@ from precc.assignment.groups import Share, group_graph, parse_share
 from precc.assignment.step_work import step_work
 from precc.cost.bit_ops import BitOps
 from precc.cost.cost_model import CostModel
+from precc.cost.memory import Memory
 from precc.errors import PlanError
 from precc.formats import Format
 from precc.plan import PrecisionPlan
@@ -104,12 +105,15 @@ class BudgetPolicy(ChoosingPolicy):
         rules: Sequence[Rule] = (),
     ) -> Assigner:
         """What finds plans for this analysis, with the arguments of `assign`."""
-        known = checked_analysis(analysis, self)
+        known = checked_analysis(analysis, self, gradient=not self.inference)
         palette = Palette.of(self._candidates, self._accumulators, parse_rules(rules))
         check_decisions(rules, known.records)
         work = step_work(known, inference=self.inference)
         runner = parse_target(target)
         model = BitOps() if cost is None else checked_cost(cost, runner)
+        if isinstance(model, Memory) and model.training is self.inference:
+            kind = "inference" if self.inference else "training"
+            raise PlanError(f"{model!r} does not count what {kind} keeps: give it training={not self.inference}")
         copies = any(model.copy(tensor, own) for tensor in work.tensors for own in palette.precisions)
         sums = len(palette.sums) > 1 or palette.sums[0] is not None
         graph = group_graph(work, share=parse_share(self.share), sums=sums, copies=copies)

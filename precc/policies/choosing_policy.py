@@ -62,8 +62,8 @@ def _said(name: str, value: Any) -> str:
     return f"{name}={value.value if isinstance(value, Share) else value!r}"
 
 
-def checked_analysis(analysis: object | None, policy: object) -> Analysis:
-    """An analysis with products and a gradient.
+def checked_analysis(analysis: object | None, policy: object, *, gradient: bool = True) -> Analysis:
+    """An analysis with products, and a gradient unless none is needed.
 
     Raises:
         AnalysisError: it is none.
@@ -78,7 +78,7 @@ def checked_analysis(analysis: object | None, policy: object) -> Analysis:
         raise AnalysisError(f"an analysis is what net.analyze returns, not {analysis!r:.60}")
     if not analysis.operands:
         raise AnalysisError(f"{analysis.title} has no products to choose precisions for")
-    if not analysis.gradient_norm > 0:
+    if gradient and not analysis.gradient_norm > 0:
         raise AnalysisError(f"the gradient of {analysis.title} is zero: errors relative to it say nothing")
     return analysis
 

@@ -1,10 +1,9 @@
 """The plan that errs least at a cost."""
 
-import math
 from dataclasses import dataclass, field
 
 from precc.assignment.assigner import Assigner, Scored
-from precc.errors import PlanError
+from precc.checks import require_number
 from precc.plan import PrecisionPlan
 from precc.policies.budget_policy import BudgetPolicy
 from precc.policies.uniform_errors import best_uniform
@@ -33,8 +32,7 @@ class CostBudget(BudgetPolicy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.limit, (int, float)) or isinstance(self.limit, bool) or not 0 < self.limit < math.inf:
-            raise PlanError(f"a limit of the cost is a positive number, not {self.limit!r}")
+        require_number(self.limit, "the limit of the cost")
 
     @property
     def _budget(self) -> str:

@@ -2,17 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from glob import escape
 
 from precc.analysis.analysis import Analysis
+from precc.assignment.check_runs import check_runs
+from precc.assignment.step_work import step_work
 from precc.cost.cost_model import CostModel
+from precc.cost.cost_of_plan import cost_of
 from precc.errors import AnalysisError, PlanError
 from precc.formats import Format, parse_format
 from precc.plan import PrecisionPlan
+from precc.policies.choosing_policy import checked_cost
 from precc.policies.ruled_policy import RuledPolicy
 from precc.policy import Policy, assigned, parse_policy
 from precc.rule import Rule, parse_rules
 from precc.slots import Role
-from precc.target import Target
+from precc.target import Target, parse_target
 
 __all__ = ["FirstLastHigh"]
 
@@ -61,11 +66,11 @@ class FirstLastHigh(RuledPolicy):
         target: Target | str = "cpu-emulated",
         rules: Sequence[Rule] = (),
     ) -> PrecisionPlan:
-        """The plan; `cost` and `target` are for a policy that chooses from the analysis.
+        """The plan; of a policy that chooses from nothing it has a cost if a model is given, and no predicted error.
 
         Raises:
             AnalysisError: there is no analysis, which knows the order of the products.
-            PlanError: as the policy's own.
+            PlanError: as the policy's own; or the target does not run the plan.
         """
         if not isinstance(analysis, Analysis):
             raise AnalysisError("FirstLastHigh needs an analysis, for the order of products: net.analyze(...)")
@@ -73,7 +78,10 @@ class FirstLastHigh(RuledPolicy):
         if isinstance(inner, RuledPolicy):
             plan = inner.assign(analysis, cost=cost, target=target, rules=every)
         else:
-            plan = assigned(inner, analysis).resolve(analysis.multiply_adds).under(every)
+            plan, runner = assigned(inner, analysis).resolve(analysis.multiply_adds).under(every), parse_target(target)
+            check_runs(plan, step_work(analysis), runner)
+            price = None if cost is None else cost_of(plan, step_work(analysis), checked_cost(cost, runner))
+            plan = replace(plan, provenance=replace(plan.provenance, cost=price))
         return replace(plan, provenance=replace(plan.provenance, policy=repr(self)))
 
     def _kept(self, analysis: Analysis) -> list[Rule]:
@@ -81,4 +89,9 @@ class FirstLastHigh(RuledPolicy):
         slots = [analysis.records[name].slot for name in analysis.operands]
         ops = list(dict.fromkeys((own.layer, own.family) for own in slots if own.role is Role.FPROP))
         chosen = dict.fromkeys([*ops[: self.first], *ops[max(len(ops) - self.last, 0) :]])
-        return [Rule(layer, family=family, format=self.high, required=False, inside=False) for layer, family in chosen]
+        return [_rule(layer, family, self.high) for layer, family in chosen]
+
+
+def _rule(layer: str, family: str, high: Format | str) -> Rule:
+    """Of a module's own products; its name may have signs of patterns, as keys of a ModuleDict."""
+    return Rule(escape(layer), family=family, format=high, required=False, inside=False)

@@ -26,6 +26,9 @@ _WIDTH = 8
 class Front(BudgetPolicy):
     """What `pareto` may choose from: the arguments of every policy with a budget."""
 
+    def _solve(self, assigner: Assigner) -> Scored:
+        raise PlanError("a front is many plans: precc.pareto(analysis, options=precc.Front(...))")
+
     def plans(self, assigner: Assigner, points: int) -> list[PrecisionPlan]:
         """As `pareto`."""
         limits = best_uniform(assigner, formats_of_width(_WIDTH))
@@ -75,4 +78,5 @@ def _budget(found: list[Scored], k: int, limits: Limits) -> str:
     here, there = found[k], found[k + 1]
     gain = math.log(limits.share_of(here.errors) / max(limits.share_of(there.errors), 1e-300)) / 2  # of squares
     price = math.log(there.cost.value / here.cost.value) if here.cost.value else math.inf
-    return f"front: 1% more cost, {100 * (1 - 0.99 ** (gain / price)):.2g}% less error" if price else "front"
+    less = 1 - 1.01 ** -(gain / price) if price else 0.0
+    return f"front: 1% more cost, {100 * less:.3g}% less error" if price else "front"

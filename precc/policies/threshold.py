@@ -9,11 +9,12 @@ from precc.accumulation.sums import Sums
 from precc.accumulation.two_passes import TwoPasses, checked_tau
 from precc.analysis.analysis import Analysis
 from precc.analysis.component_conditions import ComponentConditions
+from precc.assignment.check_runs import check_runs
 from precc.assignment.step_work import step_work
 from precc.cost.bit_ops import BitOps
 from precc.cost.cost_model import CostModel
 from precc.cost.cost_of_plan import cost_of
-from precc.errors import AnalysisError, PlanError, member_of
+from precc.errors import AnalysisError, member_of
 from precc.first_match import first_match
 from precc.formats import Format
 from precc.plan import PrecisionPlan
@@ -102,15 +103,16 @@ class Threshold(RuledPolicy):
         """
         known, runner = _checked(analysis), parse_target(target)
         model = BitOps() if cost is None else checked_cost(cost, runner)
-        check_decisions(rules, known.records)
         every = parse_rules(rules)
-        ruled = {Slot.parse(name).op for name in known.operands if first_match(every).position(name) is not None}
+        check_decisions(every, known.records)
+        forward = [slot for name in known.operands if (slot := known.records[name].slot).role is Role.FPROP]
+        ruled = {slot.op for slot in forward if first_match(every).position(slot.name) is not None}
         found = {op: own for op, own in known.findings.components.items() if op not in ruled}
         slots = {name: self._precision(known.records[name].slot, found) for name in known.operands}
         sums = {f"{op}/fprop.accumulator": self._sums(own) for op, own in found.items()}
         plan = PrecisionPlan("float32", slots, known.multiply_adds, accumulators=sums, rules=every)
-        self._check_target(plan, known, runner)
-        return replace(plan, provenance=self._provenance(plan, known, model))
+        check_runs(plan, step_work(known), runner)
+        return replace(plan, provenance=self._provenance(plan, known, model, found))
 
     def shares(self, analysis: Analysis) -> Mapping[str, float]:
         """The share of each product that is low, by op, as far as its analysis tells; components by sampled ones."""
@@ -154,17 +156,10 @@ class Threshold(RuledPolicy):
     def _both(self) -> tuple[ProductArithmetic, ProductArithmetic]:
         return ProductArithmetic.of(self.low), ProductArithmetic.of(self.high)
 
-    def _check_target(self, plan: PrecisionPlan, analysis: Analysis, target: Target) -> None:
-        for work in step_work(analysis).products:
-            pair = [plan.precision(slot.name) for slot in work.operands]
-            problem = target.product_problem(work, pair[0], pair[-1])
-            for name in work.accumulators:
-                problem = problem or target.accumulator_problem(plan.accumulator(name), pair[0], pair[-1])
-            if problem:
-                raise PlanError(f"{work.operands[0].op}/{work.role.value}: {problem}")
-
-    def _provenance(self, plan: PrecisionPlan, analysis: Analysis, cost: CostModel) -> Provenance:
-        shares, work = self.shares(analysis), step_work(analysis)
+    def _provenance(
+        self, plan: PrecisionPlan, analysis: Analysis, cost: CostModel, found: Mapping[str, ComponentConditions]
+    ) -> Provenance:
+        shares, work = {op: self._share(own) for op, own in found.items()}, step_work(analysis)
         adds = {own.operands[0].op: own.multiply_adds for own in work.products if own.role is Role.FPROP}
         low = sum(shares[op] * adds[op] for op in shares) / max(1, sum(adds.values()))
         budget = f"{low:.1%} of the forward's multiply-adds low"

@@ -1,6 +1,5 @@
 """What policies that choose formats of weights alone have in common."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -9,9 +8,10 @@ from precc.assignment.candidates import parse_candidates
 from precc.assignment.elimination import cheapest
 from precc.assignment.problem import AssignmentProblem, Solution
 from precc.assignment.weight_choices import WeightChoices
+from precc.checks import require_number
 from precc.cost.cost_model import CostModel
 from precc.cost.cost_of_plan import cost_of
-from precc.errors import InfeasibleError, PlanError
+from precc.errors import InfeasibleError
 from precc.formats import Format
 from precc.plan import PrecisionPlan
 from precc.policies.choosing_policy import ChoosingPolicy, checked_analysis, checked_cost
@@ -46,9 +46,7 @@ class WeightBudget(ChoosingPolicy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        bits = self.average_bits
-        if not isinstance(bits, (int, float)) or isinstance(bits, bool) or not 0 < bits < math.inf:
-            raise PlanError(f"average_bits is a positive number, not {bits!r}")
+        require_number(self.average_bits, "average_bits")
         object.__setattr__(self, "others", self._others)
 
     def assign(
@@ -74,8 +72,8 @@ class WeightBudget(ChoosingPolicy):
             PlanError: rules that contradict each other or leave no weight, or the target.
         """
         known = checked_analysis(analysis, self)
-        check_decisions(rules, known.records)
         every = parse_rules(rules)
+        check_decisions(every, known.records)
         runner = parse_target(target)
         choices = WeightChoices.of(known, self._candidates, self._others, every, runner)
         model = choices.bits if cost is None else checked_cost(cost, runner)
@@ -86,7 +84,7 @@ class WeightBudget(ChoosingPolicy):
 
     def _solved(self, problem: AssignmentProblem) -> Solution:
         try:
-            return self.solver.least_error(problem, float(self.average_bits))
+            return self.solver.least_error(problem, min(float(self.average_bits), 2.0**20))
         except InfeasibleError:
             least = float(problem.cost_of(cheapest(problem)))
             raise InfeasibleError(
