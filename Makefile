@@ -48,6 +48,7 @@ bench: .venv/.complete  ## the published numbers: JSON files in benchmarks/resul
 	$(RUN) benchmarks/analysis_cost.py
 	$(RUN) benchmarks/assignment.py
 	$(RUN) benchmarks/bit_budget.py
+	$(RUN) benchmarks/thresholding.py
 	$(RUN) benchmarks/roofline.py
 	$(RUN) benchmarks/weight_budgets.py
 
