@@ -90,6 +90,7 @@ class Prediction:
     accumulate: Accumulate = accumulate_tensor_ops
     _sums: dict[tuple[Any, ...], SumErrors] = field(default_factory=dict)
     _found: dict[tuple[Any, ...], "_SampleErrors"] = field(default_factory=dict)
+    _alone: dict[tuple[Any, ...], SlotError] = field(default_factory=dict)
 
     def of(self, plan: PrecisionPlan) -> ErrorEstimate:
         """The error of a plan; infinite where a sampled value becomes infinite.
@@ -137,11 +138,17 @@ class Prediction:
         return self._found[key]
 
     def alone(self, slot: str, precision: Precision) -> SlotError:
-        """The error of one slot of an operand by itself.
+        """The error of one slot of an operand by itself; found once.
 
         Raises:
             AnalysisError, UnsupportedError: as `of`.
         """
+        key = (slot, precision, self.calibration.of(slot))
+        if key not in self._alone:
+            self._alone[key] = self._alone_in(slot, precision)
+        return self._alone[key]
+
+    def _alone_in(self, slot: str, precision: Precision) -> SlotError:
         found = self._of_sample(self._samples[slot], PrecisionPlan("float64", {slot: precision}))
         size = dict(found.mean_squares).get(slot, 0.0) * self.calibration.of(slot).gradient ** 4
         return self._slot_error(found.contribution, size, found.lost)
