@@ -10,7 +10,7 @@ from precc.accumulation.named import ACCUMULATORS, parse_accumulator
 from precc.accumulation.sums import Sums
 from precc.accumulation.two_passes import TwoPasses
 from precc.cost.work import ProductWork
-from precc.errors import PlanError, expected_one_of
+from precc.errors import PlanError, expected_one_of, member_of
 from precc.formats import BlockFormat, FloatFormat, Format, Granularity, Overflow, parse_format
 from precc.precision import Precision
 from precc.rounding import NEAREST_EVEN
@@ -73,7 +73,9 @@ class Target:
             raise PlanError(f"unknown layout {layout!r}: {expected_one_of(('any', 'k-major'))}")
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "pairs", known)
-        object.__setattr__(self, "scalings", frozenset(map(Granularity, scalings)))
+        object.__setattr__(
+            self, "scalings", frozenset(member_of(Granularity, own, "unknown scaling of a target") for own in scalings)
+        )
         object.__setattr__(self, "accumulators", sums)
         object.__setattr__(self, "alignment", alignment)
         object.__setattr__(self, "layout", layout)
@@ -136,6 +138,10 @@ class Target:
             return ""
         known = ", ".join(sorted(have.value for have in self.scalings)) or "nothing"
         return f"{own}: {self.name} scales by {known}, not by {scaled.value}"
+
+
+def _granularity(name: Granularity | str) -> Granularity:
+    return member_of(Granularity, name, "unknown scaling of a target")
 
 
 def _is_blocked(own: Precision) -> bool:

@@ -4,6 +4,7 @@ import itertools
 import pickle
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -203,3 +204,30 @@ def test_rows_of_narrow_formats_are_aligned() -> None:
         assert ("rows of 16 bytes, not of 25 values" in problem) is not legal
         assert TARGETS["cpu-emulated"].product_problem(work, own, own) == ""
     assert "multiplies" in TARGETS["sm_90"].product_problem(work, e4m3, half)
+
+
+def test_rows_of_the_second_operand_are_aligned_too() -> None:
+    wide, narrow = Precision("bf16"), Precision("e4m3")
+    own = Target("own", pairs=[("bf16", "e4m3"), ("e4m3", "bf16")], alignment=16)
+    for terms, problem in ((24, "rows of 16 bytes"), (32, "")):
+        slots = tuple(map(Slot.parse, ("fc/product/fprop.input", "fc/product/fprop.weight")))
+        work = ProductWork(slots, (terms * 4, terms * 4), terms * 16, 16)
+        for pair in ((wide, narrow), (narrow, wide)):
+            found = own.product_problem(work, *pair)
+            assert problem in found
+            assert bool(found) is bool(problem)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"alignment": 0}, {"alignment": 1.5}, {"layout": "x"}, {"scalings": ["all"]}, {"alignment": True}],
+)
+def test_targets_that_make_no_sense(options: dict[str, Any]) -> None:
+    with pytest.raises((PlanError, FormatError)):
+        Target("own", pairs=[("bf16", "bf16")], **options)
+
+
+def test_a_target_may_emulate() -> None:
+    own = TARGETS["sm_90"].emulating()
+    assert own.name == "sm_90"
+    assert own.pair_problem(Precision("e2m1", "stochastic"), Precision("e5m4")) == ""

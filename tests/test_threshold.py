@@ -200,6 +200,17 @@ def test_rules_take_products_out(lenet: tuple[Any, Analysis, Tensor]) -> None:
         Threshold(2.0).assign(analysis, rules=[Rule("conv9", keep="float32")])
 
 
+def test_the_share_counts_multiply_adds(lenet: tuple[Any, Analysis, Tensor]) -> None:
+    _, analysis, _ = lenet
+    policy = Threshold(20.0, "channel", LOW, HIGH)
+    shares, work = (
+        policy.shares(analysis),
+        {"conv1": 117_600, "conv2": 240_000, "fc1": 48_000, "fc2": 10_080, "fc3": 840},
+    )
+    low = sum(shares[f"{layer}/product"] * own for layer, own in work.items()) / sum(work.values())
+    assert policy.assign(analysis).provenance.budget == f"{low:.1%} of the forward's multiply-adds low"
+
+
 def test_rules_of_the_backward_leave_the_forward(lenet: tuple[Any, Analysis, Tensor]) -> None:
     _, analysis, _ = lenet
     plan = Threshold(2.0).assign(analysis, rules=[Rule("*", role="wgrad", keep="fp32")])

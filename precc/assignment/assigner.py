@@ -122,10 +122,9 @@ class Assigner:
         for _ in range(_ROUNDS):
             problem = self.tables.problem(reference, limits).within(limits.budgets * factors)
             found = self._scored(self._least(problem, most))
-            # of more than two copies of a tensor a problem counts too few
-            if found.cost.value > cost * _WITHIN:
-                most *= cost / found.cost.value
-            elif best is None or limits.share_of(found.errors) < limits.share_of(best.errors):
+            # where a tensor has several copies with several readers each, a problem counts more of them than there are
+            within = found.cost.value <= cost * _WITHIN
+            if within and (best is None or limits.share_of(found.errors) < limits.share_of(best.errors)):
                 best = found
             if found.plan in seen:
                 break
