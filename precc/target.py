@@ -73,9 +73,7 @@ class Target:
             raise PlanError(f"unknown layout {layout!r}: {expected_one_of(('any', 'k-major'))}")
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "pairs", known)
-        object.__setattr__(
-            self, "scalings", frozenset(member_of(Granularity, own, "unknown scaling of a target") for own in scalings)
-        )
+        object.__setattr__(self, "scalings", frozenset(map(_granularity, scalings)))
         object.__setattr__(self, "accumulators", sums)
         object.__setattr__(self, "alignment", alignment)
         object.__setattr__(self, "layout", layout)
