@@ -243,7 +243,7 @@ def read_plan(plan: PrecisionPlan | str | Path) -> PrecisionPlan:
             if str(plan) in FORMATS or str(plan) in ALIASES:
                 raise PlanError(f"{error}; for one format in all slots: precc.PrecisionPlan({str(plan)!r})") from error
             raise
-    hint = "; for a policy, pass policy.assign()" if hasattr(plan, "assign") else ""
+    hint = "; a policy makes one: pass policy.assign(net.analyze(...))" if hasattr(plan, "assign") else ""
     if isinstance(plan, dict):
         hint = "; slots by name go with a format for all others: precc.PrecisionPlan('fp32', {...})"
     raise PlanError(f"a plan is a PrecisionPlan or the path of one, not {plan!r}{hint}")

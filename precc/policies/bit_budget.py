@@ -19,7 +19,8 @@ class BitBudget(BudgetPolicy):
     (rounded down, 4 to 32 bits), scaled if it has fewer than 16 bits.
 
     Args:
-        average_bits: of an operand, weighted by multiply-adds.
+        average_bits: of an operand, weighted by multiply-adds; what rules decide counts.
+        candidates, accumulators, share, inference, lost, solver: as in `precc.policies.budget_policy.BudgetPolicy`.
 
     Raises:
         PlanError: it is no positive number.

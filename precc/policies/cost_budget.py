@@ -19,7 +19,8 @@ class CostBudget(BudgetPolicy):
     all slots have it, or, if there is none, of the cheapest one.
 
     Args:
-        limit: of the cost of a step, in units of the model.
+        limit: of the cost of a step, in units of the model; what rules decide counts.
+        candidates, accumulators, share, inference, lost, solver: as in `precc.policies.budget_policy.BudgetPolicy`.
 
     Raises:
         PlanError: it is no positive number.

@@ -19,6 +19,7 @@ class ErrorBudget(BudgetPolicy):
         loss: root mean square of the error of the loss; absolute.
         gradient: root mean square of the norm of the gradient's error, relative to the gradient's norm.
         bias: magnitude of the mean of the loss error; absolute.
+        candidates, accumulators, share, inference, lost, solver: as in `precc.policies.budget_policy.BudgetPolicy`.
 
     Raises:
         PlanError: no limit at all, a negative one, or one of the gradient for inference.
