@@ -290,8 +290,8 @@ def test_predictions_are_near_measurements(
     plan = PrecisionPlan(operands, default_accumulator=accumulator)
     predicted, measured = prediction.of(plan), measurement.draws(plan, draws)
     assert 1 / 2 < root_mean_square(predicted) / root_mean_square(measured.estimate) < 2
-    # of some nets an element of max-pooling flips in one draw of six, and outweighs everything else there
-    assert 1 / 2 < predicted.gradient / float(measured.gradient.median()) < 2
+    # of some nets an element of max-pooling flips in one draw of six, and is most of the root mean square
+    assert float(measured.gradient.median()) / 2 < predicted.gradient < 2 * measured.estimate.gradient
 
 
 @pytest.mark.parametrize("name", ["e5m10", "e8m3"])
