@@ -259,3 +259,14 @@ def test_targets(lenet: tuple[Any, Analysis, Tensor]) -> None:
 def test_bad_options(make: Callable[[], Any], kind: type[Exception], said: str) -> None:
     with pytest.raises(kind, match=said):
         make()
+
+
+def test_a_damaged_analysis_is_refused(lenet: tuple[Any, Analysis, Tensor], tmp_path: Path) -> None:
+    """torch.load does not look at the checksums of its file."""
+    path = tmp_path / "step.precc"
+    lenet[1].save(path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x40
+    path.write_bytes(content)
+    with pytest.raises(AnalysisError, match="holds no analysis"):
+        Analysis.load(path)
