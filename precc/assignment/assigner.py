@@ -118,10 +118,10 @@ class Assigner:
             InfeasibleError: none costs as little.
         """
         best: Scored | None = None
-        factors, reference, most, seen = np.ones(3), self.tables.uniform, cost - self.tables.fixed, set[PrecisionPlan]()
+        factors, reference, seen = np.ones(3), self.tables.uniform, set[PrecisionPlan]()
         for _ in range(_ROUNDS):
             problem = self.tables.problem(reference, limits).within(limits.budgets * factors)
-            found = self._scored(self._least(problem, most))
+            found = self._scored(self._least(problem, cost - self.tables.fixed))
             # where a tensor has several copies with several readers each, a problem counts more of them than there are
             within = found.cost.value <= cost * _WITHIN
             if within and (best is None or limits.share_of(found.errors) < limits.share_of(best.errors)):
