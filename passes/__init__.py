@@ -1,8 +1,10 @@
 """Passes: one a file, file name = pass name."""
 
 from precc.passes.leave_outside import LeaveOutside
+from precc.passes.name_additions import NameAdditions
 from precc.passes.name_attention import NameAttention
 from precc.passes.place_accumulators import PlaceAccumulators
+from precc.passes.place_results import PlaceResults
 from precc.passes.place_rounding import PlaceRounding
 from precc.passes.remove_attention_markers import RemoveAttentionMarkers
 from precc.passes.roles import Roles
@@ -14,7 +16,8 @@ __all__ = ["accumulating_pipeline", "analysis_pipeline", "naming_pipeline", "rou
 
 def rounding_pipeline() -> Pipeline:
     """What every captured graph goes through: roles, then one rounding node a slot."""
-    return Pipeline((SplitConvolutionBackward(), NameAttention(), Roles(), PlaceRounding(), RemoveAttentionMarkers()))
+    placing = (PlaceRounding(), PlaceResults(), RemoveAttentionMarkers())
+    return Pipeline((SplitConvolutionBackward(), NameAttention(), Roles(), NameAdditions(), *placing))
 
 
 def analysis_pipeline() -> Pipeline:
@@ -29,4 +32,4 @@ def accumulating_pipeline() -> Pipeline:
 
 def naming_pipeline() -> Pipeline:
     """Names alone, for graphs that are only looked at: reports ahead of time and exports."""
-    return Pipeline((NameAttention(), Roles()))
+    return Pipeline((NameAttention(), Roles(), NameAdditions()))

@@ -12,7 +12,7 @@ from precc.passes.module_paths import module_path
 from precc.passes.products import PRODUCTS
 from precc.protocols import GraphContext
 
-__all__ = ["LeaveOutside"]
+__all__ = ["LeaveOutside", "why_outside"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +25,14 @@ class LeaveOutside:
         for node in graph.graph.nodes:
             if node.target in PRODUCTS or node.target is ATTENTION_OPERANDS:
                 layer = module_path(node, context)
-                reason = _why_outside(node, layer, context.regions)
+                reason = why_outside(node, layer, context.regions)
                 if reason:
                     annotate(node, Unrounded(layer, reason))
 
 
-def _why_outside(node: Node, layer: str, regions: tuple[str, ...]) -> str:
+def why_outside(node: Node, layer: str, regions: tuple[str, ...]) -> str:
+    """Why a node, in a module, has no slots in a call of the net; empty if it may have some."""
     if f"in {LOSS_FRAME}" in (node.meta.get("stack_trace") or ""):
-        return "it is a product of the loss, outside of the net"
+        return "it is of the loss, outside of the net"
     inside = not regions or any(layer == path or layer.startswith(f"{path}.") for path in regions)
     return "" if inside else "it is in no region"

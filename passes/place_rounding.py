@@ -14,7 +14,7 @@ from precc.round_op import ROUND
 from precc.rounding import ROW_WIDTH
 from precc.slots import Role, Slot
 
-__all__ = ["PlaceRounding"]
+__all__ = ["PlaceRounding", "plan_of", "rounding_meta"]
 
 #: What the partitioner and the compilers read of a node, taken over from the product that a rounding serves.
 _INHERITED = (
@@ -38,9 +38,7 @@ class PlaceRounding:
     name: ClassVar[str] = "place_rounding"
 
     def run(self, graph: GraphModule, context: GraphContext) -> None:
-        plan = next((n for n in graph.graph.nodes if n.name == context.plan), None)
-        if plan is None:
-            raise CaptureError("the captured graph has lost its plan input")
+        plan = plan_of(graph, context)
         row = 0
         for node, product in products_of(graph.graph):
             annotate(node, replace(product, row=row))
@@ -52,7 +50,7 @@ class PlaceRounding:
                     continue
                 with graph.graph.inserting_before(node):
                     rounded = graph.graph.call_function(ROUND, (value, plan, row))
-                rounded.meta = _meta(node, value, operand.slot)
+                rounded.meta = rounding_meta(node, value, operand.slot)
                 annotate(rounded, operand.slot)
                 node.update_arg(operand.position, rounded)
                 row += 1
@@ -62,13 +60,26 @@ class PlaceRounding:
             plan.meta["val"] = torch.empty(row, ROW_WIDTH, dtype=torch.float64, device=plan.meta["val"].device)
 
 
+def plan_of(graph: GraphModule, context: GraphContext) -> Node:
+    """The placeholder of the plan.
+
+    Raises:
+        CaptureError: there is none.
+    """
+    plan: Node | None = next((node for node in graph.graph.nodes if node.name == context.plan), None)
+    if plan is None:
+        raise CaptureError("the captured graph has lost its plan input")
+    return plan
+
+
 def _is_rounded(product: Product, operand: Operand, value: Node, plan: PrecisionPlan) -> bool:
     """Whether a plan changes an operand; a product with a rounded sum finds the plan by the nodes of its operands."""
     changes = plan.precision(operand.slot.name).changes(value.meta["val"].dtype)
     return changes or product.sums(plan) is not None
 
 
-def _meta(node: Node, value: Node, slot: Slot) -> dict[str, Any]:
+def rounding_meta(node: Node, value: Node, slot: Slot) -> dict[str, Any]:
+    """Of the node that rounds a value for another node."""
     meta = {key: node.meta[key] for key in _INHERITED if key in node.meta}
     fake = value.meta["val"]
     with fake.fake_mode:

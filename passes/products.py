@@ -8,8 +8,9 @@ from torch.fx import Node
 from torch.utils.flop_counter import flop_registry
 
 from precc.analysis.slot_sites import VIEWS
-from precc.annotations import Size
+from precc.annotations import Operand, Size
 from precc.grouped_product import GROUPED_PRODUCT
+from precc.slots import Role, Slot
 
 __all__ = [
     "CONVOLUTION_BACKWARD",
@@ -24,6 +25,7 @@ __all__ = [
     "op_name",
     "operands",
     "origin",
+    "result_of",
 ]
 
 _aten = torch.ops.aten
@@ -175,6 +177,14 @@ def axes(node: Node, position: int) -> tuple[int, int, int]:
     assert isinstance(operand, Node)
     dims = len(_shape(operand))
     return (*_axes(node, position, dims), dims)
+
+
+def result_of(node: Node, slot: Slot) -> Operand:
+    """What a node stores, for a slot there; of the backward of a convolution the gradient that it is for."""
+    value: Any = node.meta["val"]
+    own = value if isinstance(value, torch.Tensor) else next(one for one in value if one is not None)
+    channel = 1 if "conv" in op_name(node) and slot.role is not Role.WGRAD else max(own.dim() - 1, 0)
+    return Operand(-1, slot, max(own.dim() - 1, 0), channel, own.dim(), own.dtype)
 
 
 def dtype_of(node: Node, position: int) -> torch.dtype:

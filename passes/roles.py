@@ -17,6 +17,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from precc.annotations import Operand, Product, Unrounded, annotate, is_annotated
+from precc.passes.dependence import backward_of, varying_in
 from precc.passes.module_paths import module_path
 from precc.passes.op_classes import OpClass, classify
 from precc.passes.products import (
@@ -32,6 +33,7 @@ from precc.passes.products import (
     op_name,
     operands,
     origin,
+    result_of,
 )
 from precc.protocols import GraphContext
 from precc.slots import Role, Slot
@@ -66,9 +68,7 @@ class Roles:
     def run(self, graph: GraphModule, context: GraphContext) -> None:
         nodes = list(graph.graph.nodes)
         free = [n for n in nodes if not is_annotated(n)]  # not of fused attention
-        inputs = [n for n in nodes if n.op == "placeholder" and not _is_tangent(n)]
-        varying = _reached_from(nodes, {n for n in inputs if n.name not in context.constants})
-        backward = _reached_from(nodes, {n for n in nodes if _is_tangent(n)})
+        varying, backward = varying_in(nodes, context), backward_of(nodes)
         forward = _forward_products(free, backward, varying, context)
         by_sequence: dict[int, list[_Forward]] = {}
         for node, product in forward:
@@ -154,7 +154,9 @@ def _annotate(node: Node, product: _Forward, role: Role, positions: tuple[int, i
         Operand(position, replace(slot, role=role, operand=name), *axes(node, position), dtype_of(node, position))
         for position, name in zip(positions, names, strict=True)
     )
-    annotate(node, Product(rounded, multiply_adds(node), groups(node), is_ragged(node)))
+    own = replace(slot, role=role).results
+    result = result_of(node, own[0]) if own else None
+    annotate(node, Product(rounded, multiply_adds(node), groups(node), is_ragged(node), result))
 
 
 def _why_no_slots(node: Node, graph: GraphModule) -> str:
@@ -190,15 +192,3 @@ def _holds_products(node: Node, graph: GraphModule) -> bool:
             if any(n.target in PRODUCTS or op_name(n) in OPAQUE_PRODUCTS or _holds_products(n, module) for n in inside):
                 return True
     return False
-
-
-def _is_tangent(node: Node) -> bool:
-    return node.op == "placeholder" and "tangents" in str(node.target)
-
-
-def _reached_from(nodes: list[Node], sources: set[Node]) -> set[Node]:
-    reached = set(sources)
-    for node in nodes:
-        if any(argument in reached for argument in node.all_input_nodes):
-            reached.add(node)
-    return reached

@@ -222,6 +222,6 @@ def _sample(origin: Node, sites: Sequence[SlotSite], probed: "_Probed") -> Value
         loss = probed.loss_adjoints.get(site.name)
         axes = (site.operand.contracted, site.operand.channel)
         scales = taps.scales.get(site.name, {})
-        slots.append(SlotAdjoints(site.name, *axes, loss, probes, scales, probed.answers.sums(site)))
+        slots.append(SlotAdjoints(site.name, *axes, loss, probes, scales, probed.answers.sums(site), site.source))
     drawn = taps.drawn[origin]
     return ValueSample(drawn.elements, probed.values[origin], drawn.weights, probed.amax[origin], tuple(slots))

@@ -17,6 +17,7 @@ from precc.precision import Precision
 from precc.slots import Role, Slot
 
 __all__ = [
+    "Addition",
     "InFusedCall",
     "NodeRecord",
     "Operand",
@@ -27,6 +28,7 @@ __all__ = [
     "annotation_of",
     "is_annotated",
     "products_of",
+    "results_of",
     "roundings_of",
     "unrounded_of",
 ]
@@ -39,13 +41,14 @@ Size = int | torch.SymInt
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """One rounded argument of a product.
+    """One rounded argument of a product, or a result that is stored.
 
     Args:
-        position: in the node's arguments.
+        position: in the node's arguments; -1: it is the result.
         slot: where it is rounded.
-        contracted: the dimension over which the product sums; of wgrad convolutions the batch.
-        channel: the dimension of channels: of a convolution 0 of the weight, else 1; of a matrix the one that is kept.
+        contracted: the dimension over which the product sums; of wgrad convolutions the batch; of a result the last.
+        channel: the dimension of channels: of a convolution 0 of the weight, else 1; of a matrix the one that is kept;
+            of its result the last.
         dims: how many dimensions the value has.
         dtype: of the value.
     """
@@ -62,6 +65,10 @@ class Operand:
         precision, own = plan.precision(self.slot.name), format_of_dtype(self.dtype)
         return precision if own is None or precision.changes(self.dtype) else Precision(own)
 
+    def is_rounded(self, plan: PrecisionPlan) -> bool:
+        """Whether a plan changes its values."""
+        return plan.precision(self.slot.name).changes(self.dtype)
+
 
 @dataclass(frozen=True, slots=True)
 class Product:
@@ -72,6 +79,7 @@ class Product:
         multiply_adds: of one run.
         groups: of a convolution's channels.
         ragged: whether its sums run over groups of different lengths.
+        result: what it stores; None of fused attention, whose kernel stores what it likes.
         row: in the plan, of its first operand; those of the others and of the accumulator follow. -1: not placed yet.
     """
 
@@ -79,6 +87,7 @@ class Product:
     multiply_adds: Size
     groups: int = 1
     ragged: bool = False
+    result: Operand | None = None
     row: int = -1
 
     @property
@@ -107,6 +116,17 @@ class Product:
 
 
 @dataclass(frozen=True, slots=True)
+class Addition:
+    """A sum of two activations, as of a residual stream: a tensor that is stored and that no product made.
+
+    Args:
+        result: the sum.
+    """
+
+    result: Operand
+
+
+@dataclass(frozen=True, slots=True)
 class Unrounded:
     """A product that is computed in the tensors' own format, and why."""
 
@@ -119,7 +139,7 @@ class InFusedCall:
     """A node of a fused op, which has no slots beside those of the op."""
 
 
-Annotation = Product | Unrounded | InFusedCall | Slot
+Annotation = Product | Addition | Unrounded | InFusedCall | Slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +194,14 @@ def _records(graph: Graph, kind: type[Annotation]) -> list[tuple[Node, Annotatio
 def products_of(graph: Graph) -> list[tuple[Node, Product]]:
     """The products of a graph with their records, in graph order."""
     return [(node, record) for node, record in _records(graph, Product) if isinstance(record, Product)]
+
+
+def results_of(graph: Graph) -> list[tuple[Node, Operand]]:
+    """The nodes of a graph whose results have slots, with these, in graph order."""
+    found = [*_records(graph, Product), *_records(graph, Addition)]
+    own = {node: record.result for node, record in found if isinstance(record, (Product, Addition))}
+    ordered = ((node, own.get(node)) for node in graph.nodes)
+    return [(node, result) for node, result in ordered if result is not None]
 
 
 def roundings_of(graph: Graph) -> list[tuple[Node, Slot]]:

@@ -72,6 +72,7 @@ class GraphCompiler:
         amax: records of the net's slots.
         region: path of the module that is compiled; the root's is empty.
         only_plan: the one plan that graphs are built for; None: they are live.
+        results: whether results have rounding nodes.
         fused_attention: whether attention is one op with slots of its own.
         runs: how often a compiled graph was entered.
         tally: multiply-adds executed so far, by format.
@@ -86,6 +87,7 @@ class GraphCompiler:
     amax: AmaxHistory
     region: str = ""
     only_plan: PrecisionPlan | None = None
+    results: bool = False
     fused_attention: bool = False
     runs: int = 0
     tally: Counter[str] = field(default_factory=Counter)
@@ -105,6 +107,7 @@ class GraphCompiler:
             self.amax,
             region=self.region,
             accumulates=bool(self.lowering.passes),
+            rounds_results=self.results,
             live=self.only_plan is None,
         )
         opens = self.only_plan is None or any(map(self.only_plan.rounds, floating_dtypes(example_inputs)))
@@ -227,6 +230,7 @@ class _Build:
             frame=(self.compiler.region, self.compiler.frame),
             numbers=self.compiler.numbers,
             only_plan=self.compiler.only_plan,
+            results=self.compiler.results,
         )
         self.context = context
         self.compiler.pipeline.run(graph, context)

@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.fx import Graph, Node
 
 from precc.amax_history import AmaxHistory
-from precc.annotations import Product, Size, Unrounded, products_of, unrounded_of
+from precc.annotations import Operand, Product, Size, Unrounded, products_of, results_of, unrounded_of
 from precc.delayed_rows import DelayedRows
 from precc.errors import UnsupportedError
 from precc.plan import PrecisionPlan
-from precc.plan_checks import check_product
-from precc.plan_rows import draws, rows_of_product
+from precc.plan_checks import check_product, check_result
+from precc.plan_rows import draws, plan_rows
 from precc.round_op import ROUND
 from precc.rounding import KEY_COLUMNS, PLAN_COLUMN, ROW_WIDTH, draw_key, key_halves
 from precc.slots import Slot
@@ -43,6 +43,7 @@ class CapturedGraph:
         double: whether it has products of float64 values.
         visible_outputs: outputs that the caller sees.
         accumulates: whether its products can round their sums.
+        rounds_results: whether results can be rounded.
         live: whether it has slots for any plan, or only those that its one plan rounds in.
     """
 
@@ -55,10 +56,11 @@ class CapturedGraph:
     double: bool = False
     visible_outputs: int = 0
     accumulates: bool = False
+    rounds_results: bool = False
     live: bool = True
-    slots: tuple[Slot, ...] = ()
-    dtypes: tuple[torch.dtype, ...] = ()  # of what is rounded in the slots
+    slots: tuple[Slot, ...] = ()  # of operands
     products: tuple[Product, ...] = ()
+    results: tuple[Operand, ...] = ()
     unrounded: tuple[Unrounded, ...] = ()
     _current: "_Rows" = field(default_factory=lambda: _NO_ROWS)
     _prepared: "OrderedDict[PrecisionPlan, _Rows]" = field(default_factory=OrderedDict)
@@ -66,12 +68,12 @@ class CapturedGraph:
     _numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
 
     def take_records(self, graph: Graph) -> None:
-        """Note the slots in the order of the plan's rows, and the products."""
+        """Note the slots in the order of the plan's rows, the products, and the results."""
         self.products = tuple(product for _, product in products_of(graph))
         operands = [operand for product in self.products for operand in product.operands]
         self.slots = tuple(operand.slot for operand in operands)
-        self.dtypes = tuple(operand.dtype for operand in operands)
-        self.double = torch.float64 in self.dtypes
+        self.results = tuple(result for _, result in results_of(graph))
+        self.double = any(operand.dtype == torch.float64 for operand in operands)
         self.unrounded = tuple(record for _, record in unrounded_of(graph))
 
     def check(self, plan: PrecisionPlan) -> None:
@@ -84,6 +86,8 @@ class CapturedGraph:
             return
         for product in self.products:
             check_product(product, plan)
+        for result in self.results:
+            check_result(result, plan)
 
     def use(self, plan: PrecisionPlan) -> None:
         """Run under this plan from the next forward on. The rows are prepared once a plan."""
@@ -102,11 +106,11 @@ class CapturedGraph:
         self._prepared.clear()
 
     def _rows_of(self, plan: PrecisionPlan, number: int) -> "_Rows":
-        rows = [row for product in self.products for row in rows_of_product(product, plan)]
+        rows = plan_rows(self.products, self.results, plan)
         tensor = torch.tensor(rows, dtype=torch.float64, device="cpu").reshape(len(rows), ROW_WIDTH)
         tensor[:, PLAN_COLUMN] = number
-        stochastic = any(draws(product, plan) for product in self.products)
-        return _Rows(tensor, stochastic, DelayedRows.of(self.products, self.dtypes, plan), number)
+        stochastic = draws(self.products, self.results, plan)
+        return _Rows(tensor, stochastic, DelayedRows.of(self.products, self.results, plan), number)
 
     def next_rows(self, *, training: bool) -> Tensor:
         """The rows of the next forward: those of the plan, with a key and delayed scales of its own where it has any.

@@ -1,18 +1,19 @@
 """Delayed scales in the rows of one graph: filled in from the history before a forward, and what it is to record."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from precc.amax_history import AmaxHistory
-from precc.annotations import Product
+from precc.annotations import Operand, Product
 from precc.plan import PrecisionPlan
 from precc.rounding import RECORD_COLUMNS, Row
 from precc.rounding.row import ScaleRow, set_static_scales
 from precc.rounding.scales import block_scales
 from precc.rounding.tensor_ops import carrier_of
+from precc.slots import Slot
 
 __all__ = ["DelayedRows"]
 
@@ -43,18 +44,18 @@ class DelayedRows:
     groups: tuple[tuple[_Alike, tuple[int, ...]], ...]
 
     @classmethod
-    def of(cls, products: Iterable[Product], dtypes: Sequence[torch.dtype], plan: PrecisionPlan) -> "DelayedRows":
-        """Those of a plan; `dtypes` are of the operands, in order."""
+    def of(cls, products: Iterable[Product], results: Iterable[Operand], plan: PrecisionPlan) -> "DelayedRows":
+        """Those of a plan, in the order of `precc.plan_rows.plan_rows`."""
+        places: list[Operand | Slot] = []
+        for product in products:
+            places += (*product.operands, *product.accumulators)
         names: list[str] = []
         groups: dict[_Alike, list[int]] = {}
-        left = iter(dtypes)
-        for product in products:
-            for operand in product.operands:
-                precision, dtype = plan.precision(operand.slot.name), next(left)
-                if precision.history:
-                    groups.setdefault(_Alike.of(precision.row(), dtype), []).append(len(names))
-                names.append(operand.slot.name)
-            names += [slot.name for slot in product.accumulators]
+        for place in (*places, *results):
+            slot = place.slot if isinstance(place, Operand) else place
+            if isinstance(place, Operand) and (precision := plan.precision(slot.name)).history:
+                groups.setdefault(_Alike.of(precision.row(), place.dtype), []).append(len(names))
+            names.append(slot.name)
         return cls(tuple(names), tuple((alike, tuple(rows)) for alike, rows in groups.items()))
 
     def __bool__(self) -> bool:

@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import or_
 from weakref import ReferenceType
 
 from precc.amax_history import AmaxHistory
@@ -13,6 +15,7 @@ from precc.errors import PlanError
 from precc.net_graphs import NetGraphs
 from precc.pipeline import Pipeline
 from precc.plan import PrecisionPlan
+from precc.reach import Reach
 from precc.slots import CallNumbers
 
 __all__ = ["LIVE", "GraphBuilds"]
@@ -30,7 +33,7 @@ class GraphBuilds:
         owner: the net's session.
         graphs: those captured.
         amax: largest magnitudes of the slots with delayed scales.
-        accumulates: whether graphs are built so that products can round their sums; set by the first plan that does.
+        reach: what they are built for beside operands; widened by the first plan that needs more.
         only_plan: the one plan that graphs are built for; None if they are live.
         tally: multiply-adds executed so far, by format.
         entries: by path, of each region, or of the root.
@@ -40,7 +43,7 @@ class GraphBuilds:
     owner: ReferenceType[GraphOwner]
     graphs: NetGraphs
     amax: AmaxHistory
-    accumulates: bool
+    reach: Reach
     only_plan: PrecisionPlan | None
     tally: Counter[str] = field(default_factory=Counter)
     entries: dict[str, CompiledEntry] = field(init=False)
@@ -57,12 +60,13 @@ class GraphBuilds:
         options = self.options
         compiler = GraphCompiler(
             options.pipeline,
-            options.accumulating if self.accumulates else Pipeline(()),
+            options.accumulating if self.reach.sums else Pipeline(()),
             options.backend,
             self.owner,
             self.amax,
             region=path,
             only_plan=self.only_plan,
+            results=self.reach.results,
             fused_attention=options.fused_attention,
             tally=self.tally,
             numbers=numbers,
@@ -87,25 +91,21 @@ class GraphBuilds:
             only_plan: the one plan to build graphs for, where graphs are built for one.
 
         Raises:
-            PlanError: a plan has accumulators, or is another than the one that the graphs were built for, and they
-                must not be built again.
+            PlanError: a plan has accumulators or results, or is another than the one that the graphs were built for,
+                and they must not be built again.
         """
         if self.only_plan is not None:
             self._prepare_only(only_plan, len(plans), recompile=recompile)
             return
-        needing = next((plan for plan in plans if plan.rounds_sums), None)
-        if needing is None or self.accumulates:
+        missing = next(filter(None, map(self.reach.missing, plans)), "")
+        if not missing:
             return
         if self.graphs.current and not recompile:
-            some = {name: own for name, own in needing.accumulators.items() if own is not None}
-            some |= {rule.path: rule.accumulator for rule in needing.rules if rule.accumulator is not None}
-            name, own = next(iter(some.items()), ("every product", needing.default_accumulator))
             raise PlanError(
-                f"the plan sums {name!r} in {own}, but the net's graphs were built without accumulators: "
-                "net.set_plan(plan, recompile=True) builds them again, and precc.compile(..., plan=...) or policy=... "
-                "with an accumulator builds them so at once"
+                f"the plan {missing}: net.set_plan(plan, recompile=True) builds them again, and "
+                "precc.compile(..., plan=...) or policy=... with such a plan builds them so at once"
             )
-        self.accumulates = True
+        self.reach = reduce(or_, map(Reach.of, plans), self.reach)
         self._rebuild(None)
 
     def _prepare_only(self, plan: PrecisionPlan | None, count: int, *, recompile: bool) -> None:
@@ -118,7 +118,7 @@ class GraphBuilds:
                 f"the net's graphs were built for one plan alone, and this is another: {LIVE}, or "
                 "net.set_plan(plan, recompile=True) builds them again"
             )
-        self.accumulates = plan.rounds_sums
+        self.reach = Reach.of(plan)
         self._rebuild(plan)
 
     def _rebuild(self, only_plan: PrecisionPlan | None) -> None:

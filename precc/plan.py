@@ -27,12 +27,15 @@ from precc.plan_document import arguments_of, text_of
 from precc.precision import Precision
 from precc.provenance import Provenance
 from precc.rule import Rule, parse_rules
-from precc.slots import ACCUMULATOR, Role, Slot
+from precc.slots import ACCUMULATOR, RESULT, Role, Slot
 
 __all__ = ["PrecisionPlan"]
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _UNKNOWN = Provenance()
+
+#: Of a result that is not rounded: no tensor has wider values.
+_AS_STORED = Precision("float64")
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +52,8 @@ class PrecisionPlan:
         accumulators: likewise by slot name, such as ``fc/product/fprop.accumulator``; of products of the forward also
             `TwoPasses`.
         rules: hold over all of this; what they decide of the named slots and accumulators takes the place of it.
+        default_result: in what each result is stored that is not named, such as ``fc/product/fprop.result``, or
+            ``blocks.0/add/fprop.result`` of a sum of two activations; None: as the tensors are.
 
     Raises:
         PlanError: the name of an accumulator among the slots, or the other way round; rules that are none, or beside
@@ -68,6 +73,7 @@ class PrecisionPlan:
     default_accumulator: Sums | None
     accumulators: Mapping[str, Sums | None]
     rules: tuple[Rule, ...]
+    default_result: Precision | None
 
     def __init__(
         self,
@@ -79,11 +85,14 @@ class PrecisionPlan:
         default_accumulator: Sums | Format | str | None = None,
         accumulators: Mapping[str, Sums | Format | str | None] = _NOTHING,
         rules: Sequence[Rule] = (),
+        default_result: Precision | Format | str | None = None,
     ) -> None:
         _check_names(slots, accumulators)
         if isinstance(default_accumulator, TwoPasses):
             raise PlanError("two passes are named product by product, in accumulators=: the backward has none")
         object.__setattr__(self, "rules", parse_rules(rules))
+        stored = None if default_result is None else Precision.of(default_result)
+        object.__setattr__(self, "default_result", stored)
         decided = self._first_match
         own = {name: decided.precision(name, Precision.of(choice)) for name, choice in slots.items()}
         object.__setattr__(self, "default", Precision.of(default))
@@ -102,7 +111,7 @@ class PrecisionPlan:
     @cached_property
     def _exceptions(self) -> dict[str, Precision | Sums | None]:
         """What is named, differs from the defaults, and is not decided by a rule."""
-        slots = {name: own for name, own in self.slots.items() if own != self.default}
+        slots = {name: own for name, own in self.slots.items() if own != self._default_of(name)}
         sums = {name: own for name, own in self.accumulators.items() if own != self.default_accumulator}
         return {name: own for name, own in {**slots, **sums}.items() if self._first_match.position(name) is None}
 
@@ -114,11 +123,13 @@ class PrecisionPlan:
 
     def _tells(self, rule: Rule) -> bool:
         sums = rule.decides_sums and rule.accumulator != self.default_accumulator
-        return sums or rule.precision not in (None, self.default)
+        default = self.default_result if rule.operand == RESULT else self.default
+        return sums or rule.precision not in (None, default)
 
     @cached_property
     def _content(self) -> tuple[Any, ...]:
-        return self.default, self.default_accumulator, self._telling_rules, frozenset(self._exceptions.items())
+        defaults = self.default, self.default_accumulator, self.default_result
+        return *defaults, self._telling_rules, frozenset(self._exceptions.items())
 
     @cached_property
     def _hash(self) -> int:
@@ -139,9 +150,17 @@ class PrecisionPlan:
         return partial(PrecisionPlan, **arguments), ()
 
     def precision(self, slot: str) -> Precision:
-        """The precision of an operand's slot, named or not."""
+        """The precision of the slot of an operand or a result, named or not; float64 rounds none."""
         own = self.slots.get(slot)
-        return own if own is not None else self._first_match.precision(slot, self.default)
+        return own if own is not None else self._first_match.precision(slot, self._default_of(slot))
+
+    def _result(self, slot: str) -> Precision | None:
+        """In what a result is stored; None: as the tensors are."""
+        own = self.precision(slot)
+        return None if own == _AS_STORED else own
+
+    def _default_of(self, slot: str) -> Precision:
+        return (self.default_result or _AS_STORED) if _is_result(slot) else self.default
 
     def accumulator(self, slot: str) -> Sums | None:
         """How a product sums whose accumulator has this name; None: as the tensors' own arithmetic does."""
@@ -154,6 +173,21 @@ class PrecisionPlan:
         """Whether any product has an accumulator."""
         ruled = (rule.accumulator for rule in self.rules)
         return any(own is not None for own in (self.default_accumulator, *self.accumulators.values(), *ruled))
+
+    @cached_property
+    def rounds_results(self) -> bool:
+        """Whether any result has a precision."""
+        return any(own != _AS_STORED for own in self.results.values())
+
+    @property
+    def results(self) -> Mapping[str, Precision]:
+        """In what results are stored that are named, or that rules or the default decide: these by ``*.result``."""
+        named = {name: own for name, own in self.slots.items() if _is_result(name)}
+        ruled = {
+            repr(rule): own for rule in self.rules if rule.operand == RESULT and (own := rule.precision) is not None
+        }
+        default = {} if self.default_result is None else {f"*.{RESULT}": self.default_result}
+        return {**named, **ruled, **default}
 
     def under(self, rules: Sequence[Rule]) -> "PrecisionPlan":
         """The same plan with these rules before its own; made once.
@@ -183,7 +217,7 @@ class PrecisionPlan:
     def rounds(self, dtype: torch.dtype) -> bool:
         """Whether there may be a slot or a sum that rounds values of a dtype."""
         of_rules = (rule.precision for rule in self.rules)
-        choices = {self.default, *self.slots.values(), *filter(None, of_rules)}
+        choices = {self.default, *self.slots.values(), *filter(None, (*of_rules, self.default_result))}
         return self.rounds_sums or any(choice.changes(dtype) for choice in choices)
 
     def resolve(self, multiply_adds: Mapping[str, int]) -> "PrecisionPlan":
@@ -198,7 +232,7 @@ class PrecisionPlan:
 
     @property
     def average_bits(self) -> float:
-        """Storage bits of an operand, averaged over the slots, weighted by multiply-adds.
+        """Storage bits of an operand, averaged over the slots, weighted by multiply-adds; results are none.
 
         Raises:
             PlanError: slots are named whose work is not known yet, or rules decide slots of which none is named; or
@@ -207,11 +241,12 @@ class PrecisionPlan:
         if self.in_two_passes:
             first = self.in_two_passes[0]
             raise PlanError(f"average_bits: {first!r} is of two passes, and values decide how much the second does")
-        choices = {rule.precision for rule in self.rules if rule.precision is not None} | set(self.slots.values())
-        if choices <= {self.default}:
+        slots = {name: own for name, own in self.slots.items() if not _is_result(name)}
+        ruled = {rule.precision for rule in self.rules if rule.operand != RESULT}
+        if {*ruled, *slots.values()} <= {self.default, None}:
             return float(self.default.bits)
-        unknown = [name for name in self.slots if name not in self.multiply_adds]
-        if unknown or not self.slots:
+        unknown = [name for name in slots if name not in self.multiply_adds]
+        if unknown or not slots:
             what = (
                 f"the work of slot {unknown[0]!r} (and {len(unknown) - 1} more)" if unknown else "what the rules decide"
             )
@@ -219,10 +254,10 @@ class PrecisionPlan:
                 f"average_bits: {what} is not known; set the plan on a net, run a training step, and ask "
                 "net.plan.average_bits"
             )
-        total = sum(self.multiply_adds[name] for name in self.slots)
+        total = sum(self.multiply_adds[name] for name in slots)
         if not total:
             raise PlanError("average_bits: the products of this plan have no multiply-adds")
-        weighted = sum(self.multiply_adds[name] * own.bits for name, own in self.slots.items())
+        weighted = sum(self.multiply_adds[name] * own.bits for name, own in slots.items())
         return weighted / total
 
     @property
@@ -255,13 +290,19 @@ class PrecisionPlan:
         changes = [SlotChange(name, self.precision(name), other.precision(name)) for name in names]
         rest_of_sums = SlotChange(f"*.{ACCUMULATOR}", self.default_accumulator, other.default_accumulator)
         changes_of_sums = [SlotChange(name, self.accumulator(name), other.accumulator(name)) for name in sums]
+        rest_of_results = SlotChange(f"*.{RESULT}", self.default_result, other.default_result)
+        operands = [own for own in changes if not _is_result(own.slot)]
+        stored = [name for name in names if _is_result(name)]
+        results = [SlotChange(name, self._result(name), other._result(name)) for name in stored]
         rules = RulesChange(self._telling_rules, other._telling_rules)
         ruled = [rules] * (rules.before != rules.after)
-        return PlanDiff((*ruled, *apart(changes, rest), *apart(changes_of_sums, rest_of_sums)))
+        apart_of_results = apart(results, rest_of_results)
+        return PlanDiff((*ruled, *apart(operands, rest), *apart_of_results, *apart(changes_of_sums, rest_of_sums)))
 
     def __str__(self) -> str:
         made_by = f" by {self.provenance.policy}" if self.provenance.policy else ""
         sums = "" if self.default_accumulator is None else f", sums in {self.default_accumulator}"
+        sums += "" if self.default_result is None else f", results in {self.default_result}"
         exceptions = self._exceptions
         but = " but:" if exceptions or self.rules else ""
         lines = [f"plan{made_by}: {self.default} in every slot{sums}{but}", *(f"  {rule}" for rule in self.rules)]
@@ -303,6 +344,10 @@ class PrecisionPlan:
             raise PlanError(f"cannot read the plan {str(path)!r}: {error}") from error
         except PlanError as error:
             raise PlanError(f"{str(path)!r}: {error}") from error
+
+
+def _is_result(slot: str) -> bool:
+    return slot.endswith(f".{RESULT}")
 
 
 def _accumulator(choice: Sums | Format | str | None) -> Sums | None:

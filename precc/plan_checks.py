@@ -8,7 +8,7 @@ from precc.precision import misfit
 from precc.rounding.scales import block_shape
 from precc.slots import ATTENTION, Role
 
-__all__ = ["check_product"]
+__all__ = ["check_product", "check_result"]
 
 
 def check_product(product: Product, plan: PrecisionPlan) -> None:
@@ -21,6 +21,17 @@ def check_product(product: Product, plan: PrecisionPlan) -> None:
     _check_operands(product, plan)
     for operand in product.operands:
         _check_scaling(operand, plan)
+
+
+def check_result(result: Operand, plan: PrecisionPlan) -> None:
+    """Refuse a plan that does not fit a result.
+
+    Raises:
+        PlanError: it does not; the message names the slot.
+    """
+    if (own := plan.precision(result.slot.name)).transform is not None:
+        raise PlanError(f"slot {result.slot.name!r} cannot have the precision {own}: transforms are of operands")
+    _check_scaling(result, plan)
 
 
 def _check_scaling(operand: Operand, plan: PrecisionPlan) -> None:

@@ -6,18 +6,23 @@ from dataclasses import dataclass
 from precc.accumulation.sums import Sums
 from precc.precision import Precision
 from precc.rule import Rule
+from precc.slots import ACCUMULATOR
 
 __all__ = ["OWN_SUMS", "PlanDiff", "RulesChange", "SlotChange", "apart"]
 
 #: How the sums of the tensors' own arithmetic are printed.
 OWN_SUMS = "own sums"
 
+#: How results are printed that are not rounded.
+AS_STORED = "as stored"
+
 
 @dataclass(frozen=True, slots=True)
 class SlotChange:
     """One difference between two plans; `slot` is ``*`` for every slot that no other change names.
 
-    An accumulator of None is the tensors' own arithmetic; ``*.accumulator`` are those that no other change names.
+    An accumulator of None is the tensors' own arithmetic; ``*.accumulator`` are those that no other change names. A
+    result of None is stored as the tensors are; ``*.result`` likewise.
     """
 
     slot: str
@@ -25,7 +30,8 @@ class SlotChange:
     after: Precision | Sums | None
 
     def __str__(self) -> str:
-        before, after = (OWN_SUMS if choice is None else str(choice) for choice in (self.before, self.after))
+        own = OWN_SUMS if self.slot.endswith(f".{ACCUMULATOR}") else AS_STORED
+        before, after = (own if choice is None else str(choice) for choice in (self.before, self.after))
         return f"{self.slot}: {before} -> {after}"
 
 

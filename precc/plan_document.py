@@ -33,17 +33,19 @@ _ENTRIES = (
     "rules",
     "multiply_adds",
     "provenance",
+    "default_result",
 )
 
 
 def text_of(plan: "PrecisionPlan") -> str:
-    """A plan as text; without an entry for rules if it has none."""
+    """A plan as text; without entries for rules and for the default of results if it has none."""
     document = {
         "precc_plan": PLAN_VERSION,
         "default": precision_to_json(plan.default),
         "slots": {name: precision_to_json(own) for name, own in sorted(plan.slots.items())},
         "default_accumulator": sums_to_json(plan.default_accumulator),
         "accumulators": {name: sums_to_json(own) for name, own in sorted(plan.accumulators.items())},
+        **({} if plan.default_result is None else {"default_result": precision_to_json(plan.default_result)}),
         **({"rules": rules_to_json(plan.rules)} if plan.rules else {}),
         "multiply_adds": dict(sorted(plan.multiply_adds.items())),
         "provenance": provenance_to_json(plan.provenance),
@@ -67,6 +69,7 @@ def arguments_of(text: str) -> dict[str, Any]:
             if not isinstance(document.get(name, {}), dict):
                 raise PlanError(f"the plan is malformed: {name!r} is {document[name]!r:.60}, not an object by slot")
         sums: Mapping[str, Any] = document.get("accumulators", {})
+        stored = document.get("default_result")
         return {
             "default": precision_from_json(document["default"]),
             "slots": {str(name): precision_from_json(own) for name, own in document["slots"].items()},
@@ -75,6 +78,7 @@ def arguments_of(text: str) -> dict[str, Any]:
             "default_accumulator": sums_from_json(document.get("default_accumulator")),
             "accumulators": {name: sums_from_json(own) for name, own in sums.items()},
             "rules": rules_from_json(document.get("rules", [])),
+            "default_result": None if stored is None else precision_from_json(stored),
         }
 
 

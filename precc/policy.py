@@ -26,7 +26,7 @@ class Policy(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Uniform:
-    """One format for both operands of every product in fprop, dgrad and wgrad, perhaps one accumulator; nothing else.
+    """One format for both operands of every product in fprop, dgrad and wgrad; perhaps an accumulator; one for results.
 
     Args:
         format: a format or its name.
@@ -35,7 +35,9 @@ class Uniform:
         transform: ``"hadamard"``, ``"shift_and_squeeze"``, or None.
         accumulator: how every product sums, as `precc.parse_accumulator` takes it: an `Accumulator`, its name, or a
             format: to it after every fused multiply-add. Default: as the tensors' own arithmetic does.
-        results, elementwise, update: widen the policy to other values; not available in this version.
+        results: in what products store their results, and sums of two activations theirs: a precision, a format, or its
+            name; default: as the tensors are.
+        elementwise, update: widen the policy to other values; not available in this version.
 
     Raises:
         FormatError: unknown format, rounding, scaling or accumulator, or a combination that makes no sense.
@@ -50,6 +52,7 @@ class Uniform:
     scaling: Scaling | None
     transform: Transform | None
     accumulator: Accumulator | None
+    results: Precision | None
 
     def __init__(
         self,
@@ -58,26 +61,27 @@ class Uniform:
         rounding: Rounding | RoundingMode | str = NEAREST_EVEN,
         scaling: Scaling | str | None = None,
         transform: Transform | str | None = None,
-        results: None = None,
+        results: Precision | Format | str | None = None,
         elementwise: None = None,
         accumulator: Accumulator | Format | str | None = None,
         update: None = None,
     ) -> None:
         later = {
-            "results": results,
             "elementwise": elementwise,
             "update": update,
         }
         for name, value in later.items():
             if value is not None:
                 raise UnsupportedError(
-                    f"Uniform({name}={value!r}): this version rounds operands and sums of products only"
+                    f"Uniform({name}={value!r}): this version rounds operands, sums and results of products, and sums "
+                    "of two activations"
                 )
         own = Precision(format, rounding, scaling, transform)  # a combination that makes no sense is said here
         for name in ("format", "rounding", "scaling", "transform"):
             object.__setattr__(self, name, getattr(own, name))
         sums = None if accumulator is None else parse_accumulator(accumulator)
         object.__setattr__(self, "accumulator", sums)
+        object.__setattr__(self, "results", None if results is None else Precision.of(results))
         if sums is not None and (why := misfit([own, own], sums.operand_formats)):
             raise FormatError(f"Uniform sums in {sums}, {why}")
 
@@ -90,8 +94,14 @@ class Uniform:
         options += "" if self.scaling is None else f", scaling={str(self.scaling)!r}"
         options += "" if self.transform is None else f", transform={self.transform.value!r}"
         options += "" if self.accumulator is None else f", accumulator={str(self.accumulator)!r}"
+        options += "" if self.results is None else f", results={str(self.results)!r}"
         provenance = Provenance(policy=f"Uniform({self.format.name!r}{options})")
-        return PrecisionPlan(self._precision, provenance=provenance, default_accumulator=self.accumulator)
+        return PrecisionPlan(
+            self._precision,
+            provenance=provenance,
+            default_accumulator=self.accumulator,
+            default_result=self.results,
+        )
 
 
 def parse_policy(policy: Policy | Format | str) -> Policy:

@@ -28,6 +28,7 @@ class GraphContext:
         numbers: call numbers, shared by all graphs of a net.
         regions: paths of the modules that are compiled, where a graph holds more than one of them; empty: all of it is.
         only_plan: the plan, where the graph is built for one plan alone.
+        results: whether results have rounding nodes.
     """
 
     constants: frozenset[str]
@@ -38,6 +39,7 @@ class GraphContext:
     numbers: CallNumbers
     regions: tuple[str, ...] = ()
     only_plan: PrecisionPlan | None = None
+    results: bool = False
 
 
 class Pass(Protocol):

@@ -13,7 +13,7 @@ from precc.errors import PlanError, expected_one_of
 from precc.formats import Format, Scaling, Transform, parse_format
 from precc.precision import Precision
 from precc.rounding import NEAREST_EVEN, Rounding, RoundingMode
-from precc.slots import ACCUMULATOR, Role, Slot
+from precc.slots import ACCUMULATOR, RESULT, Role, Slot
 
 __all__ = ["Rule", "parse_rules"]
 
@@ -32,7 +32,8 @@ class Rule:
             ``"blocks.0.*"`` covers what is inside ``blocks.0`` alone. ``""`` is the root without what is inside.
         role: pattern of roles, ``"fprop"``, ``"dgrad*"``, ``"wgrad"``; default: all.
         family: pattern of op families, ``"product"``; default: all.
-        operand: pattern of operands, ``"weight"``, ``"input"``, ``"grad_output"``, ``"a"``, ``"b"``; default: all.
+        operand: pattern of operands, ``"weight"``, ``"input"``, ``"grad_output"``, ``"a"``, ``"b"``; default: all. Just
+            ``"result"``: what the op stores, in the place of its operands.
         keep: a format to compute in as plain PyTorch does: operands rounded to it to nearest even, neither scaled nor
             transformed, and, unless there is an operand, sums as the tensors' own arithmetic does them.
             Where tensors have a narrower dtype, as under autocast, it changes nothing, and the report says so.
@@ -126,7 +127,8 @@ class Rule:
         if slot.operand == ACCUMULATOR:
             decides = self.decides_sums
         else:
-            decides = (self.keep or self.format) is not None and _fits(self.operand, slot.operand)
+            meant = self.operand == RESULT if slot.is_result else _fits(self.operand, slot.operand)
+            decides = (self.keep or self.format) is not None and meant
         own = decides and _fits(self.role, slot.role.value) and _fits(self.family, slot.family)
         return own and self.covers(slot.layer)
 

@@ -8,7 +8,7 @@ from torch import nn
 from precc.errors import PlanError
 from precc.first_match import first_match
 from precc.rule import Rule
-from precc.slots import ACCUMULATOR, ATTENTION, Slot, aliases_of
+from precc.slots import ACCUMULATOR, ATTENTION, RESULT, Slot, aliases_of
 
 __all__ = ["check_decisions", "check_paths"]
 
@@ -63,7 +63,7 @@ def _why_no_slot(position: int, rules: Sequence[Rule], names: Collection[str]) -
     if fitting:
         before = next(earlier for earlier in rules[:position] if earlier.fits(fitting[0]))
         return f"rules before it decide all that it fits, {before} the slot {fitting[0].name!r}"
-    operands = [slot for slot in slots if slot.operand != ACCUMULATOR]
+    operands = [slot for slot in slots if slot.operand not in (ACCUMULATOR, RESULT)]
     covered = [slot for slot in operands if rule.covers(slot.layer)]
     none = "there are none under its path (is it outside of all regions, or never called?), but"
     where = "under its path are" if covered else none

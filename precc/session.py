@@ -20,6 +20,7 @@ from precc.graph_builds import LIVE, GraphBuilds
 from precc.net_graphs import NetGraphs
 from precc.plan import PrecisionPlan
 from precc.policy import Uniform
+from precc.reach import Reach
 from precc.recomputation import CheckpointPlans, enclosing_checkpoints
 from precc.rule import Rule
 from precc.shallow_clone import base_name
@@ -27,6 +28,8 @@ from precc.strict_dynamo import strict_dynamo
 from precc.warn_caller import warn_caller
 
 __all__ = ["Session"]
+
+_OPERANDS = Reach()
 
 
 @dataclass(eq=False, repr=False)
@@ -39,7 +42,7 @@ class Session:
         full_precision: the plan that rounds nothing: float32, or float64 once a graph has float64 operands.
         graph_breaks: why the capture was interrupted.
         events: what controllers counted.
-        accumulates: whether graphs are built so that products can round their sums; set by the first plan that does.
+        reach: what graphs are built for beside operands; widened by the first plan that needs more.
         amax: largest magnitudes of the slots with delayed scales.
         rules: hold over each plan that is used, but not over `use_full_precision`.
         calibration: measured over predicted errors.
@@ -55,7 +58,7 @@ class Session:
     full_precision: PrecisionPlan = field(default_factory=lambda: Uniform("float32").assign())
     graph_breaks: list[str] = field(default_factory=list)
     events: Counter[str] = field(default_factory=Counter)
-    accumulates: InitVar[bool] = False
+    reach: InitVar[Reach] = _OPERANDS
     amax: AmaxHistory = field(default_factory=AmaxHistory)
     rules: tuple[Rule, ...] = ()
     nets: list[ReferenceType[nn.Module]] = field(default_factory=list)
@@ -69,11 +72,12 @@ class Session:
     graphs: NetGraphs = field(init=False)
     builds: GraphBuilds = field(init=False)
 
-    def __post_init__(self, accumulates: bool) -> None:
+    def __post_init__(self, reach: Reach) -> None:
         self.graphs = NetGraphs(self.options.regions or ("",))
-        accumulates |= self.plan.rounds_sums
         only_plan = self._only(self.chosen, self.rules)
-        self.builds = GraphBuilds(self.options, ref(self), self.graphs, self.amax, accumulates, only_plan)
+        self.builds = GraphBuilds(
+            self.options, ref(self), self.graphs, self.amax, reach | Reach.of(self.plan), only_plan
+        )
 
     def _only(self, plan: PrecisionPlan | None, rules: tuple[Rule, ...]) -> PrecisionPlan | None:
         """The one plan to build graphs for; without a plan they round nothing, whatever the dtypes."""
@@ -83,12 +87,11 @@ class Session:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy has plan, rules, amax history and calibration; graphs, counts of work and analyses are its own."""
-        accumulates = self.builds.accumulates
         return _copied, (
             self.options,
             self.chosen,
             self.full_precision,
-            accumulates,
+            self.builds.reach,
             self.amax,
             self.rules,
             self.calibration,
@@ -284,11 +287,9 @@ def _copied(
     options: CompileOptions,
     chosen: PrecisionPlan | None,
     full_precision: PrecisionPlan,
-    accumulates: bool,
+    reach: Reach,
     amax: AmaxHistory,
     rules: tuple[Rule, ...],
     calibration: Calibration,
 ) -> Session:
-    return Session(
-        options, chosen, full_precision, accumulates=accumulates, amax=amax, rules=rules, calibration=calibration
-    )
+    return Session(options, chosen, full_precision, reach=reach, amax=amax, rules=rules, calibration=calibration)

@@ -7,7 +7,7 @@ from torch import nn
 
 from precc.captured_graph import CapturedGraph
 from precc.errors import PlanError
-from precc.slots import ATTENTION, Slot
+from precc.slots import ATTENTION, RESULT, Slot
 
 __all__ = ["brought_slots", "check_slots", "slot_names", "unknown_slots"]
 
@@ -28,7 +28,11 @@ def check_slots(
     """
     unknown = unknown_slots(names, brought, graphs, net, awaited=awaited)
     if unknown:
-        known = {slot.name for graph in graphs for slot in graph.slots}
+        known = (
+            slot_names(graphs)
+            if unknown[0].endswith(f".{RESULT}")
+            else {slot.name for graph in graphs for slot in graph.slots}
+        )
         some = ", ".join(repr(name) for name in unknown[:3])
         raise PlanError(
             f"{namer} names {len(unknown)} slot(s) that the net does not have: {some}; {_nearest(unknown[0], known)}"
@@ -87,13 +91,15 @@ def unknown_slots(
 
 
 def slot_names(graphs: Iterable[CapturedGraph]) -> set[str]:
-    """Names of the slots of these graphs, accumulators too."""
+    """Names of the slots of these graphs, accumulators and results too."""
+    graphs = tuple(graphs)
     operands = {slot.name for graph in graphs for slot in graph.slots}
-    return operands | {slot.name for graph in graphs for product in graph.products for slot in product.accumulators}
+    sums = {slot.name for graph in graphs for product in graph.products for slot in product.accumulators}
+    return operands | sums | {result.slot.name for graph in graphs for result in graph.results}
 
 
 def brought_slots(brought: Iterable[str], net: nn.Module) -> set[str]:
-    """Names of those of these slots that are of modules of a net, with the accumulators of their products."""
+    """Names of those of these slots that are of modules of a net, with accumulators and results of their products."""
     layers = {path for path, _ in net.named_modules()}
     slots = [slot for slot in map(Slot.parse, brought) if slot.layer in layers]
-    return {name for slot in slots for name in (slot.name, *(own.name for own in slot.accumulators))}
+    return {name for slot in slots for name in (slot.name, *(own.name for own in (*slot.accumulators, *slot.results)))}

@@ -13,10 +13,26 @@ from torch import nn
 
 from precc.errors import PlanError, expected_one_of
 
-__all__ = ["ACCUMULATOR", "ATTENTION", "CallNumbers", "Role", "Slot", "aliases_of", "bound_aliases_of"]
+__all__ = [
+    "ACCUMULATOR",
+    "ADDITION",
+    "ATTENTION",
+    "RESULT",
+    "CallNumbers",
+    "Role",
+    "Slot",
+    "aliases_of",
+    "bound_aliases_of",
+]
 
 #: What stands in a slot's name for the operand where the slot is the product's running sum.
 ACCUMULATOR = "accumulator"
+
+#: Likewise where the slot is the result that an op stores.
+RESULT = "result"
+
+#: The op family of sums of two activations, as of a residual stream.
+ADDITION = "add"
 
 #: The op family of fused attention; that of matrix products and convolutions is ``product``.
 ATTENTION = "attention"
@@ -37,7 +53,7 @@ class Role(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One operand of one product, or its running sum.
+    """One operand of one product, its running sum, or its result; or the result of a sum of two activations.
 
     >>> Slot.parse("layers.0/product#1/dgrad_a.b")
     Slot(layer='layers.0', family='product', call=1, role=<Role.DGRAD_A: 'dgrad_a'>, operand='b')
@@ -60,6 +76,21 @@ class Slot:
     def accumulator(self) -> "Slot":
         """The slot of the running sum of the same product."""
         return replace(self, operand=ACCUMULATOR)
+
+    @property
+    def result(self) -> "Slot":
+        """The slot of what the same op stores."""
+        return replace(self, operand=RESULT)
+
+    @property
+    def results(self) -> "tuple[Slot, ...]":
+        """That slot alone; none for fused attention, which stores what its kernel likes."""
+        return () if self.family == ATTENTION else (self.result,)
+
+    @property
+    def is_result(self) -> bool:
+        """Whether it is one."""
+        return self.operand == RESULT
 
     @property
     def accumulators(self) -> "tuple[Slot, ...]":

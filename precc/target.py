@@ -126,6 +126,17 @@ class Target:
         pair = f"{found[1].name} x {found[2].name}"
         return f"{self.name} sums in {accumulator} only products {', '.join(operands)}, not {pair}"
 
+    def result_problem(self, own: Precision) -> str:
+        """Why it does not store results so; empty if it does: in formats that it multiplies, by scales known before."""
+        if self.pairs is None:
+            return ""
+        if problem := self._operand_problem(own):
+            return problem
+        if own.granularity not in (None, Granularity.STATIC, Granularity.BLOCK, Granularity.TILE) and not own.history:
+            return f"{own}: {self.name} stores results by scales that are known before: static or delayed ones"
+        fmt = multiplied(own)
+        return "" if any(fmt in pair for pair in self.pairs) else f"{self.name} stores no {fmt.name}"
+
     def _operand_problem(self, own: Precision) -> str:
         if own.rounding != NEAREST_EVEN:
             return f"{own}: {self.name} rounds operands to nearest even; {own.rounding} is emulation"

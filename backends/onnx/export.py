@@ -20,11 +20,12 @@ from torch import nn
 from torch.export import ExportedProgram, default_decompositions
 from torch.fx import GraphModule
 
-from precc.annotations import Product, products_of, unrounded_of
+from precc.annotations import Operand, Product, products_of, unrounded_of
 from precc.captured_graph import size_value
 from precc.errors import BackendError, CaptureError, PlanError
 from precc.files import write_whole
 from precc.module import PrecisionModule, original, session_of
+from precc.plan import PrecisionPlan
 from precc.plan_json import sums_to_json
 from precc.protocols import GraphContext
 from precc.slots import CallNumbers, aliases_of
@@ -92,7 +93,7 @@ def annotated_model(net: PrecisionModule, args: tuple[Any, ...]) -> Any:
         if product is not None and node.op_type in _PRODUCT_OPS:
             annotated.add(product.op)
             node.metadata_props["precc.op"] = product.op
-            for operand in product.operands:
+            for operand in (*product.operands, *_stored(product, plan)):
                 key = f"precc.{operand.slot.role.value}.{operand.slot.operand}"
                 node.metadata_props[key] = str(plan.precision(operand.slot.name))
             accumulator = product.sums(plan)
@@ -106,6 +107,12 @@ def annotated_model(net: PrecisionModule, args: tuple[Any, ...]) -> Any:
         )
     program.model.metadata_props["precc.plan"] = plan.to_json()
     return program.model_proto
+
+
+def _stored(product: Product, plan: PrecisionPlan) -> tuple[Operand, ...]:
+    """The result of a product, if a plan rounds it."""
+    result = product.result
+    return (result,) if result is not None and result.is_rounded(plan) else ()
 
 
 #: ONNX ops that compute a product; an addition beside it, or a transpose, gets no annotation.

@@ -27,6 +27,10 @@ from precc.precision import Precision
 
 __all__ = ["Analysis"]
 
+_NO_RESULTS = (
+    "the plan rounds results, and the analysis has none: net.analyze(..., options=AnalysisOptions(results=True))"
+)
+
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Analysis:
@@ -150,8 +154,9 @@ class Analysis:
         """
         self._check(plan)
         ratios = {}
-        for group in sorted({group_of(name) for name in self.operands}):
-            own = {name: plan.precision(name) for name in self.operands if group_of(name) == group}
+        names = (*self.operands, *self.results)
+        for group in sorted({group_of(name) for name in names}):
+            own = {name: plan.precision(name) for name in names if group_of(name) == group}
             alone = PrecisionPlan("float64", own)
             plain = Prediction(self.findings.sensitivities, self.findings.gains, Calibration()).of(alone)
             measured = self.measure(alone, repetitions, seed=seed)
@@ -165,7 +170,13 @@ class Analysis:
     @property
     def operands(self) -> tuple[str, ...]:
         """Names of the slots of operands, in the order of the graph."""
-        return tuple(name for name, record in self.records.items() if record.sensitivity is not None)
+        known = (name for name, own in self.records.items() if own.sensitivity is not None and not own.slot.is_result)
+        return tuple(known)
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        """Names of the slots of results; none unless they were asked for, ``AnalysisOptions(results=True)``."""
+        return tuple(name for name, own in self.records.items() if own.slot.is_result)
 
     @property
     def multiply_adds(self) -> dict[str, int]:
@@ -273,6 +284,8 @@ class Analysis:
             hint = "; for a policy, policy.assign(analysis)" if hasattr(plan, "assign") else hint
             hint = "; that of a net is net.plan" if isinstance(getattr(plan, "plan", None), PrecisionPlan) else hint
             raise PlanError(f"not a plan: {plan!r:.40}{hint}")
+        if plan.rounds_results and not self.results:
+            raise AnalysisError(_NO_RESULTS)
         strange = sorted({*plan.slots, *plan.accumulators} - set(self.records))
         if strange:
             near = get_close_matches(strange[0], self.records, n=1)

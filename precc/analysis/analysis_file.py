@@ -28,7 +28,7 @@ from precc.analysis.loss_sums import LossSums
 from precc.analysis.records import SlotRecord, SlotSensitivity
 from precc.analysis.rounding_error import ScaleKey
 from precc.analysis.sensitivities import Sensitivities
-from precc.analysis.slot_sample import SlotAdjoints, ValueSample
+from precc.analysis.slot_sample import SlotAdjoints, Source, ValueSample
 from precc.analysis.unknown_slots import UnknownDerivative, UnknownSlots
 from precc.analysis.value_range import RangeLoss, ValueRange
 from precc.errors import AnalysisError, PreccError
@@ -63,6 +63,7 @@ _CLASSES: dict[str, type[Any]] = {
         SlotAdjoints,
         SlotRecord,
         SlotSensitivity,
+        Source,
         UnknownDerivative,
         UnknownSlots,
         ValueRange,

@@ -31,6 +31,8 @@ class AnalysisOptions:
             wrong, cut the inputs by hand. A `loss` is called with the outputs of these examples:
             ``lambda output: loss_fn(output, y[:len(output)])``.
         seed: of all random numbers; the generators of torch stay as they are.
+        results: whether the results of products have slots too, and sums of two activations, for plans that say in what
+            they are stored; about half as many slots again.
 
     Raises:
         AnalysisError: a number below 1, a candidate outside of a sequence, or a metric that is not of positive numbers.
@@ -44,6 +46,7 @@ class AnalysisOptions:
     candidates: Sequence[Precision | Format | str] = ()
     rows: int | None = None
     seed: int = 0
+    results: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.candidates, (str, Format, Precision)):
@@ -59,6 +62,8 @@ class AnalysisOptions:
             raise AnalysisError(f"sums is a whole number of at least 0, not {self.sums!r}")
         if type(self.seed) is not int or not 0 <= self.seed < 2**32:
             raise AnalysisError(f"seed is a whole number from 0 to 2**32 - 1, not {self.seed!r}")
+        if type(self.results) is not bool:
+            raise AnalysisError(f"results is True or False, not {self.results!r}")
         if not isinstance(self.metric, Mapping):
             raise AnalysisError(f"a metric is a dictionary by name of the parameter, not {self.metric!r:.40}")
         for name, own in self.metric.items():

@@ -9,16 +9,17 @@ from precc.analysis.findings import Findings
 from precc.analysis.records import SlotRecord, SlotSensitivity
 from precc.analysis.sensitivities import Sensitivities
 from precc.analysis.slot_sample import SlotAdjoints, ValueSample
-from precc.analysis.slot_sites import sites_of
+from precc.analysis.slot_sites import passes_rounding, sites_of
+from precc.analysis.step_runs import forward_nodes
 from precc.analysis.traced_step import TracedStep
-from precc.annotations import NodeRecord, annotate, annotation_of, products_of
+from precc.annotations import NodeRecord, Product, annotate, annotation_of, products_of, results_of
 from precc.captured_graph import size_value
 
 __all__ = ["build_records"]
 
 
 def build_records(step: TracedStep, findings: Findings) -> dict[str, SlotRecord]:
-    """Records of all slots, operands and accumulators, in the order of the graph."""
+    """Records of all slots: of operands and accumulators in the order of the graph, then of results."""
     found: dict[str, SlotRecord] = {}
     answers = {
         slot.name: _sensitivity(sample, slot, findings.sensitivities)
@@ -26,6 +27,8 @@ def build_records(step: TracedStep, findings: Findings) -> dict[str, SlotRecord]
         for slot in sample.slots
     }
     unknown = findings.sensitivities.unknown_slots
+    sites, forward = sites_of(step), forward_nodes(step)
+    saved = {site.name for site in sites if site.node in forward and _readers(site.node) - forward}
     for node, product in products_of(step.graph.graph):
         condition = findings.conditions.get(node.name)
         for slot in (*(operand.slot for operand in product.operands), *product.accumulators):
@@ -34,10 +37,26 @@ def build_records(step: TracedStep, findings: Findings) -> dict[str, SlotRecord]
             found[name] = SlotRecord(
                 slot, work, outputs, findings.ranges[name], condition, answers.get(name), unknown.of(name)
             )
-    roundings = {site.node: found[site.name] for site in sites_of(step)}
+    for node, result in results_of(step.graph.graph):
+        name = result.slot.name
+        if name in answers:
+            own = annotation_of(node)
+            work = size_value(own.multiply_adds, {}) if isinstance(own, Product) else 0
+            condition, read = findings.conditions.get(node.name), name in saved
+            known = (findings.ranges[name], condition, answers[name], unknown.of(name), read)
+            found[name] = SlotRecord(result.slot, work, _outputs(node), *known)
+    roundings = {site.node: found[site.name] for site in sites}
     _annotate_others(step, findings, frozenset(roundings))
     for node, record in roundings.items():
         annotate(node, record)
+    return found
+
+
+def _readers(node: Node) -> set[Node]:
+    """Of a value, also through ops that leave it as it is, or 0."""
+    found: set[Node] = set()
+    for user in node.users:
+        found |= _readers(user) if passes_rounding(user) else {user}
     return found
 
 

@@ -28,13 +28,13 @@ from precc.analysis.metric import metric_norm
 from precc.analysis.neighbours import neighbours
 from precc.analysis.slot_sites import SlotSite, groups_of, sites_of
 from precc.analysis.traced_step import TracedStep
-from precc.annotations import Operand, products_of
+from precc.annotations import Operand, products_of, results_of
 from precc.errors import AnalysisError
 from precc.formats import Granularity
 from precc.generators import Generators
 from precc.pipeline import Pipeline
 from precc.plan import PrecisionPlan
-from precc.plan_rows import rows_of_product
+from precc.plan_rows import plan_rows
 from precc.precision import Precision
 from precc.protocols import Backend, BoxedCallable, GraphContext
 from precc.rounding import KEY_COLUMNS, ROW_WIDTH, key_halves
@@ -147,7 +147,8 @@ class StepMeasurement:
     def run(self, plan: PrecisionPlan | None, key: int = 1) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and gradients under a plan; None rounds nothing."""
         used = PrecisionPlan("float64") if plan is None else plan
-        rows = [row for _, own in products_of(self.step.graph.graph) for row in rows_of_product(own, used)]
+        graph = self.step.graph.graph
+        rows = plan_rows([own for _, own in products_of(graph)], [own for _, own in results_of(graph)], used)
         tensor = torch.tensor(rows, dtype=torch.float64, device="cpu").reshape(len(rows), ROW_WIDTH)
         tensor[:, KEY_COLUMNS[0] : KEY_COLUMNS[1] + 1] = torch.tensor(key_halves(key), dtype=torch.float64)
         values = {**self.step.inputs, self.step.plan: tensor}
@@ -210,7 +211,7 @@ class _Displacement:
     def _quantum(self, value: Tensor, sites: Sequence[SlotSite], plan: PrecisionPlan) -> Tensor | None:
         found: dict[Any, Tensor] = {}
         for site in sites:
-            precision = plan.precision(site.name)
+            precision = site.rounded_in(plan)
             if not precision.changes(value.dtype) or precision.is_stochastic or precision.transform is not None:
                 continue
             laid_out = precision.granularity not in (None, Granularity.TENSOR, Granularity.STATIC)
@@ -224,7 +225,7 @@ class _Displacement:
 
 def _quantum_of_sums(sites: Sequence[SlotSite], plan: PrecisionPlan) -> float:
     """By how much operands must vary, relative to them, so that sums are rounded another way; random bits need none."""
-    sums = [site.product.sums(plan) for site in sites]
+    sums = [site.product.sums(plan) for site in sites if site.product is not None]
     rounding = [own.low.accumulator if isinstance(own, TwoPasses) else own for own in sums if own is not None]
     return max((relative_quantum(own) for own in rounding if not own.is_stochastic), default=0.0)
 

@@ -129,7 +129,7 @@ class Prediction:
 
     def _of_sample(self, sample: ValueSample, plan: PrecisionPlan) -> "_SampleErrors":
         """Of the slots that read one sample, found once for each combination of their precisions."""
-        precisions = [plan.precision(slot.name) for slot in sample.slots]
+        precisions = [slot.rounded_in(plan) for slot in sample.slots]
         key = (sample, *precisions, *(self.calibration.of(slot.name) for slot in sample.slots))
         if key not in self._found:
             pairs = zip(sample.slots, precisions, strict=True)
@@ -226,10 +226,10 @@ class Prediction:
     def forward_errors(self, plan: PrecisionPlan, conditions: Mapping[str, Condition]) -> dict[str, NodeError]:
         """Errors of the values of each node of the forward part under a plan, by its name."""
         rounded = [
-            RoundedSlot.of(sample, slot, plan.precision(slot.name))
+            RoundedSlot.of(sample, slot, slot.rounded_in(plan))
             for sample in self.sensitivities.samples
             for slot in sample.slots
-            if slot.loss is not None and plan.precision(slot.name).changes(sample.values.dtype)
+            if slot.loss is not None and slot.rounded_in(plan).changes(sample.values.dtype)
         ]
         roundings = {one.slot.name: one.relative for one in rounded}
         sizes = {one.slot.name: one.mean_square for one in rounded}

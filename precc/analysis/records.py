@@ -32,13 +32,14 @@ class SlotRecord:
 
     Args:
         slot: where it is.
-        multiply_adds: of its product.
+        multiply_adds: of its product; 0 of a sum of activations.
         outputs: of its product, each a sum; of fused attention its results.
         value_range: of its values.
         condition: of the product, componentwise relative, with respect to its operands.
         sensitivity: of loss and gradient; None for an accumulator.
         unknown: what its errors also reach past an operator without a derivative, which `sensitivity` and predictions
             leave out: "loss", "gradient", both or none.
+        saved: of a result of the forward, whether anything in the backward reads it.
     """
 
     slot: Slot
@@ -48,3 +49,4 @@ class SlotRecord:
     condition: Condition | None
     sensitivity: SlotSensitivity | None
     unknown: tuple[str, ...] = ()
+    saved: bool = False

@@ -63,6 +63,7 @@ def run_analysis(
             pipeline=compiled.tracing,
             fused_attention=compiled.fused_attention,
             regions=compiled.regions,
+            results=options.results,
         )
     except PreccError as error:
         if batch.partial and loss is not None:
@@ -166,7 +167,8 @@ def _check_inference(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
 def _along_axes(plan: PrecisionPlan) -> list[Precision]:
     """The precisions of a plan that can be predicted only if they are candidates."""
     ruled = (rule.precision for rule in plan.rules if rule.precision is not None)
-    every = dict.fromkeys([plan.default, *plan.slots.values(), *ruled])
+    stored = [plan.default_result] if plan.default_result is not None else []
+    every = dict.fromkeys([plan.default, *plan.slots.values(), *ruled, *stored])
     usual = (None, Granularity.TENSOR, Granularity.STATIC)
     return [own for own in every if own.granularity not in usual and own.transform is None]
 

@@ -10,11 +10,15 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from precc.analysis.slot_sample import Source, rounded_in
 from precc.analysis.step_runs import Values, computed
 from precc.analysis.traced_step import TracedStep
-from precc.annotations import Operand, Product, products_of, roundings_of
+from precc.annotations import Operand, Product, annotation_of, products_of, results_of, roundings_of
+from precc.plan import PrecisionPlan
+from precc.precision import Precision
+from precc.slots import Slot
 
-__all__ = ["VIEWS", "SlotSite", "groups_of", "is_view", "sites_of", "uses_of"]
+__all__ = ["VIEWS", "SlotSite", "groups_of", "is_view", "passes_rounding", "sites_of", "uses_of"]
 
 #: Ops whose result holds the values of their first argument, at other places.
 VIEWS = frozenset(
@@ -37,23 +41,30 @@ VIEWS = frozenset(
 )
 
 
+#: Whose result is the same, rounded before or after.
+_RECTIFIERS = frozenset({torch.ops.aten.relu.default})
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class SlotSite:
     """One slot of a step: its rounding node, and the node whose values it shows.
 
     Args:
         node: the ``precc.round`` node.
-        operand: of the product.
-        product: that reads it.
-        origin: the node that computed the values, before views of them.
+        operand: of the product, or the result.
+        product: that reads it; None of a result.
+        origin: the node that computed the values, before views of them; of an operand that shows a result which has a
+            slot, the rounding node there.
         chain: the views from there to the slot, in order.
+        source: of an operand whose values are those of a result, or are it once it is rectified; None of others.
     """
 
     node: Node
     operand: Operand
-    product: Product
+    product: Product | None
     origin: Node
     chain: tuple[Node, ...]
+    source: Source | None = None
 
     @property
     def name(self) -> str:
@@ -64,6 +75,10 @@ class SlotSite:
     def elements(self) -> int:
         """Values at the origin."""
         return math.prod(self.origin.meta["val"].shape)
+
+    def rounded_in(self, plan: PrecisionPlan) -> Precision:
+        """Its precision under a plan; as `precc.analysis.slot_sample.rounded_in`."""
+        return rounded_in(plan, self.name, self.source)
 
     def through(self, value: Tensor, values: Values) -> Tensor:
         """What the slot reads if the origin has this value."""
@@ -130,7 +145,12 @@ def sites_of(step: TracedStep) -> tuple[SlotSite, ...]:
         for operand in product.operands:
             rounding = roundings[operand.slot.name]
             shown: Any = rounding.args[0]
-            found.append(SlotSite(rounding, operand, product, *_origin(shown)))
+            origin, chain = _origin(shown)
+            found.append(SlotSite(rounding, operand, product, origin, chain, _source(origin)))
+    for _, result in results_of(step.graph.graph):
+        if (node := roundings.get(result.slot.name)) is not None:
+            value: Any = node.args[0]
+            found.append(SlotSite(node, result, None, value, ()))
     return tuple(found)
 
 
@@ -155,6 +175,24 @@ def _origin(node: Node) -> tuple[Node, tuple[Node, ...]]:
         assert isinstance(argument, Node)
         node = argument
     return node, tuple(chain)
+
+
+def _source(origin: Node) -> Source | None:
+    """The result with a slot that values are, through views and rectifiers, one by one."""
+    node, rectified = origin, False
+    while passes_rounding(node):
+        rectified |= node.target in _RECTIFIERS
+        argument = node.args[0]
+        assert isinstance(argument, Node)
+        node = argument
+    slot = annotation_of(node)
+    same = node.meta["val"].numel() == origin.meta["val"].numel() if isinstance(slot, Slot) else False
+    return Source(slot.name, rectified) if isinstance(slot, Slot) and same and slot.is_result else None
+
+
+def passes_rounding(node: Node) -> bool:
+    """Whether rounding its first argument is rounding its value: of views, and of rectifiers."""
+    return is_view(node) or node.target in _RECTIFIERS
 
 
 def is_view(node: Node) -> bool:

@@ -7,7 +7,7 @@ from torch.fx import Node
 from precc.analysis.lost_derivatives import Edge, holds_reals, sources
 from precc.analysis.traced_step import TracedStep
 from precc.analysis.unknown_slots import UnknownSlots
-from precc.annotations import products_of, roundings_of
+from precc.annotations import products_of, results_of, roundings_of
 
 __all__ = ["slots_past"]
 
@@ -30,6 +30,8 @@ def _places(step: TracedStep) -> list[tuple[str, Node]]:
     for node, product in products_of(step.graph.graph):
         found += [(operand.slot.name, roundings[operand.slot.name]) for operand in product.operands]
         found += [(slot.name, node) for slot in product.accumulators]
+    names = [result.slot.name for _, result in results_of(step.graph.graph)]
+    found += [(name, roundings[name]) for name in names if name in roundings]
     return found
 
 

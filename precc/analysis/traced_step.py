@@ -78,6 +78,7 @@ def trace_step(
     pipeline: Pipeline,
     fused_attention: bool = False,
     regions: tuple[str, ...] = (),
+    results: bool = False,
 ) -> TracedStep:
     """The step ``loss(net(*args, **kwargs))`` and its gradients, in the net's present mode.
 
@@ -90,12 +91,13 @@ def trace_step(
         pipeline: places the slots.
         fused_attention: whether attention is one op.
         regions: paths of the modules that are compiled; empty if the net is as a whole.
+        results: whether results have rounding nodes.
 
     Raises:
         AnalysisError: the step is not one graph, computes nothing, or its loss is no real number.
         CaptureError, DeviceError: as for a call of the net.
     """
-    tracer = _Tracer(net, pipeline, fused_attention, regions)
+    tracer = _Tracer(net, pipeline, fused_attention, regions, results)
     kept = Generators.of((*net.parameters(), *net.buffers()))
     code = _step.__code__.replace(co_name="precc_analysed_step")
     entry = FunctionType(code, globals())
@@ -139,6 +141,7 @@ class _Tracer:
     pipeline: Pipeline
     fused_attention: bool
     regions: tuple[str, ...]
+    results: bool
     step: TracedStep | None = field(default=None)
 
     def __call__(self, dynamo_graph: GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
@@ -191,6 +194,7 @@ class _Tracer:
             frame=("analysis", 0),
             numbers=CallNumbers(),
             regions=self.regions,
+            results=self.results,
         )
         _drop_mutations(joint)
         owned = {id(value): name for name, value in self.net.named_parameters()}

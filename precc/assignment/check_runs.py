@@ -23,3 +23,6 @@ def check_runs(plan: PrecisionPlan, work: StepWork, target: Target) -> None:
                 problem = problem or target.accumulator_problem(sums, precisions[first], precisions[second])
             if problem:
                 raise PlanError(f"{product.operands[0].op}/{product.role.value}: {problem}")
+    for name, own in plan.results.items():
+        if problem := target.result_problem(own):
+            raise PlanError(f"{name}: {problem}")

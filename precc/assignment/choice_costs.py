@@ -1,5 +1,6 @@
 """Costs of choices, of groups and of linked pairs, and which of them are allowed."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -84,7 +85,7 @@ def choice_costs(
     costs = np.full((graph.number_of_nodes(), palette.size), np.inf)
     for group, data in graph.nodes(data=True):
         for choice in palette.allowed(data):
-            costs[group, choice] = _own_cost(data, choice, palette, model)
+            costs[group, choice] = _own_cost(data, choice, palette, model, target)
     edges = _Edges(palette)
     for first, second, data in graph.edges(data=True):
         table = _table(data, palette, model, target)
@@ -95,12 +96,13 @@ def choice_costs(
     return costs, *edges.arrays()
 
 
-def _own_cost(data: dict[str, Any], choice: int, palette: Palette, model: CostModel) -> float:
+def _own_cost(data: dict[str, Any], choice: int, palette: Palette, model: CostModel, target: Target) -> float:
     if data["kind"] is GroupKind.COPY:
         return amount(model.copy(data["tensor"], palette.precisions[choice]), model)
     if data["kind"] is GroupKind.SUM:
         return amount(model.sums(data["product"], palette.sums[choice]), model)
-    return 0.0
+    stores = any(slot.is_result for slot in data["slots"])
+    return math.inf if stores and target.result_problem(palette.precisions[choice]) else 0.0
 
 
 def _table(data: dict[str, Any], palette: Palette, model: CostModel, target: Target) -> Floats:

@@ -28,7 +28,7 @@ class GroupKind(Enum):
     SUM = "sum"  #: an accumulator
 
 
-def group_graph(work: StepWork, *, share: Share, sums: bool, copies: bool) -> "nx.MultiGraph[int]":
+def group_graph(work: StepWork, *, share: Share, sums: bool, copies: bool, stored: bool = True) -> "nx.MultiGraph[int]":
     """The groups of a step, numbered from 0, and what links them.
 
     Nodes have `kind`, and `slots` (of GroupKind.SLOTS), `tensor` (COPY) or `product` (SUM). Edges have `kind`:
@@ -40,10 +40,11 @@ def group_graph(work: StepWork, *, share: Share, sums: bool, copies: bool) -> "n
         share: which slots have one precision.
         sums: whether accumulators are chosen too.
         copies: whether another copy of a tensor costs anything.
+        stored: whether a result can be stored in whatever its readers have; else it has a precision of its own.
     """
     graph: nx.MultiGraph[int] = nx.MultiGraph()
     group_of: dict[Slot, int] = {}
-    for slots in _shared(work, share):
+    for slots in _shared(work, share, stored):
         group = graph.number_of_nodes()
         graph.add_node(group, kind=GroupKind.SLOTS, slots=slots)
         group_of.update(dict.fromkeys(slots, group))
@@ -55,13 +56,14 @@ def group_graph(work: StepWork, *, share: Share, sums: bool, copies: bool) -> "n
     return graph
 
 
-def _shared(work: StepWork, share: Share) -> Sequence[tuple[Slot, ...]]:
+def _shared(work: StepWork, share: Share, stored: bool) -> Sequence[tuple[Slot, ...]]:
     slots = [slot for product in work.products for slot in product.operands]
+    slots += [tensor.result for tensor in work.tensors if tensor.result is not None]
     linked: nx.Graph[Slot] = nx.Graph()
     linked.add_nodes_from(slots)
     if share is Share.TENSOR:
         for tensor in work.tensors:
-            nx.add_path(linked, tensor.slots)
+            nx.add_path(linked, [slot for slot in tensor.slots if stored or not slot.is_result])
     order = {slot: position for position, slot in enumerate(slots)}
     found = [tuple(sorted(own, key=order.__getitem__)) for own in nx.connected_components(linked)]
     return sorted(found, key=lambda own: order[own[0]])

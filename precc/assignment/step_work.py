@@ -1,20 +1,32 @@
 """The work of an analysed step, for cost models."""
 
+from dataclasses import replace
+
 from precc.analysis.analysis import Analysis
+from precc.analysis.slot_sample import ValueSample
 from precc.cost.work import ProductWork, StepWork, TensorWork
-from precc.slots import Role, Slot
+from precc.formats import format_of_dtype
+from precc.precision import Precision
+from precc.slots import RESULT, Role, Slot
 
 __all__ = ["step_work"]
 
 
-def step_work(analysis: Analysis, *, inference: bool = False) -> StepWork:
-    """Its products, and the tensors that they read; of the forward alone, with the weights and activations there."""
+def step_work(analysis: Analysis, *, inference: bool = False, results: bool = False) -> StepWork:
+    """Its products, and the tensors that they read.
+
+    Args:
+        analysis: of the step.
+        inference: of the forward alone, with the weights and activations there.
+        results: with the results that have slots; operands that show one are of the same tensor.
+    """
     products: dict[tuple[str, Role], list[Slot]] = {}
     for name in analysis.operands:
         slot = analysis.records[name].slot
         if slot.role is Role.FPROP or not inference:
             products.setdefault((slot.op, slot.role), []).append(slot)
-    return StepWork(tuple(_product(analysis, own) for own in products.values()), _tensors(analysis, inference))
+    tensors = _tensors(analysis, inference, results)
+    return StepWork(tuple(_product(analysis, own) for own in products.values()), tensors)
 
 
 def _product(analysis: Analysis, slots: list[Slot]) -> ProductWork:
@@ -23,10 +35,22 @@ def _product(analysis: Analysis, slots: list[Slot]) -> ProductWork:
     return ProductWork(tuple(slots), elements, records[0].multiply_adds, records[0].outputs)
 
 
-def _tensors(analysis: Analysis, inference: bool) -> tuple[TensorWork, ...]:
-    found = []
+def _tensors(analysis: Analysis, inference: bool, results: bool) -> tuple[TensorWork, ...]:
+    found: dict[object, TensorWork] = {}
     for sample in analysis.findings.sensitivities.samples:
-        slots = [analysis.records[own.name].slot for own in sample.slots]
-        kept = tuple(slot for slot in slots if slot.role is Role.FPROP or not inference)
-        found += [TensorWork(kept, sample.elements)] * bool(kept)
-    return tuple(found)
+        records = [analysis.records[own.name] for own in sample.slots]
+        kept = [own for own in records if own.slot.role is Role.FPROP or not inference]
+        slots = tuple(own.slot for own in kept if results or not own.slot.is_result)
+        key = _tensor_of(sample) if results else sample
+        fmt = format_of_dtype(sample.values.dtype)
+        before = found.get(key, TensorWork((), sample.elements, own=Precision("float32" if fmt is None else fmt)))
+        saved = before.saved or any(own.saved for own in kept)
+        found[key] = replace(before, slots=(*before.slots, *slots), saved=saved and results)
+    return tuple(own for own in found.values() if own.slots)
+
+
+def _tensor_of(sample: ValueSample) -> object:
+    """The name of the result that it is of, or shows; else itself."""
+    sources = [own.source.slot for own in sample.slots if own.source is not None]
+    own = [slot.name for slot in sample.slots if slot.name.endswith(f".{RESULT}")]
+    return next(iter((*own, *sources)), sample)

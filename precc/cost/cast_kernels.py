@@ -5,7 +5,7 @@ from precc.formats import BlockFormat, Granularity, Scaling
 from precc.precision import Precision
 from precc.slots import Role, Slot
 
-__all__ = ["cast_kernels", "is_weight"]
+__all__ = ["cast_kernels", "is_weight", "layouts_of"]
 
 #: The operands whose contracted dimension is not the last one in memory, as a linear layer has them.
 _ACROSS = {
@@ -41,8 +41,7 @@ def cast_kernels(
     """
     scaling = _scaling(precision)
     granularity = None if scaling is None else scaling.granularity
-    across = [_is_across(slot) for slot in tensor.slots]
-    layouts = sorted(set(across)) if k_major or granularity in _ALONG else [False]
+    layouts = _layouts(tensor, precision, k_major)
     if granularity is Granularity.ROW:
         before = 2 * read if is_weight(tensor) else read
         return [moved for layout in layouts for moved in ([before] * layout + [read + written])]
@@ -51,6 +50,18 @@ def cast_kernels(
     if is_weight(tensor):
         return [read, 0.0, *[read + written] * len(layouts)]
     return [read, 0.0, read + written * len(layouts)]
+
+
+def layouts_of(tensor: TensorWork, precision: Precision, *, k_major: bool) -> int:
+    """How many copies its readers need, that differ in the dimension which is last in memory or shares scales."""
+    return len(_layouts(tensor, precision, k_major))
+
+
+def _layouts(tensor: TensorWork, precision: Precision, k_major: bool) -> list[bool]:
+    """Whether along memory or across it, of each copy."""
+    scaling = _scaling(precision)
+    differ = k_major or (scaling is not None and scaling.granularity in _ALONG)
+    return sorted({_is_across(slot) for slot in tensor.slots}) if differ else [False]
 
 
 def is_weight(tensor: TensorWork) -> bool:

@@ -21,11 +21,13 @@ class Memory:
 
     - a copy of a weight in each precision that reads it, but of one that leaves float32 as it is: that is the master;
     - a copy of an activation that anything in the backward reads, or fused attention, whose kernel keeps what it read;
+    - a result that anything in the backward reads, where results have slots, in what it is stored: operands in the same
+      precision read it, and have no copy beside it;
 
     and beside them the master of each weight, and the state of the optimizer of those that have a gradient (of 8 bytes:
     the two moments of Adam; Kingma and Ba 2015; the sum is that of ZeRO; Rajbhandari et al. 2020). An incoming gradient
-    is not kept, nor is a copy that the forward alone reads. What no product reads (biases, embeddings, masks) is not
-    known here.
+    is not kept, nor is a copy that the forward alone reads. What no product reads or makes (biases, embeddings, masks)
+    is not known here.
 
     Args:
         training: otherwise the weights that the forward reads count, in its precision, and nothing else: no master.
@@ -84,5 +86,7 @@ def _weights(tensor: TensorWork) -> list[Slot]:
 
 def _is_saved(tensor: TensorWork) -> bool:
     """Whether it is an activation that is read after the forward."""
-    activations = [slot for slot in tensor.slots if slot.operand != "grad_output"]
+    if tensor.result is not None and tensor.saved:
+        return True
+    activations = [slot for slot in tensor.slots if slot.operand != "grad_output" and not slot.is_result]
     return any(slot.role is not Role.FPROP or slot.family == ATTENTION for slot in activations)

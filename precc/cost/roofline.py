@@ -1,7 +1,7 @@
 """Roofline: the seconds that a device takes, from figures that are measured on it."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import torch
 
 from precc.accumulation.accumulator import Accumulator
 from precc.checks import require_number
-from precc.cost.cast_kernels import cast_kernels, is_weight
+from precc.cost.cast_kernels import cast_kernels, is_weight, layouts_of
 from precc.cost.device_at_hand import device_at_hand, gpus_at_hand
 from precc.cost.device_figures import DeviceFigures
 from precc.cost.measurement import PairRate
@@ -42,6 +42,10 @@ class Roofline:
     (`precc.cost.native_formats.holds`). Sums as the device adds them cost nothing more; ``"hopper_fp8_promoted"`` and
     its kin take `promotion` times the product's time more on sm_90, and sums that the device has only in emulation are
     not for sale: their cost is infinite.
+
+    A result with a slot is read once more by the kernel behind its product, in the width that it is stored in; that it
+    is written is part of the product's time, in `tensors`, which is too much, by the difference of the widths, where a
+    product waits for memory and its result is narrower. Operands in its precision read it as it is.
 
     A tensor is cast once for each precision that reads it, to the narrowest format of the device that holds it; nothing
     where that leaves `tensors` as they are. 8-bit operands of k-major targets have a copy for each dimension that their
@@ -124,6 +128,8 @@ class Roofline:
     def copy(self, tensor: TensorWork, precision: Precision) -> float:
         """Raises PlanError if the device has no format that holds the copy."""
         dtype = _DTYPES[self.tensors]
+        if tensor.result is not None:
+            return self._stored(tensor, precision, dtype)
         if not precision.changes(dtype):
             return 0.0
         native = narrowest(self.device.natives, multiplied(precision))
@@ -134,6 +140,15 @@ class Roofline:
         first, *rest = cast_kernels(tensor, precision, read, written, k_major=k_major)
         found = self.fused and not is_weight(tensor)
         return sum(map(self.device.seconds, [first - read * found, *rest]))
+
+    def _stored(self, tensor: TensorWork, precision: Precision, dtype: torch.dtype) -> float:
+        """Of a result: it is read, and laid out another time if operands need it along and across."""
+        native = narrowest(self.device.natives, multiplied(precision)) if precision.changes(dtype) else None
+        size = tensor.elements * (dtype.itemsize if native is None else bytes_of(native))
+        k_major = native is not None and native.bits <= _NARROW and self._is_k_major
+        readers = replace(tensor, slots=tuple(slot for slot in tensor.slots if not slot.is_result))
+        again = layouts_of(readers, precision, k_major=k_major) - 1
+        return self.device.seconds(size) + (self.device.seconds(size * (1 + again)) if again > 0 else 0.0)
 
     def constant(self, step: StepWork) -> float:
         return 0.0

@@ -2,9 +2,13 @@
 
 from dataclasses import dataclass
 
+from precc.plan import PrecisionPlan
+from precc.precision import Precision
 from precc.slots import Role, Slot
 
 __all__ = ["ProductWork", "StepWork", "TensorWork"]
+
+_FLOAT32, _AS_STORED = Precision("float32"), Precision("float64")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +55,31 @@ class ProductWork:
 
 @dataclass(frozen=True, slots=True)
 class TensorWork:
-    """Values that slots read: there is a copy of them in each precision that one of these has.
+    """Values that slots read, or that an op stores: there is a copy in each precision that one of the slots has.
+
+    One of the slots may be that of the result itself: others that have its precision read what was stored.
 
     Args:
-        slots: that read them, or one copy of them, in the order of the step.
+        slots: that store or read them, or one copy of them, in the order of the step.
         elements: how many there are.
+        saved: of a result, whether anything in the backward reads it.
+        own: of the values as they are computed: in it a result is stored that no plan rounds.
     """
 
     slots: tuple[Slot, ...]
     elements: int
+    saved: bool = False
+    own: Precision = _FLOAT32
+
+    def precision(self, slot: Slot, plan: PrecisionPlan) -> Precision:
+        """Under a plan, of one of the slots."""
+        chosen = plan.precision(slot.name)
+        return self.own if slot.is_result and chosen == _AS_STORED else chosen
+
+    @property
+    def result(self) -> Slot | None:
+        """Of the op that stores it; None: it has no slot where it is stored, and this is a copy."""
+        return next((slot for slot in self.slots if slot.is_result), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from precc.assignment.step_work import step_work
 from precc.cost.bit_ops import BitOps
 from precc.cost.cost_model import CostModel
 from precc.cost.memory import Memory
-from precc.errors import PlanError
+from precc.errors import AnalysisError, PlanError
 from precc.formats import Format
 from precc.plan import PrecisionPlan
 from precc.policies.choosing_policy import ChoosingPolicy, checked_analysis, checked_cost
@@ -24,6 +24,8 @@ from precc.rule_checks import check_decisions
 from precc.target import Target, parse_target
 
 __all__ = ["BudgetPolicy"]
+
+_NO_RESULTS = "the analysis has no results to choose for: net.analyze(..., options=AnalysisOptions(results=True))"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -43,6 +45,8 @@ class BudgetPolicy(ChoosingPolicy):
         lost: the largest share of a slot's sum of squares that a choice may lose, to 0 or beyond the ends of its
             format. What is lost makes coherent errors, which few probes tell little of: the more of it is allowed, the
             more probes should the analysis have.
+        results: whether to choose, among the same candidates, in what the results of products are stored, and sums of
+            two activations; needs an analysis with results, ``AnalysisOptions(results=True)``.
         solver: of the problem.
 
     Raises:
@@ -53,13 +57,15 @@ class BudgetPolicy(ChoosingPolicy):
     share: Share | str = Share.NOTHING
     inference: bool = False
     lost: float = 1e-2
+    results: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "accumulators", parse_accumulators(self.accumulators))
         object.__setattr__(self, "share", parse_share(self.share))
-        if not isinstance(self.inference, bool):
-            raise PlanError(f"inference is True or False, not {self.inference!r}")
+        for name in ("inference", "results"):
+            if not isinstance(getattr(self, name), bool):
+                raise PlanError(f"{name} is True or False, not {getattr(self, name)!r}")
         if not isinstance(self.lost, (int, float)) or not 0 <= self.lost <= 1:
             raise PlanError(f"lost is a share, 0 to 1, not {self.lost!r}")
 
@@ -108,7 +114,9 @@ class BudgetPolicy(ChoosingPolicy):
         known = checked_analysis(analysis, self, gradient=not self.inference)
         palette = Palette.of(self._candidates, self._accumulators, parse_rules(rules))
         check_decisions(rules, known.records)
-        work = step_work(known, inference=self.inference)
+        if self.results and not known.results:
+            raise AnalysisError(_NO_RESULTS)
+        work = step_work(known, inference=self.inference, results=self.results)
         runner = parse_target(target)
         model = BitOps() if cost is None else checked_cost(cost, runner)
         if isinstance(model, Memory) and model.training is self.inference:
@@ -116,7 +124,7 @@ class BudgetPolicy(ChoosingPolicy):
             raise PlanError(f"{model!r} does not count what {kind} keeps: give it training={not self.inference}")
         copies = any(model.copy(tensor, own) for tensor in work.tensors for own in palette.precisions)
         sums = len(palette.sums) > 1 or palette.sums[0] is not None
-        graph = group_graph(work, share=parse_share(self.share), sums=sums, copies=copies)
+        graph = group_graph(work, share=parse_share(self.share), sums=sums, copies=copies, stored=runner.pairs is None)
         errors = ChoiceErrors.of(known, graph, palette)
         tables = ChoiceTables(known, work, graph, palette, model, runner, self.lost, errors)
         return Assigner(tables, self.inference, self.solver)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from precc.annotations import Product
+from precc.annotations import Operand, Product
 from precc.captured_graph import CapturedGraph, depends_on_data, size_value
 from precc.first_match import first_match
 from precc.formats import FixedPoint
 from precc.plan import PrecisionPlan
-from precc.slots import Role
+from precc.slots import ADDITION, RESULT, Role
 
 __all__ = ["LayerRow", "PrecisionReport"]
 
@@ -32,7 +32,8 @@ class LayerRow:
 
     `formats` holds one text a column; a product that the net has not captured is ``-``. For a product of two
     activations the columns dgrad and wgrad are the gradients with respect to its first and second operand.
-    `share` is the op's part of all multiply-adds, from 0 to 1.
+    Where results are stored in a format, it stands behind; a sum of two activations has nothing else, and is listed
+    only then. `share` is the op's part of all multiply-adds, from 0 to 1.
     """
 
     layer: str
@@ -111,7 +112,7 @@ def _rows(plan: PrecisionPlan, graphs: Sequence[CapturedGraph]) -> tuple[LayerRo
             ops.setdefault(product.op, {}).setdefault(product.role, product)
     work = {op: sum(size_value(product.multiply_adds, {}) for product in roles.values()) for op, roles in ops.items()}
     total = sum(work.values())
-    return tuple(
+    products = tuple(
         LayerRow(
             layer=_first(roles).operands[0].slot.layer,
             op=op.rpartition("/")[2],
@@ -121,6 +122,22 @@ def _rows(plan: PrecisionPlan, graphs: Sequence[CapturedGraph]) -> tuple[LayerRo
         )
         for op, roles in ops.items()
     )
+    return products + _additions(plan, graphs)
+
+
+def _additions(plan: PrecisionPlan, graphs: Sequence[CapturedGraph]) -> tuple[LayerRow, ...]:
+    """The sums of two activations that are rounded where they are stored."""
+    every = {result.slot: result for graph in graphs for result in graph.results if result.slot.family == ADDITION}
+    rounded = [(slot, result) for slot, result in every.items() if result.is_rounded(plan)]
+    return tuple(
+        LayerRow(slot.layer, slot.op.rpartition("/")[2], (_stored(result, plan).lstrip(", "), "-", "-"), 0, 0.0)
+        for slot, result in rounded
+    )
+
+
+def _stored(result: Operand | None, plan: PrecisionPlan) -> str:
+    rounded = result is not None and result.is_rounded(plan)
+    return f", stored {plan.precision(result.slot.name)}" if result is not None and rounded else ""
 
 
 def _first(roles: Mapping[Role, Product]) -> Product:
@@ -138,7 +155,7 @@ def _formats(roles: Mapping[Role, Product], plan: PrecisionPlan) -> tuple[str, s
 def _operand_formats(product: Product, plan: PrecisionPlan) -> str:
     own = {operand.slot.operand: str(operand.computed_in(plan)) for operand in product.operands}
     accumulator = product.sums(plan)
-    sums = "" if accumulator is None else f", sums {accumulator}"
+    sums = ("" if accumulator is None else f", sums {accumulator}") + _stored(product.result, plan)
     if len(set(own.values())) == 1:
         return next(iter(own.values())) + sums
     return " x ".join(f"{operand} {precision}" for operand, precision in own.items()) + sums
@@ -152,6 +169,7 @@ def _compiled(backend: str, graphs: Sequence[CapturedGraph], work: Sequence[int]
     slots = {slot.name for graph in graphs for slot in graph.slots}
     accumulators = _accumulators(graphs)
     summing = f" and {len(accumulators)} accumulators" if any(graph.accumulates for graph in graphs) else ""
+    summing += f" and {len(_results(graphs))} results" if _results(graphs) else ""
     return (
         f"compiled: {len(graphs)} graph(s) by {backend} ({kinds}), {len(slots)} slots{summing}, "
         f"{sum(work):,} multiply-adds a step{'' if live else ', for this plan alone (live=False)'}"
@@ -165,10 +183,17 @@ def _rules(plan: PrecisionPlan, graphs: Sequence[CapturedGraph]) -> list[str]:
     sums = decided.counts(_accumulators(graphs))
     summing = any(graph.accumulates for graph in graphs)
     lines = []
-    for rule, slots, accumulators in zip(plan.rules, operands, sums, strict=True):
-        decides = [f"{slots} slots"] + [f"{accumulators} accumulators"] * (summing and rule.decides_sums)
+    stored = decided.counts(_results(graphs))
+    for rule, slots, accumulators, results in zip(plan.rules, operands, sums, stored, strict=True):
+        decides = [f"{slots} slots"] * (rule.operand != RESULT) + [f"{results} results"] * (rule.operand == RESULT)
+        decides += [f"{accumulators} accumulators"] * (summing and rule.decides_sums)
         lines.append(f"{rule} decides {' and '.join(decides)}")
     return lines
+
+
+def _results(graphs: Sequence[CapturedGraph]) -> set[str]:
+    """Names of those that can be rounded."""
+    return {result.slot.name for graph in graphs if graph.rounds_results for result in graph.results}
 
 
 def _accumulators(graphs: Sequence[CapturedGraph]) -> set[str]:
