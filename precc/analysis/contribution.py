@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from precc.analysis.calibration import Calibration, Correction
+from precc.analysis.error_gains import MeanSquare
 from precc.analysis.loss_sums import LossSums
 from precc.analysis.rounding_error import TENSOR, RelativeError, RoundingErrors, rounding_errors
 from precc.analysis.sensitivities import Sensitivities
 from precc.analysis.slot_sample import SlotAdjoints, ValueSample
 from precc.precision import Precision
+from precc.slots import RESULT
 
 __all__ = ["Contribution", "RoundedSlot", "contribution_of", "errors_of"]
 
@@ -59,9 +61,16 @@ class RoundedSlot:
         return cls(sample, slot, errors_of(sample, slot, precision))
 
     @property
-    def mean_square(self) -> float:
-        """Of the errors."""
-        return self.errors.mean_square(self.sample.weights)
+    def mean_square(self) -> MeanSquare:
+        """Of the errors; a rectifier may be next to a result, where those of values near 0 count."""
+        usual = self.errors.mean_square(self.sample.weights)
+        near = self.errors.mean_square_near_zero(self.sample.values, self.sample.weights) if self.is_result else usual
+        return MeanSquare(usual, near)
+
+    @property
+    def is_result(self) -> bool:
+        """Whether it is what an op stores."""
+        return self.slot.name.endswith(f".{RESULT}")
 
     @property
     def forward(self) -> bool:

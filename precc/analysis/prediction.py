@@ -59,7 +59,7 @@ class _SampleErrors:
 
     names: tuple[str, ...]
     contribution: Contribution | None
-    mean_squares: tuple[tuple[str, float], ...]
+    mean_squares: tuple[tuple[str, MeanSquare], ...]
     lost: float
 
     @classmethod
@@ -150,7 +150,8 @@ class Prediction:
 
     def _alone_in(self, slot: str, precision: Precision) -> SlotError:
         found = self._of_sample(self._samples[slot], PrecisionPlan("float64", {slot: precision}))
-        size = dict(found.mean_squares).get(slot, 0.0) * self.calibration.of(slot).gradient ** 4
+        own = dict(found.mean_squares).get(slot)
+        size = 0.0 if own is None else own.usual * self.calibration.of(slot).gradient ** 4
         return self._slot_error(found.contribution, size, found.lost)
 
     def alone_in_sums(self, accumulator: str, choice: Accumulator | None) -> SlotError:
@@ -236,10 +237,10 @@ class Prediction:
         return forward_errors(self.gains, conditions, plan, roundings, self._mean_squares(plan, sizes, corrected=False))
 
     def _mean_squares(
-        self, plan: PrecisionPlan, sizes: Mapping[str, float], *, corrected: bool = True
+        self, plan: PrecisionPlan, sizes: Mapping[str, MeanSquare], *, corrected: bool = True
     ) -> dict[str, MeanSquare]:
         """Mean square error of each slot of the forward part, of which these are known, and of each accumulator."""
-        found = {name: MeanSquare(size, size) for name, size in sizes.items()}
+        found = dict(sizes)
         for sums in self.sensitivities.sums:
             errors = self.errors_of_sums(sums, plan) if sums.loss is not None else None
             if errors is not None:

@@ -36,6 +36,9 @@ class ScaleKey:
     axis: int
 
 
+#: Relative to the root mean square, what counts as near 0.
+_SMALL = 1 / 64
+
 #: A scale for all values.
 TENSOR = ScaleKey(Granularity.TENSOR, 1, 1, -1)
 
@@ -102,6 +105,13 @@ class RoundingErrors:
         """Of the errors, where each value stands for so many."""
         squares = self.mean.square() + self.spread.square() + self.variance
         return float((squares * weights).sum() / weights.sum()) if len(squares) else 0.0
+
+    def mean_square_near_zero(self, values: Tensor, weights: Tensor) -> float:
+        """Of the errors of values below 1/64 of the root mean square; of all, if there are none."""
+        v = values.double().abs()
+        small = (v > 0) & (v <= _SMALL * (weights * v.square()).sum().div(weights.sum()).sqrt())
+        near = RoundingErrors(*(own[small] for own in (self.mean, self.spread, self.variance, self.largest)))
+        return near.mean_square(weights[small]) if bool(small.any()) else self.mean_square(weights)
 
 
 def rounding_errors(
