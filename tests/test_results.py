@@ -14,6 +14,7 @@ from torch.nn import functional as F
 import precc
 from precc import AnalysisOptions, ErrorBudget, Precision, PrecisionPlan, Rule, Uniform
 from precc.analysis.analysis import Analysis
+from precc.analysis.explanation import explained
 from precc.assignment.step_work import step_work
 from precc.cost.cost_of_plan import cost_of
 from precc.cost.energy import Energy
@@ -402,6 +403,13 @@ def test_an_analysis_without_results_says_how_to_get_them(rectified: Analysis, t
     loaded = Analysis.load(tmp_path / "a.precc")
     assert loaded.predict(plan).gradient == pytest.approx(rectified.predict(plan).gradient, rel=1e-5)
     assert loaded.results == rectified.results
+
+
+def test_results_are_explained(rectified: Analysis) -> None:
+    text = explained(rectified, "b/fprop.result", PrecisionPlan("e4m3", default_result="bfloat16"))
+    assert text.startswith("b/product/fprop.result: bfloat16\n")
+    assert "16 bits for 1,024 results, which the backward reads" in text
+    assert explained(rectified, "c/fprop.result", PrecisionPlan("e4m3")).startswith("c/product/fprop.result: float32\n")
 
 
 def test_operands_stay_what_they_are(rectified: Analysis) -> None:

@@ -28,6 +28,7 @@ def build_records(step: TracedStep, findings: Findings) -> dict[str, SlotRecord]
     }
     unknown = findings.sensitivities.unknown_slots
     sites, forward = sites_of(step), forward_nodes(step)
+    sources = {site.name: site.source for site in sites}
     saved = {site.name for site in sites if site.node in forward and _readers(site.node) - forward}
     for node, product in products_of(step.graph.graph):
         condition = findings.conditions.get(node.name)
@@ -35,7 +36,14 @@ def build_records(step: TracedStep, findings: Findings) -> dict[str, SlotRecord]
             work, outputs = size_value(product.multiply_adds, {}), _outputs(node)
             name = slot.name
             found[name] = SlotRecord(
-                slot, work, outputs, findings.ranges[name], condition, answers.get(name), unknown.of(name)
+                slot,
+                work,
+                outputs,
+                findings.ranges[name],
+                condition,
+                answers.get(name),
+                unknown.of(name),
+                source=sources.get(name),
             )
     for node, result in results_of(step.graph.graph):
         name = result.slot.name

@@ -7,7 +7,7 @@ from precc.analysis.calibration import group_of
 from precc.analysis.error_estimate import ErrorEstimate
 from precc.analysis.records import SlotRecord
 from precc.errors import AnalysisError, PlanError, UnsupportedError
-from precc.formats import parse_format
+from precc.formats import format_of_dtype, parse_format
 from precc.plan import PrecisionPlan
 from precc.precision import Precision
 from precc.slots import Slot
@@ -32,7 +32,7 @@ def explained(analysis: Analysis, slot: str, plan: PrecisionPlan) -> str:
     if record.sensitivity is None:
         head = f"{name}: sums in {plan.accumulator(name) or 'the format of the tensors'}"
         return "\n".join([head, *_values(record), *_unknown(analysis, name)])
-    own = plan.precision(name)
+    own = _precision(analysis, name, plan)
     lines = [f"{name}: {own}", *_values(record), *_losses(record, own), *_sensitivity(record)]
     lines += [
         *_unknown(analysis, name),
@@ -42,6 +42,16 @@ def explained(analysis: Analysis, slot: str, plan: PrecisionPlan) -> str:
         *_others(analysis, name, own),
     ]
     return "\n".join([*lines, f"  analysed     {analysis.batch} of the batch"] if analysis.batch.partial else lines)
+
+
+def _precision(analysis: Analysis, name: str, plan: PrecisionPlan) -> Precision:
+    """Under a plan; of a result that is not rounded that of its tensor."""
+    own = plan.precision(name)
+    samples = analysis.findings.sensitivities.samples
+    dtype = next(one.values.dtype for one in samples if any(slot.name == name for slot in one.slots))
+    tensors = format_of_dtype(dtype)
+    kept = analysis.records[name].slot.is_result and not own.changes(dtype)
+    return Precision(tensors) if kept and tensors is not None else own
 
 
 def full_name(analysis: Analysis, slot: str) -> str:
@@ -148,6 +158,9 @@ def _error(own: ErrorEstimate) -> str:
 
 
 def _cost(analysis: Analysis, record: SlotRecord, own: Precision) -> str:
+    if record.slot.is_result:
+        kept = ", which the backward reads" * record.saved
+        return f"  cost         {own.bits:g} bits for {record.outputs:,} results{kept}"
     total = sum(analysis.multiply_adds.values())
     share = record.multiply_adds / total if total else 0.0
     return f"  cost         {own.bits:g} bits for {record.multiply_adds:,} multiply-adds, {share:.1%} of all"

@@ -75,12 +75,20 @@ def _members(
     """Names of the slots or the sum of a group, with the error of each choice there."""
     if data["kind"] is GroupKind.SLOTS:
         names = [slot.name for slot in data["slots"]]
-        return [(name, _of_precisions(analysis, name, palette)) for name in names]
+        return [(name, _of_precisions(analysis, name, palette, names)) for name in names]
     if data["kind"] is GroupKind.SUM:
         name = data["product"].accumulators[0]
         return [(name, lambda k: analysis.alone_in_sums(name, palette.sums[k]))]
     return []
 
 
-def _of_precisions(analysis: Analysis, name: str, palette: Palette) -> Callable[[int], SlotError]:
-    return lambda k: analysis.alone(name, palette.precisions[k])
+def _of_precisions(analysis: Analysis, name: str, palette: Palette, group: list[str]) -> Callable[[int], SlotError]:
+    """Of one slot of a group; an operand that shows a result of the group may have been rounded there."""
+    source = analysis.records[name].source
+
+    def alone(k: int) -> SlotError:
+        own = palette.precisions[k]
+        before = source is not None and source.slot in group and source.repeats(own)
+        return SlotError(0.0, 0.0, 0.0, 0.0, 0.0) if before else analysis.alone(name, own)
+
+    return alone

@@ -1,13 +1,14 @@
 """The work of an analysed step, for cost models."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from precc.analysis.analysis import Analysis
-from precc.analysis.slot_sample import ValueSample
+from precc.analysis.records import SlotRecord
 from precc.cost.work import ProductWork, StepWork, TensorWork
 from precc.formats import format_of_dtype
 from precc.precision import Precision
-from precc.slots import RESULT, Role, Slot
+from precc.slots import Role, Slot
 
 __all__ = ["step_work"]
 
@@ -41,7 +42,7 @@ def _tensors(analysis: Analysis, inference: bool, results: bool) -> tuple[Tensor
         records = [analysis.records[own.name] for own in sample.slots]
         kept = [own for own in records if own.slot.role is Role.FPROP or not inference]
         slots = tuple(own.slot for own in kept if results or not own.slot.is_result)
-        key = _tensor_of(sample) if results else sample
+        key = _tensor_of(records) if results else sample
         fmt = format_of_dtype(sample.values.dtype)
         before = found.get(key, TensorWork((), sample.elements, own=Precision("float32" if fmt is None else fmt)))
         saved = before.saved or any(own.saved for own in kept)
@@ -49,8 +50,8 @@ def _tensors(analysis: Analysis, inference: bool, results: bool) -> tuple[Tensor
     return tuple(own for own in found.values() if own.slots)
 
 
-def _tensor_of(sample: ValueSample) -> object:
-    """The name of the result that it is of, or shows; else itself."""
-    sources = [own.source.slot for own in sample.slots if own.source is not None]
-    own = [slot.name for slot in sample.slots if slot.name.endswith(f".{RESULT}")]
-    return next(iter((*own, *sources)), sample)
+def _tensor_of(records: Sequence[SlotRecord]) -> str:
+    """The name of the result that their slots store or show, or else of the first of them."""
+    sources = [own.source.slot for own in records if own.source is not None]
+    results = [own.slot.name for own in records if own.slot.is_result]
+    return next(iter((*results, *sources, records[0].slot.name)))

@@ -32,7 +32,10 @@ class CostModel(Protocol):
         ...
 
     def copy(self, tensor: TensorWork, precision: Precision) -> float:
-        """Of a copy of a tensor in a precision, whatever the number of slots that read it: those of the tensor."""
+        """Of a copy of a tensor in a precision, whatever the number of slots that read it: those of the tensor.
+
+        With a slot of a result among them (`TensorWork.result`) it is no copy, but what an op stores.
+        """
         ...
 
     def constant(self, step: StepWork) -> float:
