@@ -123,6 +123,7 @@ def row(name: str, seed: int, bits: int, analysis: Analysis) -> dict[str, Any]:
         "net": name,
         "seed": seed,
         "bits": bits,
+        "processor": environment()["machine"]["processor"],
         "average_bits": plan.average_bits,
         "uniform_formats": formats,
         "ours": vars(ours),
