@@ -26,12 +26,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from precc.cost.calibrate import measure
-from precc.cost.device_at_hand import device_at_hand
-from precc.cost.device_figures import DeviceFigures
-from precc.cost.fit_roofline import fit_roofline
-from precc.cost.measurement import Measurement
-from precc.cost.workloads import SIZES, Sizes, Workload, workloads
+from precc.devices.at_hand import device_at_hand
+from precc.devices.calibrate import measure
+from precc.devices.figures import DeviceFigures
+from precc.devices.fit import fit_roofline
+from precc.devices.timed_work import TimedWork
+from precc.devices.workloads import SIZES, Sizes, Workload, workloads
 from precc.files import write_whole
 from precc.models.gpt import GPT
 from precc.models.gpt import example_inputs as tokens_of
@@ -118,7 +118,7 @@ def steps() -> list[Step]:
     return [step_of(kind(), loss, own) for kind, loss in ((LeNet5, lenet5_loss), (GPT, gpt_loss)) for own in dtypes]
 
 
-def compared(step: Step, measured: Mapping[Workload, Measurement], figures: DeviceFigures) -> dict[str, Any]:
+def compared(step: Step, measured: Mapping[Workload, TimedWork], figures: DeviceFigures) -> dict[str, Any]:
     found = [(name, measured[work]) for name, work in step.products]
     ratios = [figures.seconds_of(own) / own.seconds for _, own in found]
     total = sum(own.seconds for _, own in found)

@@ -35,14 +35,14 @@ from precc.by_hand.numerics import matmul, round_to  # noqa: E402
 from precc.by_hand.two_pass import TwoPass, convolution_two_pass, matmul_two_pass  # noqa: E402
 from precc.control.trust_region import TrustRegion  # noqa: E402
 from precc.cost.bit_ops import BitOps  # noqa: E402
-from precc.cost.calibrate import calibrate  # noqa: E402
 from precc.cost.cost_model import CostModel  # noqa: E402
-from precc.cost.device_figures import DeviceFigures  # noqa: E402
 from precc.cost.energy import Energy  # noqa: E402
 from precc.cost.memory import Memory  # noqa: E402
 from precc.cost.plan_cost import PlanCost  # noqa: E402
 from precc.cost.roofline import Roofline  # noqa: E402
 from precc.cost.weight_bits import WeightBits  # noqa: E402
+from precc.devices.calibrate import calibrate  # noqa: E402
+from precc.devices.figures import DeviceFigures  # noqa: E402
 from precc.errors import AnalysisError, FormatError, InfeasibleError, PlanError, PreccError, PrecisionWarning  # noqa: E402
 from precc.formats import (  # noqa: E402
     FORMATS,

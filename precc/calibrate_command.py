@@ -6,8 +6,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from precc.cost.calibrate import calibrate
-from precc.cost.device_figures import DeviceFigures
+from precc.devices.calibrate import calibrate
+from precc.devices.figures import DeviceFigures
 from precc.files import require_place
 
 __all__ = ["add_calibrate_command", "figures_table", "run_calibrate_command"]

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 import precc
 from precc.cli import main
-from precc.cost.calibrate import calibrate
-from precc.cost.device_at_hand import DeviceAtHand, device_at_hand
-from precc.cost.device_figures import DeviceFigures
-from precc.cost.fit_roofline import fit_roofline
-from precc.cost.measurement import Measurement, PairRate
-from precc.cost.published_devices import PUBLISHED
-from precc.cost.workloads import SIZES, Sizes, workloads
+from precc.devices.at_hand import DeviceAtHand, device_at_hand
+from precc.devices.calibrate import calibrate
+from precc.devices.figures import DeviceFigures
+from precc.devices.fit import fit_roofline
+from precc.devices.published import PUBLISHED
+from precc.devices.timed_work import PairRate, TimedWork
+from precc.devices.workloads import SIZES, Sizes, workloads
 from precc.errors import PlanError
 
 TINY = Sizes(products=((16, 32, 48), (64, 64, 64)), casts=((16, 32),))
@@ -102,18 +102,16 @@ def test_without_a_gpu() -> None:
 # --- fitting
 
 
-def timed(
-    launch: float, bandwidth: float, rate: float, noise: list[float], *, outlier: float = 1.0
-) -> list[Measurement]:
+def timed(launch: float, bandwidth: float, rate: float, noise: list[float], *, outlier: float = 1.0) -> list[TimedWork]:
     """Of a machine with these figures, times some noise; of one work in each kind times an outlier."""
-    work = [Measurement("launch", "launch", (1, 64), 0.0, 0.0, launch)]
+    work = [TimedWork("launch", "launch", (1, 64), 0.0, 0.0, launch)]
     for k, factor in enumerate(noise):
         wild = outlier if k == 1 else 1.0
         moved, flops = 1e3 * 4.0**k, 1e5 * 8.0**k
         seconds = max(launch, moved / bandwidth) * factor * wild
-        work.append(Measurement("cast", "copy", (k + 1, 1), 0.0, moved, seconds))
+        work.append(TimedWork("cast", "copy", (k + 1, 1), 0.0, moved, seconds))
         seconds = max(launch, moved / bandwidth, flops / rate) * factor * wild
-        work.append(Measurement("product", "float32 x float32", (k + 1, 1, 1), flops, moved, seconds))
+        work.append(TimedWork("product", "float32 x float32", (k + 1, 1, 1), flops, moved, seconds))
     return work
 
 
@@ -255,7 +253,7 @@ def test_files_that_hold_no_document(figures: DeviceFigures, tmp_path: Path) -> 
 
 def test_times_of_pairs_without_a_rate() -> None:
     with pytest.raises(PlanError, match="the figures of H100-SXM-published have no rate of int8 x int8"):
-        PUBLISHED["H100-SXM-published"].seconds_of(Measurement("product", "int8 x int8", (1, 1, 1), 2.0, 3.0, 1.0))
+        PUBLISHED["H100-SXM-published"].seconds_of(TimedWork("product", "int8 x int8", (1, 1, 1), 2.0, 3.0, 1.0))
 
 
 # --- the command

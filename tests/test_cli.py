@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import precc
 from precc.cli import main
-from precc.cost.published_devices import PUBLISHED
+from precc.devices.published import PUBLISHED
 from precc.formats import FORMATS
 from precc.models.mlp import MLP
 

@@ -80,6 +80,12 @@ def test_the_check_of_imports_sees_a_planted_one(module: str, line: str) -> None
     assert upward_imports(module, line)
 
 
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("precc.devices.")])
+def test_devices_know_no_cost(module: str) -> None:
+    """Costs are read off figures of devices, which say nothing of plans."""
+    assert "precc.cost" not in MODULES[module].read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_every_module_says_what_it_answers(module: str) -> None:
     assert ast.get_docstring(ast.parse(MODULES[module].read_text(encoding="utf-8")))

@@ -17,12 +17,12 @@ from precc.accumulation.named import ACCUMULATORS
 from precc.assignment.candidates import CANDIDATES
 from precc.cost.cost_model import CostModel, DeviceCost
 from precc.cost.cost_of_plan import cost_of
-from precc.cost.device_at_hand import device_at_hand
-from precc.cost.device_figures import DeviceFigures
-from precc.cost.measurement import PairRate
 from precc.cost.native_formats import bytes_of, holds
-from precc.cost.published_devices import PUBLISHED
 from precc.cost.work import ProductWork, StepWork, TensorWork
+from precc.devices.at_hand import device_at_hand
+from precc.devices.figures import DeviceFigures
+from precc.devices.published import PUBLISHED
+from precc.devices.timed_work import PairRate
 from precc.errors import PlanError
 from precc.formats import FORMATS, FixedPoint, FloatFormat, Format
 from precc.models.mlp import MLP

@@ -6,39 +6,39 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from precc.control.trust_region_rule import Decision, Measurement, TrustRegionRule, TrustRegionState
+from precc.control.trust_region_rule import Decision, Observation, TrustRegionRule, TrustRegionState
 
 RULE = TrustRegionRule(radius=0.5, eta1=0.1, eta2=0.75, levels=3)
 START = RULE.init()
 
 
 @pytest.mark.parametrize(
-    ("measured", "level", "decision", "radius", "new_level"),
+    ("observed", "level", "decision", "radius", "new_level"),
     [
         # pred = 2: the gate is eps < 0.1
-        (Measurement(2.0, 0.1), 0, Decision.REFINE, 0.5, 1),
-        (Measurement(2.0, 0.0999), 0, Decision.EVALUATE, 0.5, 0),
-        (Measurement(2.0, math.inf), 1, Decision.REFINE, 0.5, 2),
-        (Measurement(2.0, math.nan), 1, Decision.REFINE, 0.5, 2),
+        (Observation(2.0, 0.1), 0, Decision.REFINE, 0.5, 1),
+        (Observation(2.0, 0.0999), 0, Decision.EVALUATE, 0.5, 0),
+        (Observation(2.0, math.inf), 1, Decision.REFINE, 0.5, 2),
+        (Observation(2.0, math.nan), 1, Decision.REFINE, 0.5, 2),
         # on the finest level there is nothing to refine
-        (Measurement(2.0, 0.2), 2, Decision.EVALUATE, 0.5, 2),
+        (Observation(2.0, 0.2), 2, Decision.EVALUATE, 0.5, 2),
         # rho = 0.75, 0.7499, 0.1, 0.0999
-        (Measurement(2.0, 0.0, 1.5), 0, Decision.ACCEPT, 1.0, 0),
-        (Measurement(2.0, 0.0, 1.4998), 0, Decision.ACCEPT, 0.5, 0),
-        (Measurement(2.0, 0.0, 0.2), 1, Decision.ACCEPT, 0.5, 1),
-        (Measurement(2.0, 0.0, 0.1998), 1, Decision.REJECT, 0.25, 1),
-        (Measurement(2.0, 0.0, -1.0), 0, Decision.REJECT, 0.25, 0),
-        (Measurement(2.0, 0.0, -math.inf), 0, Decision.REJECT, 0.25, 0),
-        (Measurement(2.0, 0.0, math.nan), 0, Decision.REJECT, 0.25, 0),
+        (Observation(2.0, 0.0, 1.5), 0, Decision.ACCEPT, 1.0, 0),
+        (Observation(2.0, 0.0, 1.4998), 0, Decision.ACCEPT, 0.5, 0),
+        (Observation(2.0, 0.0, 0.2), 1, Decision.ACCEPT, 0.5, 1),
+        (Observation(2.0, 0.0, 0.1998), 1, Decision.REJECT, 0.25, 1),
+        (Observation(2.0, 0.0, -1.0), 0, Decision.REJECT, 0.25, 0),
+        (Observation(2.0, 0.0, -math.inf), 0, Decision.REJECT, 0.25, 0),
+        (Observation(2.0, 0.0, math.nan), 0, Decision.REJECT, 0.25, 0),
         # no decrease is promised: the radius is too large for the model
-        (Measurement(0.0, 0.0), 0, Decision.REJECT, 0.25, 0),
-        (Measurement(-1.0, 0.0), 0, Decision.REJECT, 0.25, 0),
-        (Measurement(math.nan, 0.0), 0, Decision.REJECT, 0.25, 0),
+        (Observation(0.0, 0.0), 0, Decision.REJECT, 0.25, 0),
+        (Observation(-1.0, 0.0), 0, Decision.REJECT, 0.25, 0),
+        (Observation(math.nan, 0.0), 0, Decision.REJECT, 0.25, 0),
     ],
 )
-def test_decisions(measured: Measurement, level: int, decision: Decision, radius: float, new_level: int) -> None:
+def test_decisions(observed: Observation, level: int, decision: Decision, radius: float, new_level: int) -> None:
     state = TrustRegionState(0.5, level)
-    assert RULE.step(measured, state) == (decision, TrustRegionState(radius, new_level))
+    assert RULE.step(observed, state) == (decision, TrustRegionState(radius, new_level))
 
 
 def test_without_a_loss_the_level_is_refined_if_it_is_at_fault() -> None:
@@ -64,7 +64,7 @@ def test_an_accepted_step_is_a_true_decrease_while_the_gate_is_on(
     epsilon = relative_epsilon * predicted
     true_reduction = ratio * predicted
     computed = true_reduction + epsilon * (error_here - error_there)
-    decision, _ = RULE.step(Measurement(predicted, epsilon, computed), START)
+    decision, _ = RULE.step(Observation(predicted, epsilon, computed), START)
     if decision is Decision.ACCEPT:
         assert true_reduction > 0
 
@@ -72,7 +72,7 @@ def test_an_accepted_step_is_a_true_decrease_while_the_gate_is_on(
 def test_without_the_gate_it_need_not_be() -> None:
     finest = TrustRegionState(0.5, 2)  # nothing to refine: the gate is off
     true_reduction, epsilon = -0.5, 0.6
-    decision, _ = RULE.step(Measurement(1.0, epsilon, true_reduction + 2 * epsilon), finest)
+    decision, _ = RULE.step(Observation(1.0, epsilon, true_reduction + 2 * epsilon), finest)
     assert decision is Decision.ACCEPT
 
 
@@ -83,11 +83,11 @@ def steps_on_the_coarse_level(epsilon: float) -> int:
     while True:
         predicted = state.radius * abs(x)
         step = -math.copysign(state.radius, x)
-        decision, state = rule.step(Measurement(predicted, epsilon), state)
+        decision, state = rule.step(Observation(predicted, epsilon), state)
         if decision is Decision.REFINE:
             return steps
         actual = 0.5 * (x**2 - (x + step) ** 2)
-        decision, state = rule.step(Measurement(predicted, epsilon, actual), state)
+        decision, state = rule.step(Observation(predicted, epsilon, actual), state)
         x += step if decision is Decision.ACCEPT else 0.0
         steps += 1
 

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from precc.control.linear_step import LinearStep, Values, propose
 from precc.control.snapshot import Snapshot, loss_of_closure
-from precc.control.trust_region_rule import Decision, Measurement, TrustRegionRule, TrustRegionState
+from precc.control.trust_region_rule import Decision, Observation, TrustRegionRule, TrustRegionState
 from precc.errors import CaptureError, ClosureError, PlanError, UnsupportedError, expected_one_of
 from precc.module import PrecisionModule, session_of
 from precc.plan import PrecisionPlan
@@ -195,10 +195,10 @@ class TrustRegion(Optimizer):
             return self._keep(decision, state)
         exact = self._session.plan == self._session.full_precision
         epsilon = 0.0 if exact else abs(loss.item() - self._full_precision_loss(closure, before))
-        measured = Measurement(step.predicted_reduction, epsilon)
-        decision, state = self.rule.step(measured, state)
+        observed = Observation(step.predicted_reduction, epsilon)
+        decision, state = self.rule.step(observed, state)
         if decision is Decision.EVALUATE:
-            if not self.rule.gate(measured):
+            if not self.rule.gate(observed):
                 self._count("ungated")
             decision, state = self._try(closure, before, loss, step, epsilon, state)
         return self._keep(decision, state)
@@ -223,7 +223,7 @@ class TrustRegion(Optimizer):
                 self._count("nonfinite")
                 trial = math.inf
             actual = loss.item() - trial + step.decay_reduction
-            decision, state = self.rule.step(Measurement(step.predicted_reduction, epsilon, actual), state)
+            decision, state = self.rule.step(Observation(step.predicted_reduction, epsilon, actual), state)
         finally:
             if decision is not Decision.ACCEPT:
                 with torch.no_grad():

@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass, replace
 from enum import Enum
 
-__all__ = ["Decision", "Measurement", "TrustRegionRule", "TrustRegionState"]
+__all__ = ["Decision", "Observation", "TrustRegionRule", "TrustRegionState"]
 
 
 class Decision(Enum):
@@ -27,7 +27,7 @@ class Decision(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Measurement:
+class Observation:
     """What was observed of a step.
 
     Args:
@@ -63,9 +63,9 @@ class TrustRegionRule:
         ValueError: not ``0 < eta1 <= eta2 < 1``, or a radius that is not positive and finite, or no level.
 
     >>> rule = TrustRegionRule(radius=0.1, levels=3)
-    >>> rule.step(Measurement(predicted_reduction=1.0, epsilon=0.06), rule.init())
+    >>> rule.step(Observation(predicted_reduction=1.0, epsilon=0.06), rule.init())
     (<Decision.REFINE: 'refine'>, TrustRegionState(radius=0.1, level=1))
-    >>> rule.step(Measurement(1.0, 0.04, actual_reduction=0.8), rule.init())
+    >>> rule.step(Observation(1.0, 0.04, actual_reduction=0.8), rule.init())
     (<Decision.ACCEPT: 'accept'>, TrustRegionState(radius=0.2, level=0))
     """
 
@@ -85,21 +85,21 @@ class TrustRegionRule:
     def init(self) -> TrustRegionState:
         return TrustRegionState(self.radius)
 
-    def gate(self, measurement: Measurement) -> bool:
+    def gate(self, observed: Observation) -> bool:
         """Whether the loss is known well enough to judge the step."""
-        return measurement.epsilon < 0.5 * self.eta1 * measurement.predicted_reduction
+        return observed.epsilon < 0.5 * self.eta1 * observed.predicted_reduction
 
-    def step(self, measurement: Measurement, state: TrustRegionState) -> tuple[Decision, TrustRegionState]:
-        """The decision on a measurement, and the state after it.
+    def step(self, observed: Observation, state: TrustRegionState) -> tuple[Decision, TrustRegionState]:
+        """The decision on what was observed, and the state after it.
 
         On the finest level there is nothing to refine: the step is judged even if the gate fails.
         """
-        predicted = measurement.predicted_reduction
+        predicted = observed.predicted_reduction
         if not (predicted > 0 and math.isfinite(predicted)):
             return Decision.REJECT, self._shrunk(state)
-        if not self.gate(measurement) and state.level + 1 < self.levels:
+        if not self.gate(observed) and state.level + 1 < self.levels:
             return Decision.REFINE, replace(state, level=state.level + 1)
-        actual = measurement.actual_reduction
+        actual = observed.actual_reduction
         if actual is None:
             return Decision.EVALUATE, state
         # no division, and a reduction that is NaN is no success

@@ -10,12 +10,12 @@ import torch
 from precc.accumulation.accumulator import Accumulator
 from precc.checks import require_number
 from precc.cost.cast_kernels import cast_kernels, is_weight, layouts_of
-from precc.cost.device_at_hand import device_at_hand, gpus_at_hand
-from precc.cost.device_figures import DeviceFigures
-from precc.cost.measurement import PairRate
 from precc.cost.native_formats import bytes_of, holds, narrowest
-from precc.cost.published_devices import PUBLISHED
 from precc.cost.work import ProductWork, StepWork, TensorWork
+from precc.devices.at_hand import device_at_hand, gpus_at_hand
+from precc.devices.figures import DeviceFigures
+from precc.devices.published import PUBLISHED
+from precc.devices.timed_work import PairRate
 from precc.errors import PlanError, expected_one_of
 from precc.formats import Format
 from precc.precision import Precision

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from dataclasses import asdict, fields
 from typing import Any
 
-from precc.cost.measurement import Measurement, PairRate
+from precc.devices.timed_work import PairRate, TimedWork
 from precc.errors import PlanError, expected_one_of
 
 __all__ = ["arguments_of", "text_of"]
 
 _VERSION = 1
-_KINDS: dict[str, type[Any]] = {"rates": PairRate, "measurements": Measurement}
+_KINDS: dict[str, type[Any]] = {"rates": PairRate, "measurements": TimedWork}
 _TEXTS = ("name", "kind", "target", "date")
 _TABLES = ("versions", "missing")
 _NUMBERS = ("bandwidth", "launch", "bandwidth_error")

@@ -9,13 +9,13 @@ from precc.formats import Format
 from precc.precision import Precision
 from precc.target import multiplied
 
-__all__ = ["Measurement", "PairRate"]
+__all__ = ["PairRate", "TimedWork"]
 
 Kind = Literal["product", "cast", "launch"]
 
 
 @dataclass(frozen=True, slots=True)
-class Measurement:
+class TimedWork:
     """One piece of work, timed.
 
     Args:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from precc.checks import require_number
-from precc.cost.device_document import arguments_of, text_of
-from precc.cost.measurement import Measurement, PairRate
+from precc.devices.document import arguments_of, text_of
+from precc.devices.timed_work import PairRate, TimedWork
 from precc.errors import PlanError
 from precc.files import write_whole
 from precc.formats import Format
@@ -53,7 +53,7 @@ class DeviceFigures:
     date: str = ""
     versions: Mapping[str, str] = field(default_factory=dict, hash=False)
     missing: Mapping[str, str] = field(default_factory=dict, hash=False)
-    measurements: tuple[Measurement, ...] = field(default=(), repr=False)
+    measurements: tuple[TimedWork, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         if self.kind not in ("cpu", "cuda", "published"):
@@ -72,7 +72,7 @@ class DeviceFigures:
         """Of a kernel that moves so many bytes, and multiplies at this rate."""
         return max(self.launch, moved / self.bandwidth, flops / rate)
 
-    def seconds_of(self, work: Measurement) -> float:
+    def seconds_of(self, work: TimedWork) -> float:
         """What the figures say of something that was measured.
 
         Raises:

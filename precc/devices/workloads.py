@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from precc.cost.measurement import Kind
+from precc.devices.timed_work import Kind
 
 __all__ = ["SIZES", "Sizes", "Workload", "workloads"]
 
@@ -55,7 +55,7 @@ class Workload:
     """One piece of work.
 
     Args:
-        kind: as in `Measurement`, like all but the last two.
+        kind: as in `TimedWork`, like all but the last two.
         name: of it.
         shape: of it.
         flops: of it.

@@ -12,11 +12,11 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from precc.cost.device_at_hand import device_at_hand
-from precc.cost.device_figures import DeviceFigures
-from precc.cost.fit_roofline import fit_roofline
-from precc.cost.measurement import Measurement
-from precc.cost.workloads import SIZES, Sizes, Workload, workloads
+from precc.devices.at_hand import device_at_hand
+from precc.devices.figures import DeviceFigures
+from precc.devices.fit import fit_roofline
+from precc.devices.timed_work import TimedWork
+from precc.devices.workloads import SIZES, Sizes, Workload, workloads
 from precc.errors import PlanError
 
 __all__ = ["calibrate", "measure"]
@@ -26,7 +26,7 @@ _TURN, _MOST = 5e-3, 1000
 
 
 @dataclass(slots=True, eq=False)
-class _Timed:
+class _Prepared:
     work: Workload
     run: Callable[[], object]
     repeats: int
@@ -44,7 +44,7 @@ def calibrate(
     Args:
         device: "cpu" or "cuda"; None: the GPU, if there is one.
         seconds: after which no further round begins.
-        sizes: of the work; default: `precc.cost.workloads.SIZES`.
+        sizes: of the work; default: `precc.devices.workloads.SIZES`.
         progress: whether a bar shows how long it takes, on stderr.
 
     Raises:
@@ -62,7 +62,7 @@ def calibrate(
 
 def measure(
     works: Sequence[Workload], *, seconds: float, progress: bool = False
-) -> tuple[dict[Workload, Measurement], dict[str, str]]:
+) -> tuple[dict[Workload, TimedWork], dict[str, str]]:
     """Time works in turns, as `calibrate` does, and say why nothing of some name runs here.
 
     Raises:
@@ -82,15 +82,15 @@ def measure(
     return {each.work: _measured(each) for each in timed}, missing
 
 
-def _prepared(works: Sequence[Workload], advance: Callable[[], None]) -> tuple[list[_Timed], dict[str, str]]:
+def _prepared(works: Sequence[Workload], advance: Callable[[], None]) -> tuple[list[_Prepared], dict[str, str]]:
     """What runs, warm, and why nothing of the other names does."""
     timed, failed = [], {}
     for work in works:
         try:
             run = work.prepare()
-            first = _Timed(work, run, 1)
+            first = _Prepared(work, run, 1)
             _seconds(first)  # kernels are chosen, and memory is found, in the first call
-            timed.append(_Timed(work, run, min(_MOST, 1 + int(_TURN / _seconds(first)))))
+            timed.append(_Prepared(work, run, min(_MOST, 1 + int(_TURN / _seconds(first)))))
         except (RuntimeError, ValueError) as error:
             failed[work.name] = str(error).strip().partition("\n")[0]
         advance()
@@ -98,7 +98,7 @@ def _prepared(works: Sequence[Workload], advance: Callable[[], None]) -> tuple[l
     return timed, {name: why for name, why in failed.items() if name not in known}
 
 
-def _seconds(each: _Timed) -> float:
+def _seconds(each: _Prepared) -> float:
     """Of one run, on average over the repeats."""
     with _float32_products(each.work.fp32_precision):
         _wait()
@@ -124,9 +124,9 @@ def _float32_products(precision: str) -> Iterator[None]:
         torch.backends.cuda.matmul.fp32_precision = before
 
 
-def _measured(each: _Timed) -> Measurement:
+def _measured(each: _Prepared) -> TimedWork:
     own = each.work
-    return Measurement(own.kind, own.name, own.shape, own.flops, own.moved, statistics.median(each.seconds))
+    return TimedWork(own.kind, own.name, own.shape, own.flops, own.moved, statistics.median(each.seconds))
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from precc.cost.device_figures import DeviceFigures
-from precc.cost.measurement import PairRate
+from precc.devices.figures import DeviceFigures
+from precc.devices.timed_work import PairRate
 
 __all__ = ["PUBLISHED"]
 

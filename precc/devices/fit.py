@@ -4,16 +4,16 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
-from precc.cost.device_at_hand import DeviceAtHand
-from precc.cost.device_figures import DeviceFigures
-from precc.cost.measurement import Measurement, PairRate
+from precc.devices.at_hand import DeviceAtHand
+from precc.devices.figures import DeviceFigures
+from precc.devices.timed_work import PairRate, TimedWork
 from precc.errors import PlanError
 
 __all__ = ["fit_roofline"]
 
 
 def fit_roofline(
-    device: DeviceAtHand, work: Sequence[Measurement], missing: Mapping[str, str], date: str
+    device: DeviceAtHand, work: Sequence[TimedWork], missing: Mapping[str, str], date: str
 ) -> DeviceFigures:
     """The figures at which the factors between modelled and measured times multiply to the least.
 
@@ -52,7 +52,7 @@ def fit_roofline(
     )
 
 
-def _rate(work: Sequence[Measurement], launch: float, bandwidth: float) -> tuple[float, float]:
+def _rate(work: Sequence[TimedWork], launch: float, bandwidth: float) -> tuple[float, float]:
     """Of one pair, and its error."""
     floors = [max(launch, own.moved / bandwidth) for own in work]
     candidates = [
@@ -62,7 +62,7 @@ def _rate(work: Sequence[Measurement], launch: float, bandwidth: float) -> tuple
 
 
 def _best(
-    work: Sequence[Measurement], candidates: Sequence[float], modelled: Callable[[Measurement, float], float]
+    work: Sequence[TimedWork], candidates: Sequence[float], modelled: Callable[[TimedWork, float], float]
 ) -> tuple[float, float]:
     """The figure of the least sum, and the median relative error of the times that it gives."""
 

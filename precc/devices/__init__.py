@@ -1,0 +1,1 @@
+"""What devices do in a second: measured, fitted, published, and in files."""
