@@ -1,6 +1,10 @@
 """Solvers, against the exact one and against their own promises."""
 
+import ctypes
 import itertools
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -13,6 +17,7 @@ from precc.assignment.greedy import Greedy, RandomChoice
 from precc.assignment.lagrangian import Lagrangian
 from precc.assignment.milp import MILP
 from precc.assignment.problem import AssignmentProblem
+from precc.assignment.quiet_highs import quiet_highs
 from precc.assignment.solver import Solver
 from precc.errors import InfeasibleError, PlanError
 from tests.assignment_problems import random_problem
@@ -185,3 +190,31 @@ def test_least_errors_of_tied_groups_are_near_the_best(seed: int) -> None:
     found, best = (own.least_error(problem, cost).choices for own in (Lagrangian(), MILP(1e-3)))
     assert float(problem.cost_of(found)) <= cost * (1 + 1e-9)
     assert problem.largest_error(found) <= 1.1 * problem.largest_error(best)
+
+
+def test_highs_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """A problem at which HiGHS 1.12 prints, as it repairs a solution."""
+    problem = random_problem(163, groups=8, choices=5)
+    least, most = (float(problem.cost_of(find(problem))) for find in (cheapest, finest))
+    MILP(1e-3).least_error(problem, least + 0.7 * (most - least))
+    ctypes.CDLL(None).fflush(None)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_others_print_meanwhile_is_kept(capfd: pytest.CaptureFixture[str]) -> None:
+    @quiet_highs()
+    def fails() -> None:
+        os.write(1, b"before\n")
+        ctypes.CDLL(None).puts(b"HighsMipSolverData::transformNewIntegerFeasibleSolution tmpSolver.run();")
+        ctypes.CDLL(None).puts(b"after")
+        raise PlanError
+
+    with pytest.raises(PlanError):
+        fails()
+    os.write(1, b"end\n")
+    assert capfd.readouterr() == ("before\nafter\nend\n", "")
+
+
+def test_without_a_standard_output() -> None:
+    code = "from precc.assignment.quiet_highs import quiet_highs\nimport os\nos.close(1)\nwith quiet_highs(): pass"
+    subprocess.run([sys.executable, "-c", code], check=True)

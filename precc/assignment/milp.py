@@ -9,6 +9,7 @@ from scipy.sparse import coo_array, csr_array
 from precc.assignment.greedy import Greedy
 from precc.assignment.infeasible import infeasible
 from precc.assignment.problem import AssignmentProblem, Choices, Floats, Solution
+from precc.assignment.quiet_highs import quiet_highs
 from precc.errors import InfeasibleError, LimitReachedError, PlanError
 
 __all__ = ["MILP"]
@@ -64,13 +65,14 @@ class MILP:
         self, program: "_Program", goal: Floats, problem: AssignmentProblem, error: InfeasibleError
     ) -> tuple[Choices, float]:
         """The best choices, and a bound of the goal."""
-        found = milp(
-            goal,
-            constraints=program.constraints,
-            integrality=program.integral,
-            bounds=Bounds(0, program.most),
-            options={"mip_rel_gap": self.gap, "node_limit": _UNLIMITED if self.nodes is None else self.nodes},
-        )
+        with quiet_highs():
+            found = milp(
+                goal,
+                constraints=program.constraints,
+                integrality=program.integral,
+                bounds=Bounds(0, program.most),
+                options={"mip_rel_gap": self.gap, "node_limit": _UNLIMITED if self.nodes is None else self.nodes},
+            )
         if found.status == 2:
             raise error
         if found.x is None:
