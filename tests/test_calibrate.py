@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import precc
 from precc.cli import main
 from precc.devices.at_hand import DeviceAtHand, device_at_hand
-from precc.devices.calibrate import calibrate
+from precc.devices.calibrate import calibrate, measure
 from precc.devices.figures import DeviceFigures
 from precc.devices.fit import fit_roofline
 from precc.devices.published import PUBLISHED
@@ -55,6 +55,47 @@ def test_what_torch_does_not_multiply_is_named(monkeypatch: pytest.MonkeyPatch) 
     fp8 = {"float8_e4m3fn x float8_e4m3fn", "float8_e4m3fn x float8_e5m2", "float8_e5m2 x float8_e5m2"}
     assert {name: found.missing[name] for name in fp8} == dict.fromkeys(fp8, "no such unit")
     assert not fp8 & {own.name for own in found.rates}
+
+
+def refuse_rows(monkeypatch: pytest.MonkeyPatch, rows: int, why: str) -> None:
+    """`torch.mm` of so many rows fails, as large ones do where memory ends."""
+    multiply = torch.mm
+
+    def fails(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        if a.shape[0] == rows:
+            raise RuntimeError(why)
+        return multiply(a, b)
+
+    monkeypatch.setattr(torch, "mm", fails)
+
+
+def test_single_sizes_that_fail_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    refuse_rows(monkeypatch, 64, "out of memory\nof the device")
+    found = calibrate("cpu", seconds=0.01, sizes=TINY)
+    plain = ("float64", "float32", "float16", "bfloat16")
+    failed = {name: why for name, why in found.missing.items() if name.endswith(", 64 x 64 x 64")}
+    assert failed == {f"{own} x {own}, 64 x 64 x 64": "out of memory" for own in plain}
+    assert {f"{own} x {own}" for own in plain} <= {own.name for own in found.rates}
+    assert not {f"{own} x {own}" for own in plain} & set(found.missing)
+    found.save(tmp_path / "device.json")
+    assert DeviceFigures.load(tmp_path / "device.json").missing == found.missing
+
+
+def test_failures_of_all_sizes_are_one_with_all_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_rows(monkeypatch, 16, "")
+    refuse_rows(monkeypatch, 64, "out of memory")
+    works = [own for own in workloads("cpu", TINY) if own.name in ("float32 x float32", "launch")]
+    assert measure(works, seconds=0.01)[1] == {"float32 x float32": "RuntimeError; out of memory"}
+
+
+def test_without_any_product_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise RuntimeError("no such unit")
+
+    for name in ("mm", "_scaled_mm", "_int_mm"):
+        monkeypatch.setattr(torch, name, refuse)
+    with pytest.raises(PlanError, match="have not all of them(; not measured: [a-z0-9 ]+: no such unit){3}$"):
+        calibrate("cpu", seconds=0.01, sizes=TINY)
 
 
 def test_products_are_those_of_their_formats() -> None:
@@ -267,6 +308,15 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     for part in (device_at_hand("cpu").name, "bfloat16 x bfloat16", "casts and copies", "smallest kernel", "wrote "):
         assert part in text
     assert precc.Roofline(path).device.kind == "cpu"
+
+
+def test_the_command_names_single_sizes_that_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(SIZES, "cpu", TINY)
+    refuse_rows(monkeypatch, 64, "out of memory")
+    assert main(["calibrate", "--device", "cpu", "--seconds", "0.01", "--out", str(tmp_path / "device.json")]) == 0
+    assert "not measured: float32 x float32, 64 x 64 x 64: out of memory\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

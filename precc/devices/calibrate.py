@@ -4,7 +4,7 @@ import datetime
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -39,7 +39,8 @@ def calibrate(
     """Time products, casts and the smallest kernel on a device of this machine, and fit a roofline to it.
 
     Every work has a turn in each round, so that what else the machine does falls on all alike; their medians count.
-    There is at least one round. What torch does not multiply here is in ``missing``, with its reason.
+    There is at least one round. What torch does not run here is in ``missing``, with its reason: by the name of the
+    work, or of single sizes, ``"<name>, <size> x <size>"``, where others run.
 
     Args:
         device: "cpu" or "cuda"; None: the GPU, if there is one.
@@ -63,7 +64,7 @@ def calibrate(
 def measure(
     works: Sequence[Workload], *, seconds: float, progress: bool = False
 ) -> tuple[dict[Workload, TimedWork], dict[str, str]]:
-    """Time works in turns, as `calibrate` does, and say why nothing of some name runs here.
+    """Time works in turns, as `calibrate` does, and say what does not run here, and why.
 
     Raises:
         PlanError: there is no time.
@@ -72,30 +73,37 @@ def measure(
         raise PlanError(f"seconds is how long to measure, not {seconds!r}")
     end = time.monotonic() + seconds
     with torch.no_grad(), _bar(seconds, progress) as advance:
-        timed, missing = _prepared(works, advance)
+        ready, missing = _prepared(works, advance)
         while True:
-            for each in timed:
+            for each in ready:
                 each.seconds.append(_seconds(each))
                 advance()
             if time.monotonic() >= end:
                 break
-    return {each.work: _measured(each) for each in timed}, missing
+    return {each.work: _measured(each) for each in ready}, missing
 
 
 def _prepared(works: Sequence[Workload], advance: Callable[[], None]) -> tuple[list[_Prepared], dict[str, str]]:
-    """What runs, warm, and why nothing of the other names does."""
-    timed, failed = [], {}
+    """What runs, warm, and why the rest does not."""
+    ready, failed = [], {}
     for work in works:
         try:
             run = work.prepare()
             first = _Prepared(work, run, 1)
             _seconds(first)  # kernels are chosen, and memory is found, in the first call
-            timed.append(_Prepared(work, run, min(_MOST, 1 + int(_TURN / _seconds(first)))))
+            ready.append(_Prepared(work, run, min(_MOST, 1 + int(_TURN / _seconds(first)))))
         except (RuntimeError, ValueError) as error:
-            failed[work.name] = str(error).strip().partition("\n")[0]
+            failed[work] = str(error).strip().partition("\n")[0] or type(error).__name__
         advance()
-    known = {each.work.name for each in timed}
-    return timed, {name: why for name, why in failed.items() if name not in known}
+    return ready, _missing(failed, {each.work.name for each in ready})
+
+
+def _missing(failed: Mapping[Workload, str], known: Collection[str]) -> dict[str, str]:
+    """Reasons by name where no size of it runs, else by name and size."""
+    found: dict[str, list[str]] = {}
+    for work, why in failed.items():
+        found.setdefault(work.title if work.name in known else work.name, []).append(why)
+    return {name: "; ".join(dict.fromkeys(reasons)) for name, reasons in found.items()}
 
 
 def _seconds(each: _Prepared) -> float:

@@ -32,7 +32,7 @@ class DeviceFigures:
         bandwidth_error: median relative error of the times of casts and copies, as in `PairRate`.
         date: of the measurement, YYYY-MM-DD.
         versions: of what ran it.
-        missing: what was not measured, and why.
+        missing: what was not measured, and why: work by name, or single sizes of it.
         measurements: that the figures are fitted to.
 
     Raises:

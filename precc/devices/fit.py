@@ -11,6 +11,9 @@ from precc.errors import PlanError
 
 __all__ = ["fit_roofline"]
 
+#: Of what is missing, in a message.
+_TOLD = 3
+
 
 def fit_roofline(
     device: DeviceAtHand, work: Sequence[TimedWork], missing: Mapping[str, str], date: str
@@ -28,7 +31,10 @@ def fit_roofline(
     """
     launches, casts, products = ([own for own in work if own.kind == kind] for kind in ("launch", "cast", "product"))
     if not (launches and casts and products):
-        raise PlanError(f"figures need a launch, casts and products; {len(work)} measurements have not all of them")
+        why = "".join(f"; not measured: {name}: {reason}" for name, reason in [*missing.items()][:_TOLD])
+        raise PlanError(
+            f"figures need a launch, casts and products; {len(work)} measurements have not all of them{why}"
+        )
     launch = statistics.median(own.seconds for own in launches)
     candidates = [own.moved / seconds for own in casts for seconds in (own.seconds, launch)]
     bandwidth, error = _best(casts, candidates, lambda own, figure: max(launch, own.moved / figure))

@@ -72,6 +72,11 @@ class Workload:
     prepare: Callable[[], Callable[[], object]]
     fp32_precision: Literal["ieee", "tf32"] = "ieee"
 
+    @property
+    def title(self) -> str:
+        """With its size."""
+        return f"{self.name}, {' x '.join(map(str, self.shape))}"
+
 
 def workloads(device: str, sizes: Sizes) -> list[Workload]:
     """All pieces of work, of which a device may refuse some."""
