@@ -4,12 +4,12 @@ import argparse
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from precc.analysis.analysis import Analysis
+from precc.assign_options import add_choices, add_policies, choices_of, policy_of
 from precc.assignment.check_runs import check_runs
 from precc.assignment.step_work import step_work
 from precc.cost.cost_model import CostModel
@@ -18,16 +18,15 @@ from precc.cost.named_costs import cost_named, names_of_costs
 from precc.errors import PlanError
 from precc.files import require_place
 from precc.plan import PrecisionPlan
-from precc.policies.bit_budget import BitBudget
-from precc.policies.budget_policy import BudgetPolicy
 from precc.policies.choosing_policy import checked_cost
-from precc.policies.cost_budget import CostBudget
-from precc.policies.error_budget import ErrorBudget
 from precc.policies.pareto import Front, pareto
 from precc.provenance import Provenance
+from precc.rule_arguments import rules_of
 from precc.target import TARGETS
 
 __all__ = ["add_plan_commands", "run_plan_command"]
+
+_COST = "bit-ops"
 
 
 def add_plan_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -49,32 +48,21 @@ def add_plan_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPar
         epilog="example: precc plan assign step.precc --gradient 0.05 --out plan.json",
     )
     _add_analysis(assign)
-    _add_choices(assign)
-    assign.add_argument("--loss", type=float, help="limit of the loss error, root mean square, absolute")
-    assign.add_argument("--gradient", type=float, help="limit of the gradient's error, relative")
-    assign.add_argument("--bias", type=float, help="limit of the mean of the loss error, absolute")
-    assign.add_argument("--bits", type=float, help="limit of the average bits")
-    assign.add_argument("--limit", type=float, help="limit of the cost, in units of its model")
+    add_choices(assign)
+    add_policies(assign)
     assign.add_argument("--out", help="write the plan")
     front = own.add_parser("pareto", help="list the best plans at each cost")
     _add_analysis(front)
-    _add_choices(front)
+    add_choices(front)
     front.add_argument("--points", type=int, default=24, help="costs that are tried (default: 24)")
     front.add_argument("--out", help="folder for the plans")
 
 
 def _add_analysis(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("analysis", help="a file that analysis.save wrote")
-    parser.add_argument(
-        "--cost", default="bit-ops", help=f"{names_of_costs()}, by `precc calibrate` (default: bit-ops)"
-    )
+    parser.add_argument("--cost", help=f"{names_of_costs()}, by `precc calibrate` (default: {_COST})")
     parser.add_argument("--anywhere", action="store_true", help="take the figures of a roofline from another machine")
     parser.add_argument("--target", choices=list(TARGETS), default="cpu-emulated", help="default: cpu-emulated")
-
-
-def _add_choices(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--candidates", help="formats with commas between them, such as e2m1,e4m3,bf16")
-    parser.add_argument("--inference", action="store_true", help="of the forward alone")
 
 
 def run_plan_command(chosen: argparse.Namespace) -> None:
@@ -108,34 +96,16 @@ def _apply(chosen: argparse.Namespace) -> None:
 
 
 def _assign(chosen: argparse.Namespace) -> None:
-    policy = _policy(chosen)
+    policy, rules = policy_of(chosen), rules_of(chosen.rules)
     if chosen.out:
         require_place(Path(chosen.out))
-    plan = policy.assign(Analysis.load(chosen.analysis), cost=_cost(chosen), target=chosen.target)
+    cost = None if chosen.cost is None else _cost(chosen)  # that of the policy
+    plan = policy.assign(Analysis.load(chosen.analysis), cost=cost, target=chosen.target, rules=rules)
     _finish(plan, chosen.out)
 
 
 def _cost(chosen: argparse.Namespace) -> CostModel:
-    return cost_named(chosen.cost, anywhere=chosen.anywhere)
-
-
-def _policy(chosen: argparse.Namespace) -> BudgetPolicy:
-    limits = {name: getattr(chosen, name) for name in ("loss", "gradient", "bias")}
-    limits = {name: value for name, value in limits.items() if value is not None}
-    wanted = [bool(limits), chosen.bits is not None, chosen.limit is not None]
-    if sum(wanted) != 1:
-        raise PlanError(
-            "assign needs one budget: of errors (--loss, --gradient, --bias), of bits (--bits) or of cost (--limit)"
-        )
-    options = _options(chosen)
-    if limits:
-        return ErrorBudget(**limits, **options)
-    return BitBudget(chosen.bits, **options) if chosen.bits is not None else CostBudget(chosen.limit, **options)
-
-
-def _options(chosen: argparse.Namespace) -> dict[str, Any]:
-    named = {"candidates": chosen.candidates.split(",")} if chosen.candidates is not None else {}
-    return {**named, "inference": chosen.inference}
+    return cost_named(chosen.cost or _COST, anywhere=chosen.anywhere)
 
 
 def _pareto(chosen: argparse.Namespace) -> None:
@@ -145,7 +115,8 @@ def _pareto(chosen: argparse.Namespace) -> None:
         cost=_cost(chosen),
         target=chosen.target,
         points=chosen.points,
-        options=Front(**_options(chosen)),
+        rules=rules_of(chosen.rules),
+        options=Front(**choices_of(chosen)),
     )
     table = Table("plan", "cost", "average bits", "predicted error", "", box=None)
     for number, plan in enumerate(plans):

@@ -15,6 +15,7 @@ from precc.cli import main
 from precc.devices.published import PUBLISHED
 from precc.formats import FORMATS
 from precc.models.mlp import MLP
+from tests.golden import check_golden
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -143,6 +144,77 @@ def test_plans_in_two_passes_are_shown(step: str, tmp_path: Path, capsys: pytest
     assert "values decide" in capsys.readouterr().out
 
 
+RULES = """[
+ {"path": "fc3", "keep": "float32"},
+ {"path": "fc2", "role": "wgrad", "format": "e5m2", "rounding": "stochastic", "scaling": {"granularity": "tensor"}}
+]"""
+
+
+def test_rules_hold_over_plans(step: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan, rules = tmp_path / "plan.json", tmp_path / "rules.json"
+    rules.write_text(RULES)
+    options = ["--rule", "fc1:role=fprop,format=e4m3,scaling=tensor,required=false", "--rule", str(rules)]
+    assert main(["plan", "assign", step, "--bits", "8", *options, "--out", str(plan)]) == 0
+    found = precc.PrecisionPlan.load(plan)
+    assert found.rules == (
+        precc.Rule("fc1", role="fprop", format="e4m3", scaling="tensor", required=False),
+        precc.Rule("fc3", keep="fp32"),
+        precc.Rule("fc2", role="wgrad", format="e5m2", rounding="stochastic", scaling="tensor"),
+    )
+    assert str(found.precision("fc3/product/fprop.weight")) == "float32"
+    assert str(found.precision("fc1/product/fprop.input")).startswith("float8_e4m3fn")
+    front = ["plan", "pareto", step, "--points", "2", "--rule", "*:format=bf16", "--out", str(tmp_path / "front")]
+    assert main(front) == 0
+    assert precc.PrecisionPlan.load(tmp_path / "front" / "00.json").average_bits == 16
+    assert "wrote 1 plans" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "policy"),
+    [
+        (["--bits", "6", "--inference"], "BitBudget(inference=True, average_bits=6.0)"),
+        (["--limit", "1e9"], "CostBudget(limit=1000000000.0)"),
+        (["--bits", "6", "--weights", "hessian"], "HessianBudget(average_bits=6.0)"),
+        (
+            ["--bits", "6", "--weights", "importance", "--candidates", "e2m1,e4m3"],
+            "ImportanceBudget(candidates=['float4_e2m1fn/",
+        ),
+        (["--tau", "10"], "Threshold(10, 'component', low="),
+        (
+            ["--tau", "2", "--granularity", "node", "--low", "e5m2", "--high", "bf16", "--backward", "fp16"],
+            "Threshold(2, 'node', low=",
+        ),
+        (["--tau", "inf", "--granularity", "node", "--first-last-high", "bf16"], "FirstLastHigh(Threshold(inf, 'node'"),
+        (
+            ["--gradient", "0.1", "--first-last-high", "fp32"],
+            "FirstLastHigh(ErrorBudget(gradient=0.1), 'float32'",
+        ),
+    ],
+)
+def test_policies_of_the_command(
+    options: list[str], policy: str, step: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = str(tmp_path / "plan.json")
+    assert main(["plan", "assign", step, *options, "--out", plan]) == 0
+    assert precc.PrecisionPlan.load(plan).provenance.policy.startswith(policy)
+    assert policy in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_cost_of_formats_of_weights_is_their_bits(step: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "assign", step, "--bits", "6", "--weights", "hessian"]) == 0
+    assert "cost: 6 bits\n" in capsys.readouterr().out
+    assert main(["plan", "assign", step, "--bits", "6", "--weights", "hessian", "--cost", "energy"]) == 0
+    assert " J\n" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="argparse words help in another way")
+def test_the_help_of_assign(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit):
+        main(["plan", "assign", "--help"])
+    check_golden("plan_assign_help.txt", capsys.readouterr().out.strip())
+
+
 def test_the_front_of_a_saved_analysis(step: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "front"
     assert main(["plan", "pareto", step, "--points", "4", "--candidates", "e4m3,bf16,fp32", "--out", str(folder)]) == 0
@@ -156,6 +228,31 @@ def test_the_front_of_a_saved_analysis(step: str, tmp_path: Path, capsys: pytest
     [
         (["assign", "{step}"], "needs one budget"),
         (["assign", "{step}", "--bits", "5", "--loss", "1"], "needs one budget"),
+        (["assign", "{step}", "--bits", "5", "--tau", "1"], "needs one budget"),
+        (
+            ["assign", "{step}", "--limit", "5", "--weights", "hessian"],
+            "--weights goes with --bits, which",
+        ),
+        (["assign", "{step}", "--limit", "5", "--low", "e4m3"], "--low goes with --tau, which is not given"),
+        (["assign", "{step}", "--tau", "1", "--inference"], "leave out --candidates and --inference"),
+        (["assign", "{step}", "--bits", "5", "--weights", "hessian", "--inference"], "leave out --inference"),
+        (["assign", "{step}", "--tau", "-1"], "tau"),
+        (["assign", "{step}", "--tau", "1", "--high", "e4m33x"], "e4m33x"),
+        (["assign", "{step}", "--bits", "5", "--first-last-high", "e4m33x"], "e4m33x"),
+        (["assign", "{step}", "--bits", "5", "--rule", "fc3"], "--rule 'fc3': neither a rule, such as 'fc3:keep=fp32'"),
+        (
+            ["assign", "{step}", "--bits", "5", "--rule", "fc3:size=4"],
+            "'size' is nothing that a rule has: expected",
+        ),
+        (["assign", "{step}", "--bits", "5", "--rule", "fc3:keep=fp32,keep=fp16"], "keep is there twice"),
+        (
+            ["assign", "{step}", "--bits", "5", "--rule", "fc3:keep=fp32,required=0"],
+            "required is true or false, not",
+        ),
+        (["assign", "{step}", "--bits", "5", "--rule", "fc3:keep=e4m33x"], "--rule 'fc3:keep=e4m33x': unknown format"),
+        (["assign", "{step}", "--bits", "5", "--rule", "fc9:keep=fp32"], "fc9"),
+        (["assign", "{step}", "--bits", "5", "--rule", "{step}"], "step.precc': the file is no JSON: "),
+        (["assign", "{step}", "--bits", "5", "--rule", "{plan}"], "rules are malformed: "),
         (["assign", "{step}", "--bits", "5", "--target", "sm_80"], "the cheapest one costs 16"),
         (["assign", "{step}", "--gradient", "1e-9", "--candidates", "e4m3"], "Feasible: gradient="),
         (["assign", "{step}", "--bits", "5", "--candidates", "e4m33x"], "e4m33x"),
