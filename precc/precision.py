@@ -113,8 +113,9 @@ class Precision:
 
     def gives(self, fmt: FloatFormat) -> bool:
         """Whether its values are those of a format, neither scaled nor transformed; what overflows does not matter."""
-        own = self.format.with_overflow(fmt.overflow) if isinstance(self.format, FloatFormat) else self.format
-        return own == fmt and self.scaling is None and self.transform is None
+        if self.scaling is not None or self.transform is not None or not isinstance(self.format, FloatFormat):
+            return False
+        return self.format.with_overflow("saturate") == fmt.with_overflow("saturate")  # which every format can
 
     def __str__(self) -> str:
         scaled = f"/{self.scaling}" if self.scaling is not None else ""

@@ -524,6 +524,8 @@ def test_an_accumulator_gets_the_operands_that_it_takes() -> None:
     assert same_bits(found.result, precc.matmul(round_to(a, "e4m3"), round_to(b, "e4m3"), "hopper_fp8"))
     with pytest.raises(FormatError, match="multiplies plain float8_e4m3fn values, not bfloat16"):
         ProductArithmetic("bf16", "hopper_fp8")
+    with pytest.raises(FormatError, match="multiplies plain float8_e5m2 values, not float8_e4m3fn"):
+        ProductArithmetic("e4m3", "hopper_fp8_e5m2")  # whose values have infinities
     with pytest.raises(FormatError, match="no transforms"):
         ProductArithmetic(precc.Precision("e4m3", transform="hadamard"), "fp32")
 
