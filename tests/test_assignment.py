@@ -2,11 +2,13 @@
 
 import json
 import math
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import networkx as nx
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,13 +17,20 @@ from torch.nn import functional as F
 import precc
 from precc.analysis.analysis import Analysis
 from precc.analysis.analysis_options import AnalysisOptions
-from precc.analysis.error_estimate import ErrorEstimate
-from precc.assignment.candidates import CANDIDATES
+from precc.analysis.error_estimate import ErrorEstimate, StandardErrors
+from precc.assignment.assigner import Scored
+from precc.assignment.candidates import CANDIDATES, scaled
+from precc.assignment.choice_costs import Palette, choice_costs
+from precc.assignment.choice_tables import Reference
 from precc.assignment.groups import GroupKind, Share, group_graph
+from precc.assignment.limits import Limits
+from precc.assignment.problem import Solution
 from precc.assignment.step_work import step_work
 from precc.cost.bit_ops import BitOps
 from precc.cost.cost_of_plan import cost_of
 from precc.cost.memory import Memory
+from precc.cost.plan_cost import PlanCost
+from precc.cost.work import ProductWork, StepWork
 from precc.errors import AnalysisError, FormatError, InfeasibleError, PlanError
 from precc.models.lenet5 import LeNet5
 from precc.models.mlp import MLP
@@ -30,8 +39,8 @@ from precc.policies.budget_policy import BudgetPolicy
 from precc.policies.cost_budget import CostBudget
 from precc.policies.error_budget import ErrorBudget
 from precc.policies.first_last_high import FirstLastHigh
-from precc.policies.pareto import Front, pareto
-from precc.policies.uniform_errors import formats_of_width
+from precc.policies.pareto import Front, _budget, pareto
+from precc.policies.uniform_errors import best_uniform, formats_of_width
 from precc.rule import Rule
 from precc.slots import Role, Slot
 
@@ -139,6 +148,26 @@ def test_cost_budgets(lenet5: Analysis) -> None:
     assert 4.9e9 < cost(dear) <= 5e9
     assert 2.4e9 < cost(cheap) <= 2.5e9
     assert known(cheap).gradient > known(dear).gradient
+
+
+@pytest.mark.parametrize(("share", "kept"), [(1.0, ["e2m1", "e4m3"]), (0.99, ["e2m1"]), (0.2, ["e2m1"])])
+def test_a_cost_budget_is_measured_beside_the_candidates_within_it(
+    mlp: Analysis, share: float, kept: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the limit is within it; where none is, the cheapest one stands for all."""
+    names = ["bf16", "e4m3", "e2m1"]
+    assigner = CostBudget(1.0, candidates=names).assigner(mlp)
+    limit = share * assigner.cost_of(precc.PrecisionPlan(scaled("e4m3")))
+    asked = list[list[str]]()
+
+    def noted(assigner: Any, precisions: Any) -> Limits:
+        asked.append([str(one) for one in precisions])
+        return best_uniform(assigner, precisions)
+
+    monkeypatch.setattr("precc.policies.cost_budget.best_uniform", noted)
+    with suppress(InfeasibleError):  # where none is within it
+        CostBudget(limit, candidates=names).assign(mlp)
+    assert [sorted(own) for own in asked] == [sorted(str(scaled(name)) for name in kept)]
 
 
 def test_share_gives_the_readers_of_a_tensor_one_precision(lenet5: Analysis) -> None:
@@ -330,6 +359,46 @@ def test_the_front(lenet5: Analysis) -> None:
     assert {own.format.name for plan in only for own in plan.slots.values()} == {"float8_e4m3fn", "float32"}
     with pytest.raises(PlanError, match="at least 2"):
         precc.pareto(lenet5, points=1)
+
+
+def test_what_more_cost_buys_on_a_front() -> None:
+    """Twice the cost for a quarter of the error: 1% more of it buys ``1 - 1.01**-2``."""
+    solution = Solution(np.zeros(0, np.int64), 0.0, np.zeros(3), 0.0)
+    error = ErrorEstimate(0.0, 0.0, 0.0, StandardErrors(0.0, 0.0, 0.0))
+    found = [
+        Scored(
+            precc.PrecisionPlan("e4m3"), error, PlanCost(price, "J", "Energy()"), np.array([16.0, own, 0.0]), solution
+        )
+        for price, own in ((1.0, 1600.0), (2.0, 100.0))
+    ]
+    assert _budget(found, 0, Limits(4.0, 1.0)) == "front: 1% more cost, 1.97% less error"
+    assert _budget(found, 1, Limits(4.0, 1.0)) == "front: the finest plan"
+
+
+def test_errors_of_the_loss_are_linearised_in_their_means(mlp: Analysis) -> None:
+    """The square of a sum of means, about a reference: each mean times the sum there, beside the variances."""
+    tables = BitBudget(6, candidates=["e4m3", "bf16"]).assigner(mlp).tables
+    groups, slopes = len(tables.graph), np.zeros((len(tables.errors.names), 1))
+    loss, more = (
+        tables.problem(Reference(slopes, np.array([sums])), Limits(1.0, 1.0)).errors[0] for sums in (0.0, 100.0)
+    )
+    means = tables.errors.by_group(np.abs(tables.errors.means), groups)
+    assert loss == pytest.approx(tables.errors.by_group(tables.errors.variances, groups))
+    assert (means.max(1) > 0).any()
+    assert more - loss == pytest.approx(100.0 * means, rel=1e-9, abs=1e-20)
+
+
+@pytest.mark.parametrize(("position", "legal"), [(0, "e5m2"), (1, "e4m3")])
+def test_accumulators_take_each_operand_in_its_place(position: int, legal: str) -> None:
+    """Of gradients in e5m2 and weights in e4m3, in this order."""
+    slots = tuple(Slot.parse(f"fc/product/dgrad.{name}") for name in ("grad_output", "weight"))
+    work = StepWork((ProductWork(slots, (8, 8), 64, 8),), ())
+    graph = group_graph(work, share=Share.NOTHING, sums=True, copies=False)
+    precisions = tuple(precc.Precision(name) for name in ("e5m2", "e4m3"))
+    palette = Palette.of(precisions, (precc.ACCUMULATORS["hopper_fp8_e5m2_e4m3"],), ())
+    _, ends, tables = choice_costs(graph, work, palette, BitOps(), precc.TARGETS["cpu-emulated"])
+    (table,) = (own for pair, own in zip(ends.tolist(), tables, strict=True) if pair == [position, 2])
+    assert np.isfinite(table[:, 0]).tolist() == [own == precc.Precision(legal) for own in precisions]
 
 
 def test_a_net_runs_the_plan() -> None:

@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -195,6 +195,22 @@ def test_no_other_figure_fits_better() -> None:
     grid = [10 ** (k / 500) for k in range(4000, 6500)]
     assert of_casts(found.bandwidth) <= min(map(of_casts, grid)) + 1e-12
     assert of_products(found.rates[0].flops) <= min(map(of_products, grid)) + 1e-12
+
+
+def at_the_corner(kind: Literal["cast", "product"], moved: tuple[float, float], flops: float) -> list[TimedWork]:
+    """Two works below the launch, of 1e-6 s, and one that takes twenty times as long with ten times the work."""
+    name, shape = ("copy", (1, 1)) if kind == "cast" else ("float32 x float32", (1, 1, 1))
+    fast = TimedWork(kind, name, shape, flops, moved[0], 0.5e-6)
+    return [fast, fast, TimedWork(kind, name, shape, 10 * flops, moved[1], 2e-5)]
+
+
+def test_the_best_figure_may_be_at_the_corner_of_the_roofline() -> None:
+    """Where work takes just the launch: no time is met there, and the sum is 3 log 2, beside 4 where one is."""
+    launch = TimedWork("launch", "launch", (1, 64), 0.0, 0.0, 1e-6)
+    casts, products = at_the_corner("cast", (1e3, 1e4), 0.0), at_the_corner("product", (1.0, 1.0), 1e3)
+    found = fit_roofline(HERE, [launch, *casts, *products], {}, "2026-01-01")
+    assert found.bandwidth == pytest.approx(1e9)
+    assert found.rates[0].flops == pytest.approx(1e9)
 
 
 # --- the file

@@ -208,6 +208,8 @@ def test_fused_attention_is_two_products_and_a_backward_of_one_operand() -> None
     assert [TINY.product(forward, pair, half, half) for pair in forward.pairs] == [pytest.approx(6.0)] * 2
     backward = ProductWork((Slot.parse("attention/dgrad.grad_output"),), (1000,), 2000, 1000)
     assert TINY.product(backward, (0, 0), half, half) == pytest.approx(10.0)
+    small = replace(backward, multiply_adds=1)  # by its bytes: the operand and the results, once each
+    assert TINY.product(small, (0, 0), half, half) == pytest.approx((2000 + 2000) / 1000)
 
 
 NATIVES = [FORMATS[name] for name in ("float8_e4m3fn", "float8_e5m2", "float16", "bfloat16", "float32", "int8")]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from precc.assignment.elimination import cheapest, finest
+from precc.assignment.exchange import improved
 from precc.assignment.front import front
 from precc.assignment.greedy import Greedy, RandomChoice
 from precc.assignment.lagrangian import Lagrangian
@@ -190,6 +191,26 @@ def test_least_errors_of_tied_groups_are_near_the_best(seed: int) -> None:
     found, best = (own.least_error(problem, cost).choices for own in (Lagrangian(), MILP(1e-3)))
     assert float(problem.cost_of(found)) <= cost * (1 + 1e-9)
     assert problem.largest_error(found) <= 1.1 * problem.largest_error(best)
+
+
+def test_two_groups_change_for_what_their_edge_saves() -> None:
+    """Each change by itself costs 11 more, and both together 8 less: it is the edge that says so."""
+    costs = np.array([[0.0, 1.0], [0.0, 1.0]])
+    tables = np.array([[[10.0, 20.0], [20.0, 0.0]]])
+    problem = AssignmentProblem(costs, np.zeros((1, 2, 2)), np.ones(1), np.array([[0, 1]]), tables)
+    found = improved(problem, np.array([0, 0]), np.zeros(1))
+    assert found.tolist() == [1, 1]
+    assert problem.cost_of(found) == 2.0
+
+
+def test_two_groups_stay_where_their_edge_costs_more() -> None:
+    """One may save 1, if another one mends its error for 0.5; but such a pair costs 5 on the edge."""
+    costs = np.array([[2.0, 1.0, 2.5], [2.0, 1.0, 2.5]])
+    tables = np.zeros((1, 3, 3))
+    tables[0, 1, 2] = tables[0, 2, 1] = 5.0
+    errors = np.array([[[0.2, 0.9, 0.0], [0.2, 0.9, 0.0]]])
+    problem = AssignmentProblem(costs, errors, np.ones(1), np.array([[0, 1]]), tables)
+    assert improved(problem, np.array([0, 0]), np.ones(1), changes=1).tolist() == [0, 0]
 
 
 def test_highs_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
