@@ -294,7 +294,7 @@ def test_no_or_another_analysis() -> None:
         precc.compile(MLP(), policy=ErrorBudget(gradient=0.1))
     with pytest.raises(AnalysisError, match="what net.analyze returns"):
         BitBudget(5).assign("step.precc")
-    with pytest.raises(AnalysisError, match="needs an analysis"):
+    with pytest.raises(AnalysisError, match="FirstLastHigh chooses from an analysis"):
         FirstLastHigh("e4m3").assign()
 
 

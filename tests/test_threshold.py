@@ -248,7 +248,13 @@ def test_targets(lenet: tuple[Any, Analysis, Tensor]) -> None:
         (lambda: Threshold(1, low="e9"), FormatError, "e9"),
         (lambda: Threshold(1, low="hopper_fp8"), FormatError, "ProductArithmetic"),
         (lambda: Threshold(1, backward="e9"), FormatError, "e9"),
-        (lambda: Threshold(1).assign(), AnalysisError, "needs an analysis"),
+        (
+            lambda: Threshold(1).assign(),
+            AnalysisError,
+            r"Threshold chooses from an analysis: .*Threshold\(...\).assign",
+        ),
+        (lambda: Threshold(1).assign("step.precc"), AnalysisError, "what net.analyze returns, not 'step.precc'"),
+        (lambda: precc.FirstLastHigh("e4m3").assign(3), AnalysisError, "what net.analyze returns, not 3"),
         (
             lambda: Threshold(1, low=ProductArithmetic(precc.Precision("e4m3", "stochastic"), "e5m10")),
             FormatError,

@@ -9,10 +9,10 @@ from precc.assignment.check_runs import check_runs
 from precc.assignment.step_work import step_work
 from precc.cost.cost_model import CostModel
 from precc.cost.cost_of_plan import cost_of
-from precc.errors import AnalysisError, PlanError
+from precc.errors import PlanError
 from precc.formats import Format, parse_format
 from precc.plan import PrecisionPlan
-from precc.policies.choosing_policy import checked_cost
+from precc.policies.choosing_policy import checked_analysis, checked_cost
 from precc.policies.ruled_policy import RuledPolicy
 from precc.policy import Policy, assigned, parse_policy
 from precc.rule import Rule, parse_rules
@@ -72,15 +72,14 @@ class FirstLastHigh(RuledPolicy):
             AnalysisError: there is no analysis, which knows the order of the products.
             PlanError: as the policy's own; or the target does not run the plan.
         """
-        if not isinstance(analysis, Analysis):
-            raise AnalysisError("FirstLastHigh needs an analysis, for the order of products: net.analyze(...)")
-        every, inner = (*parse_rules(rules), *self._kept(analysis)), parse_policy(self.policy)
+        known = checked_analysis(analysis, self, gradient=False)
+        every, inner = (*parse_rules(rules), *self._kept(known)), parse_policy(self.policy)
         if isinstance(inner, RuledPolicy):
-            plan = inner.assign(analysis, cost=cost, target=target, rules=every)
+            plan = inner.assign(known, cost=cost, target=target, rules=every)
         else:
-            plan, runner = assigned(inner, analysis).resolve(analysis.multiply_adds).under(every), parse_target(target)
-            check_runs(plan, step_work(analysis), runner)
-            price = None if cost is None else cost_of(plan, step_work(analysis), checked_cost(cost, runner))
+            plan, runner = assigned(inner, known).resolve(known.multiply_adds).under(every), parse_target(target)
+            check_runs(plan, step_work(known), runner)
+            price = None if cost is None else cost_of(plan, step_work(known), checked_cost(cost, runner))
             plan = replace(plan, provenance=replace(plan.provenance, cost=price))
         return replace(plan, provenance=replace(plan.provenance, policy=repr(self)))
 

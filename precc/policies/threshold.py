@@ -14,11 +14,11 @@ from precc.assignment.step_work import step_work
 from precc.cost.bit_ops import BitOps
 from precc.cost.cost_model import CostModel
 from precc.cost.cost_of_plan import cost_of
-from precc.errors import AnalysisError, member_of
+from precc.errors import member_of
 from precc.first_match import first_match
 from precc.formats import Format
 from precc.plan import PrecisionPlan
-from precc.policies.choosing_policy import checked_cost
+from precc.policies.choosing_policy import checked_analysis, checked_cost
 from precc.policies.ruled_policy import RuledPolicy
 from precc.precision import Precision
 from precc.provenance import Provenance
@@ -101,7 +101,7 @@ class Threshold(RuledPolicy):
             AnalysisError: there is no analysis.
             PlanError: the target cannot run the plan, or rules contradict each other.
         """
-        known, runner = _checked(analysis), parse_target(target)
+        known, runner = checked_analysis(analysis, self, gradient=False), parse_target(target)
         model = BitOps() if cost is None else checked_cost(cost, runner)
         every = parse_rules(rules)
         check_decisions(every, known.records)
@@ -173,11 +173,3 @@ class Threshold(RuledPolicy):
         low, high = self._both
         backward = Precision.of(self.backward)
         return f"Threshold({self.tau:g}, {granularity.value!r}, low={low}, high={high}, backward={backward})"
-
-
-def _checked(analysis: object | None) -> Analysis:
-    if not isinstance(analysis, Analysis):
-        raise AnalysisError("Threshold needs an analysis, for the condition numbers: net.analyze(...)")
-    if not analysis.operands:
-        raise AnalysisError(f"{analysis.title} has no products to choose precisions for")
-    return analysis
