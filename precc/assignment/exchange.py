@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from precc.assignment.pairs import Pairs
 from precc.assignment.problem import AssignmentProblem, Choices, Floats
 
 __all__ = ["Moves", "improved", "repaired", "relinked"]
@@ -17,6 +18,9 @@ _MOVES = 400
 
 #: Gains below this, relative to the cost, are rounding errors.
 _LEAST = 1e-12
+
+#: More than sums of costs and errors can be off, relative to their terms.
+_ROUNDING = 1e-11
 
 
 @dataclass(slots=True, eq=False)
@@ -105,6 +109,10 @@ class _Goal(Protocol):
         """Of changes of cost [...] and errors [constraints, ...]: negative is better, infinite is not allowed."""
         ...
 
+    def room(self, state: _State, prices: Floats) -> float:
+        """What a change that is better adds at most to cost and errors, at prices that are not negative."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class _Cheaper:
@@ -114,6 +122,9 @@ class _Cheaper:
         slack = (1 - state.errors + 1e-12).reshape(-1, *[1] * costs.ndim)
         least = _LEAST * abs(state.cost)
         return np.where((errors <= slack).all(0) & (costs < -least), costs, np.inf)
+
+    def room(self, state: _State, prices: Floats) -> float:
+        return _widened(float(prices @ (1 - state.errors)), prices, state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +139,15 @@ class _Finer:
         fits = state.cost + costs <= self.cost * (1 + 1e-12)
         found: Floats = np.where(fits & (after < -_LEAST * before), after, np.inf)
         return found
+
+    def room(self, state: _State, prices: Floats) -> float:
+        largest = state.errors.max(initial=0.0)
+        return _widened(self.cost - state.cost + float(prices @ (largest - state.errors)), prices, state)
+
+
+def _widened(room: float, prices: Floats, state: _State) -> float:
+    """By rounding errors, and by what `gains` allows of them."""
+    return room + _ROUNDING * (abs(state.cost) + float(prices @ (1 + state.errors)))
 
 
 def _change(x: Choices, moves: Moves, goal: _Goal, state: _State) -> bool:
@@ -149,34 +169,18 @@ def _exchange(problem: AssignmentProblem, x: Choices, moves: Moves, goal: _Goal,
     order = order[np.isfinite(reduced.flat[order])]
     groups, choices = np.divmod(order, reduced.shape[1])
     cost, errors = moves.costs[groups, choices], moves.errors[:, groups, choices]
-    total = cost[:, None] + cost[None, :] + _between(problem, x, groups, choices)
-    gains = goal.gains(state, total, errors[:, :, None] + errors[:, None, :])
-    gains = np.where(groups[:, None] != groups[None, :], gains, np.inf)
+    # what rounding errors of the reduced costs could hide is no reason to leave a pair out
+    least = reduced.flat[order] - _ROUNDING * (np.abs(cost) + np.abs(prices) @ np.abs(errors))
+    pairs = Pairs.of(problem, x, groups, choices).with_sums_within(least, goal.room(state, np.abs(prices)))
+    first, second = np.divmod(pairs.apart(groups), max(len(order), 1))
+    total = cost[first] + cost[second] + pairs.between[first, second]
+    gains = goal.gains(state, total, errors[:, first] + errors[:, second])
     if gains.min(initial=np.inf) == np.inf:
         return False
-    first, second = divmod(int(gains.argmin()), len(order))
-    x[groups[first]], x[groups[second]] = choices[first], choices[second]
+    best = int(gains.argmin())
+    for move in (first[best], second[best]):
+        x[groups[move]] = choices[move]
     return True
-
-
-def _between(problem: AssignmentProblem, x: Choices, groups: Choices, choices: Choices) -> Floats:
-    """What two changes cost more than each by itself, where an edge joins the groups, [moves, moves]."""
-    found = np.zeros((len(groups), len(groups)))
-    by_group: dict[int, list[int]] = {}
-    for position, group in enumerate(groups.tolist()):
-        by_group.setdefault(group, []).append(position)
-    moved = np.zeros(problem.groups, bool)
-    moved[groups] = True
-    for edge in np.flatnonzero(moved[problem.ends].all(1)):
-        a, b = problem.ends[edge].tolist()
-        rows, columns = np.array(by_group[a]), np.array(by_group[b])
-        table = problem.edge_costs[edge]
-        own, other = choices[rows][:, None], choices[columns][None, :]
-        extra = table[own, other] - table[own, x[b]] - table[x[a], other] + table[x[a], x[b]]
-        extra = np.where(np.isnan(extra), np.inf, extra)  # a change that is not allowed by itself
-        found[np.ix_(rows, columns)] += extra
-        found[np.ix_(columns, rows)] += extra.T
-    return found
 
 
 def relinked(problem: AssignmentProblem, x: Choices, other: Choices, cost: float | None = None) -> Choices:
