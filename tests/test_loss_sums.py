@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import precc
-from precc.analysis.contribution import errors_of
 from precc.analysis.displaced_run import LostDisplacement
 from precc.analysis.loss_sums import LossSums, MagnitudeMeans, magnitudes_of, summed
+from precc.analysis.rounded_sample import errors_of
 from precc.analysis.rounding_error import TENSOR, ScaleKey, rounding_errors, scale_key
 from precc.analysis.slot_sample import SlotAdjoints, ValueSample, drawn_by_size
 from precc.analysis.traced_step import trace_step

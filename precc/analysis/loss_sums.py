@@ -9,6 +9,7 @@ sign.
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -77,7 +78,7 @@ class LossSums:
         return float(self.moments @ mean) / own if own else 0.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class MagnitudeMeans:
     """Averages over the sampled values of each magnitude.
 
@@ -89,16 +90,33 @@ class MagnitudeMeans:
     numbers: Tensor
     weights: Tensor
 
-    def means(self, terms: Tensor, wanted: Tensor) -> Tensor:
-        """Of terms [..., samples] over the values of each magnitude that is wanted, [..., wanted].
+    @cached_property
+    def _known(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The numbers that were drawn, ascending, what their values stand for, and the place there of each sample."""
+        counts = summed(self.numbers, self.weights)
+        known = counts.nonzero()[:, 0]
+        places = torch.searchsorted(known, self.numbers.to(known.dtype)).clamp(max=max(len(known) - 1, 0))
+        return known, counts[known], places
+
+    def sums(self, terms: Tensor) -> Tensor:
+        """Of terms [..., samples], weighted, over the values of each magnitude that was drawn, [..., drawn]."""
+        known, _, places = self._known
+        rows = (terms * self.weights).reshape(math.prod(terms.shape[:-1]), terms.shape[-1])
+        found = torch.stack([torch.bincount(places, row.double(), len(known)).double() for row in rows])
+        return found.reshape(*terms.shape[:-1], len(known))
+
+    def from_sums(self, sums: Tensor, wanted: Tensor) -> Tensor:
+        """Averages over the values of each magnitude that is wanted, [..., wanted].
 
         Of those of which none was drawn they are the nearest one's.
         """
-        counts = summed(self.numbers, self.weights)
-        own = _nearest(counts.nonzero()[:, 0], wanted)
-        rows = (terms * self.weights).reshape(math.prod(terms.shape[:-1]), terms.shape[-1])
-        sums = torch.stack([summed(self.numbers, row)[own] for row in rows])
-        return sums.reshape(*terms.shape[:-1], len(wanted)) / counts[own]
+        known, counts, _ = self._known
+        own = torch.searchsorted(known, _nearest(known, wanted))
+        return sums[..., own] / counts[own]
+
+    def means(self, terms: Tensor, wanted: Tensor) -> Tensor:
+        """Of terms [..., samples], likewise."""
+        return self.from_sums(self.sums(terms), wanted)
 
 
 def _nearest(known: Tensor, wanted: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ from precc.analysis.error_estimate import ErrorEstimate, StandardErrors
 from precc.analysis.error_gains import ErrorGains, MeanSquare
 from precc.analysis.flipping import Flipping
 from precc.analysis.forward_errors import NodeError, forward_errors
+from precc.analysis.rounded_sample import RoundedSamples, errors_of, mean_square_of
 from precc.analysis.rounding_error import rounded_rows
 from precc.analysis.sensitivities import Sensitivities
 from precc.analysis.slot_error import SlotError
@@ -66,10 +67,10 @@ class _SampleErrors:
     def of(
         cls, sample: ValueSample, rounded: Sequence[RoundedSlot], found: Sensitivities, calibration: Calibration
     ) -> "_SampleErrors":
-        lost = max((one.lost_share for one in rounded), default=0.0)
+        lost = max((one.errors.lost_share for one in rounded), default=0.0)
         known = rounded and not math.isinf(lost)
         part = contribution_of(sample, rounded, found, calibration) if known else None
-        sizes = tuple((one.slot.name, one.mean_square) for one in rounded if one.forward)
+        sizes = tuple((one.slot.name, one.errors.mean_square) for one in rounded if one.forward)
         return cls(tuple(one.slot.name for one in rounded), part, sizes, lost)
 
 
@@ -89,6 +90,7 @@ class Prediction:
     calibration: Calibration
     accumulate: Accumulate = accumulate_tensor_ops
     _sums: dict[tuple[Any, ...], SumErrors] = field(default_factory=dict)
+    _rounded: RoundedSamples = field(default_factory=RoundedSamples)
     _found: dict[tuple[Any, ...], "_SampleErrors"] = field(default_factory=dict)
     _alone: dict[tuple[Any, ...], SlotError] = field(default_factory=dict)
 
@@ -133,7 +135,8 @@ class Prediction:
         key = (sample, *precisions, *(self.calibration.of(slot.name) for slot in sample.slots))
         if key not in self._found:
             pairs = zip(sample.slots, precisions, strict=True)
-            rounded = [RoundedSlot.of(sample, slot, own) for slot, own in pairs if own.changes(sample.values.dtype)]
+            kept = [(slot, own) for slot, own in pairs if own.changes(sample.values.dtype)]
+            rounded = [RoundedSlot(slot, self._rounded.of(sample, slot, own)) for slot, own in kept]
             self._found[key] = _SampleErrors.of(sample, rounded, self.sensitivities, self.calibration)
         return self._found[key]
 
@@ -227,13 +230,13 @@ class Prediction:
     def forward_errors(self, plan: PrecisionPlan, conditions: Mapping[str, Condition]) -> dict[str, NodeError]:
         """Errors of the values of each node of the forward part under a plan, by its name."""
         rounded = [
-            RoundedSlot.of(sample, slot, slot.rounded_in(plan))
+            (sample, slot.name, errors_of(sample, slot, slot.rounded_in(plan)))
             for sample in self.sensitivities.samples
             for slot in sample.slots
             if slot.loss is not None and slot.rounded_in(plan).changes(sample.values.dtype)
         ]
-        roundings = {one.slot.name: one.relative for one in rounded}
-        sizes = {one.slot.name: one.mean_square for one in rounded}
+        roundings = {name: errors.relative(sample.values, sample.weights) for sample, name, errors in rounded}
+        sizes = {name: mean_square_of(sample, errors) for sample, name, errors in rounded}
         return forward_errors(self.gains, conditions, plan, roundings, self._mean_squares(plan, sizes, corrected=False))
 
     def _mean_squares(

@@ -114,10 +114,17 @@ class ValueSample:
         return MagnitudeMeans(magnitudes_of(self.values), self.weights)
 
     def noise_of(self, terms: Tensor) -> Tensor:
-        """Variance of sums over the sample, [..., samples], as estimates of those over all values, [...]."""
-        if self.whole or len(self.values) < 2:
+        """Variance of sums over the sample as estimates of those over all values, [...].
+
+        Args:
+            terms: of the sums, [..., samples], or of some of the samples; those of the others are 0.
+        """
+        n, others = len(self.values), len(self.values) - terms.shape[-1]
+        if self.whole or n < 2:
             return terms.new_zeros(terms.shape[:-1])
-        return len(self.values) * terms.var(-1)
+        mean = terms.sum(-1) / n
+        squares = (terms - mean[..., None]).square().sum(-1) + others * mean.square()
+        return squares * (n / (n - 1))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
