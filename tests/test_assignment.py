@@ -22,7 +22,7 @@ from precc.assignment.assigner import Scored
 from precc.assignment.candidates import CANDIDATES, scaled
 from precc.assignment.choice_costs import Palette, choice_costs
 from precc.assignment.choice_tables import Reference
-from precc.assignment.groups import GroupKind, Share, group_graph
+from precc.assignment.groups import Grouping, GroupKind, Share, group_graph
 from precc.assignment.limits import Limits
 from precc.assignment.problem import Solution
 from precc.assignment.step_work import step_work
@@ -393,7 +393,7 @@ def test_accumulators_take_each_operand_in_its_place(position: int, legal: str) 
     """Of gradients in e5m2 and weights in e4m3, in this order."""
     slots = tuple(Slot.parse(f"fc/product/dgrad.{name}") for name in ("grad_output", "weight"))
     work = StepWork((ProductWork(slots, (8, 8), 64, 8),), ())
-    graph = group_graph(work, share=Share.NOTHING, sums=True, copies=False)
+    graph = group_graph(work, Grouping(Share.NOTHING, sums=True))
     precisions = tuple(precc.Precision(name) for name in ("e5m2", "e4m3"))
     palette = Palette.of(precisions, (precc.ACCUMULATORS["hopper_fp8_e5m2_e4m3"],), ())
     _, ends, tables = choice_costs(graph, work, palette, BitOps(), precc.TARGETS["cpu-emulated"])
@@ -473,14 +473,14 @@ def test_sums_of_slots_are_the_prediction(lenet5: Analysis) -> None:
 
 def test_the_graph_of_groups(lenet5: Analysis) -> None:
     work = step_work(lenet5)
-    free = group_graph(work, share=Share.NOTHING, sums=False, copies=True)
+    free = group_graph(work, Grouping(Share.NOTHING, copies=True))
     kinds = nx.get_node_attributes(free, "kind")
     assert sum(kind is GroupKind.SLOTS for kind in kinds.values()) == len(lenet5.operands)
     assert sum(kind is GroupKind.COPY for kind in kinds.values()) == len(work.tensors)
     for reader, _, data in free.edges(data=True):
         if data["kind"] == "copy":  # of the reader alone
             assert data["tensor"].slots == free.nodes[reader]["slots"]
-    shared = group_graph(work, share=Share.TENSOR, sums=True, copies=False)
+    shared = group_graph(work, Grouping(Share.TENSOR, sums=True))
     assert shared.number_of_nodes() == len(work.tensors) + len(work.products)
 
 

@@ -2,10 +2,11 @@
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any, TypeVar
 
 from precc.accumulation.accumulator import Accumulator
 from precc.analysis.analysis_file import read_analysis, written_analysis
@@ -30,6 +31,7 @@ __all__ = ["Analysis"]
 _NO_RESULTS = (
     "the plan rounds results, and the analysis has none: net.analyze(..., options=AnalysisOptions(results=True))"
 )
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -54,6 +56,7 @@ class Analysis:
     calibration: Calibration = field(default_factory=Calibration)
     measurement: StepMeasurement | None = None
     _prediction: Prediction = field(init=False)
+    _made: dict[Any, Any] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         prediction = Prediction(self.findings.sensitivities, self.findings.gains, self.calibration)
@@ -225,6 +228,17 @@ class Analysis:
                 flips under it, relative to the square of the gradient's norm.
         """
         return self._prediction.flipping.slopes({name: MeanSquare(own, own) for name, own in squares.items()})
+
+    def once(self, key: Hashable, make: Callable[[], _Made]) -> _Made:
+        """What is made of the analysis and the record of calibrations as it stands, made once for each key.
+
+        The key says all else that it is made of.
+        """
+        own = (key, self.calibration.state)
+        if own not in self._made:
+            self._made[own] = make()
+        found: _Made = self._made[own]
+        return found
 
     @property
     def digest(self) -> str:

@@ -72,6 +72,13 @@ class Calibration:
         own = self._ratios.get(group_of(slot))
         return Correction(**{name: math.exp(ratio.mean) for name, ratio in own.items()}) if own else Correction()
 
+    @property
+    def state(self) -> tuple[tuple[str, str, int, float], ...]:
+        """All of it, hashable."""
+        return tuple(
+            (group, name, ratio.count, ratio.mean) for group, own in self._ratios.items() for name, ratio in own.items()
+        )
+
     def counts(self) -> dict[str, int]:
         """How often each group was measured."""
         return {group: max(ratio.count for ratio in own.values()) for group, own in self._ratios.items() if own}

@@ -8,13 +8,14 @@ import numpy as np
 
 from precc.analysis.analysis import Analysis
 from precc.analysis.error_estimate import ErrorEstimate
-from precc.assignment.choice_tables import ChoiceTables, Reference
+from precc.assignment.choice_tables import ChoiceTables
 from precc.assignment.elimination import cheapest, finest
 from precc.assignment.front import front
 from precc.assignment.groups import GroupKind
 from precc.assignment.limits import Limits
 from precc.assignment.problem import AssignmentProblem, Choices, Floats, Solution
 from precc.assignment.solver import Solver
+from precc.assignment.step_choices import Reference, StepChoices
 from precc.cost.cost_model import CostModel
 from precc.cost.cost_of_plan import cost_of
 from precc.cost.plan_cost import PlanCost
@@ -66,18 +67,23 @@ class Assigner:
     solver: Solver
 
     @property
+    def choices(self) -> StepChoices:
+        """That there are."""
+        return self.tables.choices
+
+    @property
     def analysis(self) -> Analysis:
         """That plans are predicted by."""
-        return self.tables.analysis
+        return self.choices.analysis
 
     @property
     def rules(self) -> tuple[Rule, ...]:
         """That hold over all plans."""
-        return self.tables.palette.rules
+        return self.choices.palette.rules
 
     def priced(self, model: Callable[[StepWork], CostModel]) -> "Assigner":
         """With another cost, as a model of the step says it."""
-        return replace(self, tables=replace(self.tables, cost=model(self.tables.work)))
+        return replace(self, tables=self.tables.priced(model(self.choices.work)))
 
     def cheapest(self, limits: Limits) -> Scored:
         """The cheapest plan within limits.
@@ -86,7 +92,7 @@ class Assigner:
             InfeasibleError: there is none.
         """
         best: Scored | None = None
-        reference, factors, search, seen = self.tables.uniform, np.ones(3), _Scale(), set[PrecisionPlan]()
+        reference, factors, search, seen = self.choices.uniform, np.ones(3), _Scale(), set[PrecisionPlan]()
         for turn in range(_ROUNDS):
             budgets = limits.budgets * factors * search.value
             try:
@@ -103,7 +109,7 @@ class Assigner:
                 break
             seen.add(found.plan)
             if turn < _REFERENCES:
-                reference, search = self.tables.reference(found.solution), _Scale()
+                reference, search = self.choices.reference(found.solution), _Scale()
                 factors = self._factors(reference, limits, found)
             else:
                 search.note(relative)
@@ -118,7 +124,7 @@ class Assigner:
             InfeasibleError: none costs as little.
         """
         best: Scored | None = None
-        factors, reference, seen = np.ones(3), self.tables.uniform, set[PrecisionPlan]()
+        factors, reference, seen = np.ones(3), self.choices.uniform, set[PrecisionPlan]()
         for _ in range(_ROUNDS):
             problem = self.tables.problem(reference, limits).within(limits.budgets * factors)
             found = self._scored(self._least(problem, cost - self.tables.fixed))
@@ -129,7 +135,7 @@ class Assigner:
             if found.plan in seen:
                 break
             seen.add(found.plan)
-            reference = self.tables.reference(found.solution)
+            reference = self.choices.reference(found.solution)
             factors = self._factors(reference, limits, found)
         if best is None:
             raise InfeasibleError(f"no plan found that costs {cost:.4g} {self.tables.cost.unit} or less")
@@ -150,18 +156,18 @@ class Assigner:
     def front(self, points: int, limits: Limits) -> list[Scored]:
         """Plans of which none is both cheaper and finer than another, from the cheapest one; see `front`."""
         best: list[Scored] = []
-        for found in map(self._scored, front(self.tables.problem(self.tables.uniform, limits), points)):
+        for found in map(self._scored, front(self.tables.problem(self.choices.uniform, limits), points)):
             best = [own for own in best if limits.share_of(own.errors) > limits.share_of(found.errors)]
             best.append(found)
         return best
 
     def score(self, plan: PrecisionPlan) -> tuple[ErrorEstimate, PlanCost]:
         """What the whole analysis predicts for a plan, and what it costs."""
-        return self.analysis.predict(plan), cost_of(plan, self.tables.work, self.tables.cost)
+        return self.analysis.predict(plan), cost_of(plan, self.choices.work, self.tables.cost)
 
     def cost_of(self, plan: PrecisionPlan) -> float:
         """Of a plan, under the rules."""
-        return cost_of(plan.under(self.rules), self.tables.work, self.tables.cost).value
+        return cost_of(plan.under(self.rules), self.choices.work, self.tables.cost).value
 
     def _scored(self, solution: Solution) -> Scored:
         plan = self.plan_of(solution.choices)
@@ -170,15 +176,14 @@ class Assigner:
 
     def plan_of(self, choices: Choices) -> PrecisionPlan:
         """The plan of an assignment; slots that are not chosen for are in float32."""
-        slots, sums, palette = {}, {}, self.tables.palette
-        for group, data in self.tables.graph.nodes(data=True):
+        slots, sums, palette = {}, {}, self.choices.palette
+        for group, data in self.choices.graph.nodes(data=True):
             if data["kind"] is GroupKind.SLOTS:
                 own = palette.precisions[choices[group]]
                 slots.update({slot.name: own for slot in data["slots"]})
             elif data["kind"] is GroupKind.SUM:
                 sums[data["product"].accumulators[0]] = palette.sums[choices[group]]
-        work = {slot.name: own.multiply_adds for own in self.tables.work.products for slot in own.operands}
-        return PrecisionPlan("float32", slots, work, accumulators=sums, rules=self.rules)
+        return PrecisionPlan("float32", slots, self.choices.multiply_adds, accumulators=sums, rules=self.rules)
 
     def _factors(self, reference: Reference, limits: Limits, found: Scored) -> Floats:
         """What sums of errors come to, relative to the prediction of the whole plan."""
@@ -189,7 +194,7 @@ class Assigner:
 
     def _infeasible(self, limits: Limits) -> InfeasibleError:
         """With the limit that binds, and the nearest ones that do not."""
-        problem = self.tables.problem(self.tables.uniform, limits)
+        problem = self.tables.problem(self.choices.uniform, limits)
         own = self._scored(Solution.of(problem, finest(problem), -np.inf)).errors
         roots = [math.sqrt(own[0]), math.sqrt(own[1]), own[2]]
         binding = [

@@ -9,7 +9,7 @@ at which prices to ask next.
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.optimize import linprog
+from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, milp
 
 from precc.assignment.elimination import Elimination
 from precc.assignment.problem import AssignmentProblem, Choices, Floats
@@ -140,8 +140,9 @@ class Columns:
         count, known = self.errors.shape[1], np.isfinite(self.costs)
         planes = np.concatenate([1 - self.errors[known], np.ones((int(known.sum()), 1))], 1)
         most = _HIGHEST * float(np.abs(self.costs[known]).max())
-        bounds = [(0, most)] * count + [(None, None)]
-        found = linprog(np.eye(count + 1)[-1] * -1, A_ub=planes, b_ub=self.costs[known], bounds=bounds)
+        found = _linear_program(
+            LinearConstraint(planes, -np.inf, self.costs[known]), np.append(np.full(count, most), np.inf)
+        )
         return (None, np.inf) if found.x is None else (np.maximum(found.x[:count], 0.0), float(found.x[count]))
 
     def prices_of_least(self, cost: float) -> tuple[Floats | None, float]:
@@ -150,14 +151,19 @@ class Columns:
         scale = float(np.abs(self.costs[known]).max()) or 1.0
         over = (self.costs[known] - cost)[:, None] / scale
         planes = np.concatenate([-self.errors[known], -over, np.ones((int(known.sum()), 1))], 1)
-        weights = np.concatenate([np.ones(count), [0.0, 0.0]])[None]
-        bounds = [(0, None)] * (count + 1) + [(None, None)]
-        goal = np.eye(count + 2)[-1] * -1
-        found = linprog(goal, A_ub=planes, b_ub=np.zeros(len(over)), A_eq=weights, b_eq=[1.0], bounds=bounds)
+        weights = LinearConstraint(np.concatenate([np.ones(count), [0.0, 0.0]])[None], 1.0, 1.0)
+        under = LinearConstraint(planes, -np.inf, np.zeros(len(over)))
+        found = _linear_program([under, weights], np.full(count + 2, np.inf))
         if found.x is None:
             return None, np.inf
         per_cost = float(found.x[count]) / scale
         return (found.x[:count] / per_cost if per_cost > 0 else None), float(found.x[count + 1])
+
+
+def _linear_program(constraints: list[LinearConstraint], most: Floats) -> OptimizeResult:
+    """The largest last number; all others are 0 or more. By `milp`: `linprog` prepares longer, and finds the same."""
+    least = np.append(np.zeros(len(most) - 1), -np.inf)
+    return milp(np.append(np.zeros(len(most) - 1), -1.0), constraints=constraints, bounds=Bounds(least, most))
 
 
 def _uniform(problem: AssignmentProblem) -> Choices:

@@ -1,7 +1,7 @@
 """What is chosen for: groups of slots, in a graph whose edges say which choices meet."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import networkx as nx
@@ -10,7 +10,7 @@ from precc.cost.work import ProductWork, StepWork, TensorWork
 from precc.errors import PlanError
 from precc.slots import Slot
 
-__all__ = ["GroupKind", "Share", "group_graph", "parse_share"]
+__all__ = ["GroupKind", "Grouping", "Share", "group_graph", "parse_share"]
 
 
 class Share(Enum):
@@ -28,7 +28,24 @@ class GroupKind(Enum):
     SUM = "sum"  #: an accumulator
 
 
-def group_graph(work: StepWork, *, share: Share, sums: bool, copies: bool, stored: bool = True) -> "nx.MultiGraph[int]":
+@dataclass(frozen=True, slots=True)
+class Grouping:
+    """How slots are grouped.
+
+    Args:
+        share: which slots have one precision.
+        sums: whether accumulators are chosen too.
+        copies: whether another copy of a tensor costs anything.
+        stored: whether a result can be stored in whatever its readers have; else it has a precision of its own.
+    """
+
+    share: Share
+    sums: bool = False
+    copies: bool = False
+    stored: bool = True
+
+
+def group_graph(work: StepWork, grouping: Grouping) -> "nx.MultiGraph[int]":
     """The groups of a step, numbered from 0, and what links them.
 
     Nodes have `kind`, and `slots` (of GroupKind.SLOTS), `tensor` (COPY) or `product` (SUM). Edges have `kind`:
@@ -37,33 +54,30 @@ def group_graph(work: StepWork, *, share: Share, sums: bool, copies: bool, store
 
     Args:
         work: of the step.
-        share: which slots have one precision.
-        sums: whether accumulators are chosen too.
-        copies: whether another copy of a tensor costs anything.
-        stored: whether a result can be stored in whatever its readers have; else it has a precision of its own.
+        grouping: of its slots.
     """
     graph: nx.MultiGraph[int] = nx.MultiGraph()
     group_of: dict[Slot, int] = {}
-    for slots in _shared(work, share, stored):
+    for slots in _shared(work, grouping):
         group = graph.number_of_nodes()
         graph.add_node(group, kind=GroupKind.SLOTS, slots=slots)
         group_of.update(dict.fromkeys(slots, group))
     for product in work.products:
-        _link_product(graph, group_of, product, sums)
+        _link_product(graph, group_of, product, grouping.sums)
     for tensor in work.tensors:
-        if copies:
+        if grouping.copies:
             _link_tensor(graph, group_of, tensor)
     return graph
 
 
-def _shared(work: StepWork, share: Share, stored: bool) -> Sequence[tuple[Slot, ...]]:
+def _shared(work: StepWork, grouping: Grouping) -> Sequence[tuple[Slot, ...]]:
     slots = [slot for product in work.products for slot in product.operands]
     slots += [tensor.result for tensor in work.tensors if tensor.result is not None]
     linked: nx.Graph[Slot] = nx.Graph()
     linked.add_nodes_from(slots)
-    if share is Share.TENSOR:
+    if grouping.share is Share.TENSOR:
         for tensor in work.tensors:
-            nx.add_path(linked, [slot for slot in tensor.slots if stored or not slot.is_result])
+            nx.add_path(linked, [slot for slot in tensor.slots if grouping.stored or not slot.is_result])
     order = {slot: position for position, slot in enumerate(slots)}
     found = [tuple(sorted(own, key=order.__getitem__)) for own in nx.connected_components(linked)]
     return sorted(found, key=lambda own: order[own[0]])

@@ -9,6 +9,7 @@ import numpy as np
 from precc.assignment.columns import Columns, Duals
 from precc.assignment.exchange import improved, relinked, repaired
 from precc.assignment.infeasible import infeasible
+from precc.assignment.labels import best_of_labels
 from precc.assignment.milp import MILP
 from precc.assignment.problem import AssignmentProblem, Choices, Floats, Solution
 from precc.errors import LimitReachedError, PlanError
@@ -53,25 +54,31 @@ class Lagrangian:
             raise PlanError(f"Lagrangian: rounds is a number of at least 1, not {self.rounds!r}")
 
     def solve(self, problem: AssignmentProblem) -> Solution:
-        found = self._cheapest(problem)
+        found, prices = self._cheapest(problem)
         if found is None:
             return MILP(self.gap).solve(problem)
-        if found.gap <= self.most or problem.costs.size + problem.edge_costs.size > _SMALL:
+        if found.gap <= self.most or not _is_small(problem):
             return found
-        exact = MILP(self.gap).solve(problem)
+        limits = np.concatenate([[found.cost / problem.unit], np.ones(len(prices))])
+        best = best_of_labels(problem.relative, prices, limits)
+        if best is None:
+            exact = MILP(self.gap).solve(problem)
+        else:
+            exact = Solution.of(problem, best, float(problem.cost_of(best)))
         return exact if exact.cost <= found.cost else found
 
-    def _cheapest(self, problem: AssignmentProblem) -> Solution | None:
-        """By prices and exchange alone; None if none was found."""
+    def _cheapest(self, problem: AssignmentProblem) -> tuple[Solution | None, Floats]:
+        """By prices and exchange alone, with the prices; None if none was found."""
         own = problem.relative
+        nothing = np.zeros(len(own.budgets))
         if not own.has_choices:
-            return None
+            return None, nothing
         columns = Columns.of(own)
         if not np.isfinite(columns.costs).any():
-            return None
+            return None, nothing
         duals = columns.cheapest(self.gap / 10, self.rounds)
         best = self._best(columns, duals)
-        return None if best is None else Solution.of(problem, best, duals.bound * problem.unit)
+        return None if best is None else Solution.of(problem, best, duals.bound * problem.unit), duals.prices
 
     def _best(self, columns: Columns, duals: Duals) -> Choices | None:
         """The cheapest assignment found from those at prices; None if none is within the budgets."""
@@ -93,13 +100,16 @@ class Lagrangian:
         best = least_of(columns, limit, duals.prices)
         if best is None:
             raise infeasible(problem, cost)
+        exact = self._exact_least(problem, limit, duals, best)
+        if exact is not None:
+            return Solution.of(problem, exact, -np.inf)
         low = max(duals.bound, 0.0)
         for _ in range(_HALVINGS):
             high = problem.largest_error(best)
             if high <= low * (1 + 10 * self.gap) or not high:
                 break
             middle = math.sqrt(max(low, high / 16) * high)
-            found = self._cheapest(problem.within(middle * problem.budgets))
+            found, _ = self._cheapest(problem.within(middle * problem.budgets))
             if found is not None and found.cost <= cost:
                 best = improved(own, found.choices, duals.prices, limit)
             else:
@@ -107,11 +117,18 @@ class Lagrangian:
         best = self._compared(problem, cost, best, duals.bound)
         return Solution.of(problem, best, -np.inf)
 
+    def _exact_least(self, problem: AssignmentProblem, limit: float, duals: Duals, best: Choices) -> Choices | None:
+        """The least error there is, if this is far from its bound, and labels are few."""
+        high = problem.largest_error(best)
+        if high <= duals.bound * (1 + _FAR) or not _is_small(problem):
+            return None
+        limits = np.concatenate([[limit], np.full(len(duals.prices), high)])
+        return best_of_labels(problem.relative_without_limits, duals.prices, limits, finest=True)
+
     def _compared(self, problem: AssignmentProblem, cost: float, best: Choices, bound: float) -> Choices:
         """With what MILP finds, where edges tie groups: exchange moves two of them at a time, and may not leave."""
         high = problem.largest_error(best)
-        size = problem.costs.size + problem.edge_costs.size
-        if not len(problem.ends) or high <= bound * (1 + _FAR) or size > _SMALL:
+        if not len(problem.ends) or high <= bound * (1 + _FAR) or not _is_small(problem):
             return best
         try:
             other = MILP(self.most, _NODES).least_error(problem, cost).choices
@@ -122,6 +139,11 @@ class Lagrangian:
 
 #: With its usual gaps.
 DEFAULT_SOLVER = Lagrangian()
+
+
+def _is_small(problem: AssignmentProblem) -> bool:
+    """Whether it is solved exactly in a second or two."""
+    return problem.costs.size + problem.edge_costs.size <= _SMALL
 
 
 def least_of(columns: Columns, cost: float, prices: Floats, *, changes: int | None = None) -> Choices | None:

@@ -21,6 +21,11 @@ def step_work(analysis: Analysis, *, inference: bool = False, results: bool = Fa
         inference: of the forward alone, with the weights and activations there.
         results: with the results that have slots; operands that show one are of the same tensor.
     """
+    key = (step_work, inference, results)
+    return analysis.once(key, lambda: _step_work(analysis, inference, results))
+
+
+def _step_work(analysis: Analysis, inference: bool, results: bool) -> StepWork:
     products: dict[tuple[str, Role], list[Slot]] = {}
     for name in analysis.operands:
         slot = analysis.records[name].slot

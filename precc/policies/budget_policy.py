@@ -7,9 +7,9 @@ from precc.accumulation.accumulator import Accumulator
 from precc.assignment.assigner import Assigner, Scored
 from precc.assignment.candidates import parse_accumulators
 from precc.assignment.choice_costs import Palette
-from precc.assignment.choice_errors import ChoiceErrors
 from precc.assignment.choice_tables import ChoiceTables
-from precc.assignment.groups import Share, group_graph, parse_share
+from precc.assignment.groups import Grouping, Share, parse_share
+from precc.assignment.step_choices import StepChoices
 from precc.assignment.step_work import step_work
 from precc.cost.bit_ops import BitOps
 from precc.cost.cost_model import CostModel
@@ -124,10 +124,9 @@ class BudgetPolicy(ChoosingPolicy):
             raise PlanError(f"{model!r} does not count what {kind} keeps: give it training={not self.inference}")
         copies = any(model.copy(tensor, own) for tensor in work.tensors for own in palette.precisions)
         sums = len(palette.sums) > 1 or palette.sums[0] is not None
-        graph = group_graph(work, share=parse_share(self.share), sums=sums, copies=copies, stored=runner.pairs is None)
-        errors = ChoiceErrors.of(known, graph, palette)
-        tables = ChoiceTables(known, work, graph, palette, model, runner, self.lost, errors)
-        return Assigner(tables, self.inference, self.solver)
+        grouping = Grouping(parse_share(self.share), sums=sums, copies=copies, stored=runner.pairs is None)
+        choices = StepChoices.of(known, palette, grouping, inference=self.inference, results=self.results)
+        return Assigner(ChoiceTables.of(choices, model, runner, self.lost), self.inference, self.solver)
 
     @property
     def _accumulators(self) -> tuple[Accumulator | None, ...]:

@@ -32,7 +32,7 @@ def formats_of_width(bits: int) -> tuple[Precision, ...]:
 
 def best_uniform(assigner: Assigner, precisions: Sequence[Precision]) -> Limits:
     """The least errors of loss and gradient among the plans that have one of these everywhere; of each by itself."""
-    spent = [Limits.spent(assigner.score(PrecisionPlan(own, rules=assigner.rules))[0]) for own in precisions]
+    spent = [Limits.spent(assigner.analysis.predict(PrecisionPlan(own, rules=assigner.rules))) for own in precisions]
     loss = min((math.sqrt(own[0]) for own in spent), default=math.inf)
     gradient = min((math.sqrt(own[1]) for own in spent), default=math.inf)
     least = _NONE * (abs(assigner.analysis.loss) or 1.0)
