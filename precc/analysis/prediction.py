@@ -74,6 +74,21 @@ class _SampleErrors:
         return cls(tuple(one.slot.name for one in rounded), part, sizes, lost)
 
 
+@dataclass(frozen=True, slots=True)
+class _Numbers:
+    """Numbers of the precisions of one plan, which keeps them: a hash is found once for each object, not each slot."""
+
+    known: dict[Precision, int]
+    seen: dict[int, int] = field(default_factory=dict)
+
+    def of(self, own: Precision) -> int:
+        """The same for equal ones."""
+        found = self.seen.get(id(own))
+        if found is None:
+            found = self.seen[id(own)] = self.known.setdefault(own, len(self.known))
+        return found
+
+
 @dataclass(frozen=True, eq=False)
 class Prediction:
     """Predicts from what the passes found.
@@ -90,6 +105,7 @@ class Prediction:
     calibration: Calibration
     accumulate: Accumulate = accumulate_tensor_ops
     _sums: dict[tuple[Any, ...], SumErrors] = field(default_factory=dict)
+    _numbers: dict[Precision, int] = field(default_factory=dict)
     _rounded: RoundedSamples = field(default_factory=RoundedSamples)
     _found: dict[tuple[Any, ...], "_SampleErrors"] = field(default_factory=dict)
     _alone: dict[tuple[Any, ...], SlotError] = field(default_factory=dict)
@@ -106,7 +122,8 @@ class Prediction:
             for own in plan.accumulators.values():
                 one_pass(own, "the error")
             raise AnalysisError(_NO_SUMS)
-        found = [self._of_sample(sample, plan) for sample in self.sensitivities.samples]
+        state, numbers = self.calibration.state, _Numbers(self._numbers)
+        found = [self._of_sample(sample, plan, state, numbers) for sample in self.sensitivities.samples]
         return replace(self._known(plan, found), unknown=self._unknown(plan, found))
 
     def _unknown(self, plan: PrecisionPlan, found: Sequence["_SampleErrors"]) -> UnknownSlots:
@@ -129,10 +146,12 @@ class Prediction:
         """What flips at kinks."""
         return Flipping(self.sensitivities, self.gains)
 
-    def _of_sample(self, sample: ValueSample, plan: PrecisionPlan) -> "_SampleErrors":
+    def _of_sample(
+        self, sample: ValueSample, plan: PrecisionPlan, state: tuple[Any, ...], numbers: "_Numbers"
+    ) -> "_SampleErrors":
         """Of the slots that read one sample, found once for each combination of their precisions."""
         precisions = [slot.rounded_in(plan) for slot in sample.slots]
-        key = (sample, *precisions, *(self.calibration.of(slot.name) for slot in sample.slots))
+        key = (sample, state, *map(numbers.of, precisions))
         if key not in self._found:
             pairs = zip(sample.slots, precisions, strict=True)
             kept = [(slot, own) for slot, own in pairs if own.changes(sample.values.dtype)]
@@ -152,7 +171,8 @@ class Prediction:
         return self._alone[key]
 
     def _alone_in(self, slot: str, precision: Precision) -> SlotError:
-        found = self._of_sample(self._samples[slot], PrecisionPlan("float64", {slot: precision}))
+        plan = PrecisionPlan("float64", {slot: precision})
+        found = self._of_sample(self._samples[slot], plan, self.calibration.state, _Numbers(self._numbers))
         own = dict(found.mean_squares).get(slot)
         size = 0.0 if own is None else own.usual * self.calibration.of(slot).gradient ** 4
         return self._slot_error(found.contribution, size, found.lost)

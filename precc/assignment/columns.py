@@ -151,19 +151,20 @@ class Columns:
         scale = float(np.abs(self.costs[known]).max()) or 1.0
         over = (self.costs[known] - cost)[:, None] / scale
         planes = np.concatenate([-self.errors[known], -over, np.ones((int(known.sum()), 1))], 1)
-        weights = LinearConstraint(np.concatenate([np.ones(count), [0.0, 0.0]])[None], 1.0, 1.0)
-        under = LinearConstraint(planes, -np.inf, np.zeros(len(over)))
-        found = _linear_program([under, weights], np.full(count + 2, np.inf))
+        weights = np.concatenate([np.ones(count), [0.0, 0.0]])[None]
+        most = np.append(np.zeros(len(over)), 1.0)
+        under = LinearConstraint(np.concatenate([planes, weights]), np.append(np.full(len(over), -np.inf), 1.0), most)
+        found = _linear_program(under, np.full(count + 2, np.inf))
         if found.x is None:
             return None, np.inf
         per_cost = float(found.x[count]) / scale
         return (found.x[:count] / per_cost if per_cost > 0 else None), float(found.x[count + 1])
 
 
-def _linear_program(constraints: list[LinearConstraint], most: Floats) -> OptimizeResult:
+def _linear_program(constraint: LinearConstraint, most: Floats) -> OptimizeResult:
     """The largest last number; all others are 0 or more. By `milp`: `linprog` prepares longer, and finds the same."""
     least = np.append(np.zeros(len(most) - 1), -np.inf)
-    return milp(np.append(np.zeros(len(most) - 1), -1.0), constraints=constraints, bounds=Bounds(least, most))
+    return milp(np.append(np.zeros(len(most) - 1), -1.0), constraints=constraint, bounds=Bounds(least, most))
 
 
 def _uniform(problem: AssignmentProblem) -> Choices:

@@ -72,6 +72,8 @@ def best_of_labels(
     least = sum(float((part.values @ weights).min()) for part in parts)
     most = limits + _ROUNDING * np.abs(limits)
     room = float(weights @ most) - least + 1e3 * _ROUNDING * (float(weights @ np.abs(most)) + abs(least))
+    if room < 0:
+        return None
     parts = [part.only(part.excess <= room) for part in parts]
     parts = [part.only(_undominated(part.values)) for part in parts]
     return _best(sorted(parts, key=lambda own: -len(own.excess)), most, room, finest=finest)
@@ -152,4 +154,5 @@ def _undominated(values: Floats) -> Choices:
         np.minimum.accumulate(least, axis, out=least)
     earlier = (np.maximum(np.arange(len(order)) - 1, 0), *(np.maximum(own - 1, 0) for own in place))
     compared = np.all([np.arange(len(order)) > 0, *(own > 0 for own in place)], 0)
-    return order[~(compared & (least[earlier] <= last))]
+    found: Choices = order[~(compared & (least[earlier] <= last))]
+    return found

@@ -16,10 +16,10 @@ from precc.errors import LimitReachedError, PlanError
 
 __all__ = ["DEFAULT_SOLVER", "Lagrangian", "least_of"]
 
-#: Choices and pairs of choices of a problem that MILP solves in a second or two.
+#: Choices and pairs of choices of a problem that is solved exactly in a second or two.
 _SMALL = 20_000
 
-#: From how much more than its bound on an error (of squares) is worth a look of MILP's, and in how many nodes.
+#: From how much more than its bound on an error (of squares) is worth an exact look, and in how many nodes of MILP's.
 _FAR, _NODES = 0.1, 200
 
 #: Budgets that are tried to find the least error at a cost.
@@ -32,9 +32,11 @@ class Lagrangian:
 
     Args:
         gap: relative, between cost and bound, that is good enough.
-        most: gap beyond which `MILP` solves the problem, if it has not more than 20,000 choices and pairs of choices.
-            Of least errors at a cost, where they may be 10% (of squares) beyond a bound and choices meet on edges, MILP
-            has 200 nodes, and the better one of both counts. Where exchange finds nothing, MILP alone answers.
+        most: gap beyond which the problem is solved exactly, if it has not more than 20,000 choices and pairs of
+            choices: by labels (`precc.assignment.labels`) where edges tie few groups, else by `MILP`. Of least errors
+            at a cost, where they may be 10% (of squares) beyond a bound, labels likewise, else, if choices meet on
+            edges, MILP has 200 nodes, and the better one of both counts. Where exchange finds nothing, MILP alone
+            answers.
         rounds: of cutting planes.
 
     Raises:
@@ -141,11 +143,6 @@ class Lagrangian:
 DEFAULT_SOLVER = Lagrangian()
 
 
-def _is_small(problem: AssignmentProblem) -> bool:
-    """Whether it is solved exactly in a second or two."""
-    return problem.costs.size + problem.edge_costs.size <= _SMALL
-
-
 def least_of(columns: Columns, cost: float, prices: Floats, *, changes: int | None = None) -> Choices | None:
     """The assignment that costs no more and has the least largest error, from those found at prices, if there is one.
 
@@ -175,3 +172,7 @@ def _starts(columns: Columns, prices: Floats) -> Iterator[Choices]:
     mended = (repaired(own, found[k], prices) for k in beyond)
     yield from (own for own in mended if own is not None)
     yield from (found[k] for k in within)
+
+
+def _is_small(problem: AssignmentProblem) -> bool:
+    return problem.costs.size + problem.edge_costs.size <= _SMALL

@@ -56,7 +56,8 @@ class Pairs:
         """Numbers of the pairs that are looked at and whose changes are of different groups, ascending."""
         pairs = np.flatnonzero(self.chosen)
         first, second = np.divmod(pairs, max(len(groups), 1))
-        return pairs[groups[first] != groups[second]]
+        found: Choices = pairs[groups[first] != groups[second]]
+        return found
 
 
 def _ordered(one: Choices, other: Choices) -> tuple[Choices, Choices]:

@@ -13,6 +13,7 @@ from precc.assignment.step_choices import StepChoices
 from precc.assignment.step_work import step_work
 from precc.cost.bit_ops import BitOps
 from precc.cost.cost_model import CostModel
+from precc.cost.cost_of_plan import cost_of
 from precc.cost.memory import Memory
 from precc.errors import AnalysisError, PlanError
 from precc.formats import Format
@@ -91,9 +92,10 @@ class BudgetPolicy(ChoosingPolicy):
             PlanError: rules that contradict each other, the target, or a cost of another device than the target's.
         """
         assigner = self.assigner(analysis, cost=cost, target=target, rules=rules)
-        plan = self._solve(assigner).plan
-        provenance = Provenance(repr(self), self._budget, assigner.analysis.digest, *assigner.score(plan))
-        return replace(plan, provenance=provenance)
+        found = self._solve(assigner)
+        paid = cost_of(found.plan, assigner.choices.work, assigner.tables.cost)  # what it is chosen by may be bits
+        provenance = Provenance(repr(self), self._budget, assigner.analysis.digest, found.error, paid)
+        return replace(found.plan, provenance=provenance)
 
     def _solve(self, assigner: Assigner) -> Scored:
         raise NotImplementedError
