@@ -150,6 +150,11 @@ IN_SAMPLE, IN_SUMS = ("findings.sensitivities." + own for own in ("samples[0]", 
         ((*SUMS, "gradient_totals"), lambda own: own[1:], f"{IN_SUMS}.gradient_totals is ("),
         ((*SUMS, "loss_totals", "squares"), 1e308, f"{IN_SUMS}.loss_totals.squares is 1e+308, not a number up to"),
         (("findings", "gains", "nodes", 0, "arguments"), [["x", -1.0]], "nodes[0].arguments[0][1] is -1.0"),
+        (
+            ("findings", "gains", "nodes", 0, "arguments"),
+            [],
+            "findings.gains.nodes[0].arguments is (), not one or more",
+        ),
         (("findings", "components", "pairs", 0, 1, "quantiles"), [1.0], "quantiles is (1.0,), not 65 numbers"),
         (("findings", "components", "pairs", 0, 1, "activation"), "mish2", "activation is 'mish2', not one of"),
         (("findings", "jumps"), {}, "findings.jumps is {}, not a list"),
@@ -212,3 +217,12 @@ def test_edited_files_never_fail_otherwise(document: dict[str, Any], tmp_path: P
 def test_a_whole_document_is_read_and_used(document: dict[str, Any], tmp_path: Path) -> None:
     path = edited(document, tmp_path / "step.precc", ("title",), "Pooled")
     use(precc.Analysis.load(path))
+
+
+def test_condition_numbers_may_be_as_large_as_numbers_are(document: dict[str, Any], tmp_path: Path) -> None:
+    own = copy.deepcopy(document)
+    dict(own["findings"]["conditions"]["pairs"])["convolution"] |= {"maximum": 1e300, "rms": 1e300}
+    path = tmp_path / "step.precc"
+    torch.save(own, path)
+    found = precc.Analysis.load(path).forward_errors(PLANS[1])
+    assert 1e290 < found["view"].probabilistic < found["addmm"].probabilistic

@@ -70,6 +70,8 @@ def check_entries(records: Mapping[str, SlotRecord], findings: Findings) -> None
             _check_sign(place, kind, name, value)
     for place, components in findings.components.items():
         _check_components(components, f"findings.components[{place!r}]")
+    for k, node in enumerate(findings.gains.nodes):
+        require(bool(node.arguments), f"findings.gains.nodes[{k}].arguments", node.arguments, "one or more")
     _check_records(records)
     _check_sensitivities(findings.sensitivities, records)
 

@@ -97,7 +97,7 @@ def _of_product(
     gamma = node.terms * u / (1 - node.terms * u) if node.terms * u < 1 else math.inf
     operands = before[-2:]  # what is added comes before them
     worst = _times(largest, sum(own.worst for own in operands) + gamma)
-    probable = math.sqrt(sum(own.probabilistic**2 for own in operands) + node.terms * u * u)
+    probable = math.hypot(*(own.probabilistic for own in operands), math.sqrt(node.terms) * u)
     return worst, _times(rms, probable)
 
 
