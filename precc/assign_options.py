@@ -24,6 +24,7 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
     """What plans are chosen from."""
     parser.add_argument("--candidates", help="formats with commas between them, such as e2m1,e4m3,bf16")
     parser.add_argument("--inference", action="store_true", help="of the forward alone")
+    parser.add_argument("--results", action="store_true", help="also in what results are stored")
     parser.add_argument(
         "--rule",
         action="append",
@@ -66,7 +67,7 @@ def add_policies(parser: argparse.ArgumentParser) -> None:
 def choices_of(chosen: argparse.Namespace) -> dict[str, Any]:
     """Options of every policy with a budget."""
     named = {"candidates": chosen.candidates.split(",")} if chosen.candidates is not None else {}
-    return {**named, "inference": chosen.inference}
+    return {**named, "inference": chosen.inference, "results": chosen.results}
 
 
 def policy_of(chosen: argparse.Namespace) -> RuledPolicy:
@@ -100,15 +101,17 @@ def _policy(chosen: argparse.Namespace) -> RuledPolicy:
 
 
 def _threshold(chosen: argparse.Namespace) -> Threshold:
-    if chosen.candidates is not None or chosen.inference:
-        raise PlanError("--tau chooses between --low and --high: leave out --candidates and --inference")
+    if chosen.candidates is not None or chosen.inference or chosen.results:
+        raise PlanError("--tau chooses between --low and --high: leave out --candidates, --inference and --results")
     return Threshold(chosen.tau, **_given(chosen, _THRESHOLD))
 
 
 def _weights(chosen: argparse.Namespace) -> RuledPolicy:
     options = choices_of(chosen)
-    if options.pop("inference"):
-        raise PlanError("--weights chooses formats of weights in forward and backward: leave out --inference")
+    if options.pop("inference") | options.pop("results"):
+        raise PlanError(
+            "--weights chooses formats of weights in forward and backward: leave out --inference, --results"
+        )
     return _WEIGHTS[chosen.weights](chosen.bits, **options)
 
 

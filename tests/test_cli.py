@@ -234,8 +234,11 @@ def test_the_front_of_a_saved_analysis(step: str, tmp_path: Path, capsys: pytest
             "--weights goes with --bits, which",
         ),
         (["assign", "{step}", "--limit", "5", "--low", "e4m3"], "--low goes with --tau, which is not given"),
-        (["assign", "{step}", "--tau", "1", "--inference"], "leave out --candidates and --inference"),
-        (["assign", "{step}", "--bits", "5", "--weights", "hessian", "--inference"], "leave out --inference"),
+        (["assign", "{step}", "--tau", "1", "--inference"], "leave out --candidates, --inference and --results"),
+        (
+            ["assign", "{step}", "--bits", "5", "--weights", "hessian", "--inference"],
+            "leave out --inference, --results",
+        ),
         (["assign", "{step}", "--tau", "-1"], "tau"),
         (["assign", "{step}", "--tau", "1", "--high", "e4m33x"], "e4m33x"),
         (["assign", "{step}", "--bits", "5", "--first-last-high", "e4m33x"], "e4m33x"),

@@ -2,10 +2,10 @@
 
 import ctypes
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from tempfile import TemporaryFile
-from threading import Lock
 
 __all__ = ["quiet_highs"]
 
@@ -14,20 +14,19 @@ __all__ = ["quiet_highs"]
 _LINE = b"HighsMipSolverData::transformNewIntegerFeasibleSolution tmpSolver.run();\n"
 
 _STDOUT = 1
-_LOCK = Lock()
 
 
 @contextmanager
 def quiet_highs() -> Iterator[None]:
     """Keep that line from the standard output; what else is written there meanwhile follows at the end.
 
-    No option of HiGHS does it, so the file descriptor leads to a file for the while, of all threads: put nothing but
-    the solver in this.
+    No option of HiGHS does it, so the file descriptor leads to a file for the while. Beside other threads, whose output
+    and whose forks it would reach, the line is let through.
     """
-    if not _is_open():
+    if threading.active_count() > 1 or not _is_open():
         yield
         return
-    with _LOCK, TemporaryFile() as caught:
+    with TemporaryFile() as caught:
         _flush()
         own = os.dup(_STDOUT)
         try:
