@@ -3,9 +3,11 @@
 Nets of five kinds at the start, in the middle and at the end of a training; formats of 2 to 10 stored significand bits
 with wide exponents, and scaled e4m3, e5m2, e2m1 and MXFP4; in all slots, and in one slot at a time. Every case is
 kept: ratios, the share of draws within the predicted interval of 95%, and rank correlations of the slots' shares beside
-those of two halves of the measurement. Writes benchmarks/results/error_model.json.
+those of two halves of the measurement. Writes benchmarks/results/error_model.json. With ``--results`` what is rounded
+are results in the place of operands, as they are stored, and error_model_results.json has the cases.
 
 usage: python benchmarks/error_model.py [--model NAME] ... [--draws N] [--probes N] [--cifar FILE.npz] [--merge]
+    [--results]
 """
 
 import argparse
@@ -121,14 +123,18 @@ def trained(case: Case) -> Iterator[tuple[int, nn.Module]]:
         optimizer.step()
 
 
-def plans(analysis: Analysis, most: int) -> Iterator[tuple[str, str, precc.PrecisionPlan]]:
+def plans(analysis: Analysis, most: int, results: bool) -> Iterator[tuple[str, str, precc.PrecisionPlan]]:
     """Name, slot ("" for all) and plan."""
+
+    def everywhere(own: precc.Precision) -> precc.PrecisionPlan:
+        return precc.PrecisionPlan("float32", default_result=own) if results else precc.PrecisionPlan(own)
+
     for bits in BITS:
-        yield f"e8m{bits}", "", precc.Uniform(f"e8m{bits}").assign()
+        yield f"e8m{bits}", "", everywhere(precc.Precision(f"e8m{bits}"))
     for name in SCALED:
-        yield f"{name} scaled", "", precc.Uniform(name, scaling="tensor").assign()
-    yield "mxfp4", "", precc.Uniform("mxfp4").assign()
-    slots = analysis.operands
+        yield f"{name} scaled", "", everywhere(precc.Precision(name, scaling="tensor"))
+    yield "mxfp4", "", everywhere(precc.Precision("mxfp4"))
+    slots = analysis.results if results else analysis.operands
     some = [slots[i * len(slots) // most] for i in range(most)] if len(slots) > most else slots
     for name in SLOT_FORMATS:
         for slot in some:
@@ -158,15 +164,17 @@ def _halves(draws: Draws, half: slice) -> list[float]:
     return [float(draws.loss[half].square().mean().sqrt()), float(draws.gradient[half].square().mean().sqrt())]
 
 
-def results_of(name: str, case: Case, draws: int, probes: int, most: int) -> list[dict[str, Any]]:
+def results_of(
+    name: str, case: Case, draws: int, probes: int, most: int, results: bool = False
+) -> list[dict[str, Any]]:
     found = []
     for stage, model in trained(case):
         net = precc.compile(model, backend="reference")
         inputs, labels = next(case.batches(case.batch))
         candidates = (precc.Precision("mxfp4"),)
-        options = AnalysisOptions(probes=probes, candidates=candidates)
+        options = AnalysisOptions(probes=probes, candidates=candidates, results=results)
         analysis = net.analyze(inputs, loss=loss_of(labels), options=options)
-        work = list(plans(analysis, most))
+        work = list(plans(analysis, most, results))
         for form, slot, plan in track(work, description=f"{name}, step {stage}"):
             entry = {"net": name, "stage": stage, "format": form, "slot": slot, "draws": draws, "probes": probes}
             found.append({**entry, **compared(analysis, plan, draws)})
@@ -231,18 +239,22 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=24, help="the most slots of one net, measured one at a time")
     parser.add_argument("--cifar", help="images for resnet20, an .npz with x_train and y_train; else MNIST's")
     parser.add_argument("--merge", action="store_true", help="keep what the result has of other nets")
+    parser.add_argument("--results", action="store_true", help="round results in the place of operands")
     options = parser.parse_args()
+    file = RESULT.with_stem("error_model_results") if options.results else RESULT
     nets = cases(options.cifar)
     chosen = options.model or list(nets)
     rows = [
-        row for name in chosen for row in results_of(name, nets[name], options.draws, options.probes, options.slots)
+        row
+        for name in chosen
+        for row in results_of(name, nets[name], options.draws, options.probes, options.slots, options.results)
     ]
-    if options.merge and RESULT.exists():
-        rows = [row for row in json.loads(RESULT.read_text())["rows"] if row["net"] not in chosen] + rows
-    write(rows, "CIFAR-10" if options.cifar else "MNIST")
+    if options.merge and file.exists():
+        rows = [row for row in json.loads(file.read_text())["rows"] if row["net"] not in chosen] + rows
+    write(rows, "CIFAR-10" if options.cifar else "MNIST", file)
 
 
-def write(rows: list[dict[str, Any]], images_of_resnet: str) -> None:
+def write(rows: list[dict[str, Any]], images_of_resnet: str, file: Path) -> None:
     whole = [row for row in rows if not row["slot"]]
     names, formats = dict.fromkeys(row["net"] for row in rows), dict.fromkeys(row["format"] for row in whole)
     told = {
@@ -259,7 +271,7 @@ def write(rows: list[dict[str, Any]], images_of_resnet: str) -> None:
         "misses": misses(rows),
         "rows": rows,
     }
-    write_whole(RESULT, (json.dumps(document) + "\n").encode())
+    write_whole(file, (json.dumps(document) + "\n").encode())
     print(json.dumps({"summary": told}, indent=1))
 
 
