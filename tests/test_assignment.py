@@ -378,12 +378,13 @@ def test_what_more_cost_buys_on_a_front() -> None:
 def test_errors_of_the_loss_are_linearised_in_their_means(mlp: Analysis) -> None:
     """The square of a sum of means, about a reference: each mean times the sum there, beside the variances."""
     tables = BitBudget(6, candidates=["e4m3", "bf16"]).assigner(mlp).tables
-    groups, slopes = len(tables.graph), np.zeros((len(tables.errors.names), 1))
+    errors = tables.choices.errors
+    groups, slopes = len(tables.choices.graph), np.zeros((len(errors.names), 1))
     loss, more = (
         tables.problem(Reference(slopes, np.array([sums])), Limits(1.0, 1.0)).errors[0] for sums in (0.0, 100.0)
     )
-    means = tables.errors.by_group(np.abs(tables.errors.means), groups)
-    assert loss == pytest.approx(tables.errors.by_group(tables.errors.variances, groups))
+    means = errors.by_group(np.abs(errors.means), groups)
+    assert loss == pytest.approx(errors.by_group(errors.variances, groups))
     assert (means.max(1) > 0).any()
     assert more - loss == pytest.approx(100.0 * means, rel=1e-9, abs=1e-20)
 
