@@ -2,17 +2,30 @@
 
 from collections.abc import Sequence
 
+from torch import Tensor
 from torch.fx import Node
 
 from precc.protocols import GraphContext
 
-__all__ = ["backward_of", "varying_in"]
+__all__ = ["activations_in", "backward_of", "varying_in"]
 
 
 def varying_in(nodes: Sequence[Node], context: GraphContext) -> set[Node]:
     """Those that depend on an input of the call that is neither parameter nor buffer."""
     inputs = [node for node in nodes if node.op == "placeholder" and not _is_tangent(node)]
     return _reached_from(nodes, {node for node in inputs if node.name not in context.constants})
+
+
+def activations_in(nodes: Sequence[Node], context: GraphContext) -> set[Node]:
+    """Those that depend on a real tensor among the inputs of the call, or on an input and a parameter or buffer.
+
+    What a batch of integers becomes by itself, such as a mask, is no activation, nor is what depends on sizes alone.
+    """
+    inputs = [n for n in nodes if n.op == "placeholder" and n.name not in context.constants and not _is_tangent(n)]
+    tensors = [n for n in inputs if isinstance(n.meta.get("val"), Tensor) and n.name != context.plan]
+    real = _reached_from(nodes, {n for n in tensors if n.meta["val"].is_floating_point()})
+    constant = _reached_from(nodes, {n for n in nodes if n.op == "placeholder" and n.name in context.constants})
+    return real | (_reached_from(nodes, set(tensors)) & constant)
 
 
 def backward_of(nodes: Sequence[Node]) -> set[Node]:

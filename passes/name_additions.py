@@ -8,7 +8,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from precc.annotations import Addition, annotate, is_annotated
-from precc.passes.dependence import backward_of, varying_in
+from precc.passes.dependence import activations_in, backward_of
 from precc.passes.leave_outside import why_outside
 from precc.passes.module_paths import module_path
 from precc.passes.products import result_of
@@ -22,18 +22,19 @@ _ADD = torch.ops.aten.add.Tensor
 
 @dataclass(frozen=True, slots=True)
 class NameAdditions:
-    """Annotate each ``a + b`` of the forward, real tensors of one shape that both depend on inputs of the call.
+    """Annotate each ``a + b`` of the forward whose terms are both activations; sizes do not matter, so names are the
+    same for all batches.
 
-    Biases, the epsilon of a norm and averages of statistics are none of these. Their results have slots as those of
-    products have; what is in between lies inside of fused kernels, or is an operand of a product.
+    Biases, masks, positions, the epsilon of a norm and averages of statistics are no activations. Such sums have slots
+    for their results as products have; what is in between lies inside of fused kernels, or is an operand of a product.
     """
 
     name: ClassVar[str] = "name_additions"
 
     def run(self, graph: GraphModule, context: GraphContext) -> None:
         nodes = list(graph.graph.nodes)
-        backward, varying = backward_of(nodes), varying_in(nodes, context)
-        found = [n for n in nodes if n.target is _ADD and n not in backward and _is_sum(n, varying)]
+        backward, activations = backward_of(nodes), activations_in(nodes, context)
+        found = [n for n in nodes if n.target is _ADD and n not in backward and _is_sum(n, activations)]
         layers = {n: module_path(n, context) for n in found if not is_annotated(n)}
         layers = {n: layer for n, layer in layers.items() if not why_outside(n, layer, context.regions)}
         bases = context.numbers.number(context.frame, Counter((layer, ADDITION) for layer in layers.values()))
@@ -44,8 +45,7 @@ class NameAdditions:
             annotate(node, Addition(result_of(node, slot.result)))
 
 
-def _is_sum(node: Node, varying: set[Node]) -> bool:
-    terms = [own for own in node.args[:2] if isinstance(own, Node) and own in varying]
+def _is_sum(node: Node, activations: set[Node]) -> bool:
     value = node.meta["val"]
-    shapes = [own.meta["val"].shape for own in terms]
-    return len(terms) == 2 and value.is_floating_point() and value.dim() > 0 and shapes == [value.shape] * 2
+    real = value.is_floating_point() and value.dim() > 0
+    return real and all(isinstance(own, Node) and own in activations for own in node.args[:2])

@@ -8,7 +8,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from precc.annotations import Operand, annotate, results_of
 from precc.passes.place_rounding import plan_of, rounding_meta
-from precc.passes.products import CONVOLUTION_BACKWARD
+from precc.passes.products import stored_by
 from precc.protocols import GraphContext
 from precc.round_op import ROUND
 from precc.rounding import ROW_WIDTH
@@ -31,18 +31,14 @@ class PlaceResults:
         row = plan.meta["val"].shape[0]
         for node, result in results_of(graph.graph):
             if context.results and (context.only_plan is None or result.is_rounded(context.only_plan)):
-                _round(graph.graph, _value_of(node), result, plan, row)
+                _round(graph.graph, stored_by(node, context.constants), result, plan, row)
             row += 1
         with plan.meta["val"].fake_mode:
             plan.meta["val"] = torch.empty(row, ROW_WIDTH, dtype=torch.float64, device=plan.meta["val"].device)
 
 
-def _value_of(node: Node) -> Node:
-    """The node that is the result: of the backward of a convolution the one that takes the gradient out of three."""
-    return next(iter(node.users)) if node.target is CONVOLUTION_BACKWARD else node
-
-
-def _round(graph: Graph, value: Node, result: Operand, plan: Node, row: int) -> None:
+def _round(graph: Graph, value: Node | None, result: Operand, plan: Node, row: int) -> None:
+    assert value is not None, "a result that nothing takes has no slot"
     with graph.inserting_after(value):
         rounded = graph.call_function(ROUND, (value, plan, row))
     rounded.meta = rounding_meta(value, value, result.slot)

@@ -1,6 +1,7 @@
 """Which ATen ops are products, where their operands are, and how much work they do."""
 
 import math
+import operator
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ __all__ = [
     "operands",
     "origin",
     "result_of",
+    "stored_by",
 ]
 
 _aten = torch.ops.aten
@@ -179,12 +181,53 @@ def axes(node: Node, position: int) -> tuple[int, int, int]:
     return (*_axes(node, position, dims), dims)
 
 
+def stored_by(node: Node, constants: frozenset[str]) -> Node | None:
+    """The node whose value a product, or a sum, stores: with the bias that torch adds to a view of a matrix product.
+
+    Of the backward of a convolution the one that takes the gradient out of three; None if nothing does.
+
+    Args:
+        node: that computes it.
+        constants: names of the placeholders that hold parameters and buffers.
+    """
+    if node.target is CONVOLUTION_BACKWARD:
+        return next((user for user in node.users if user.target is operator.getitem), None)
+    shown = node
+    while node.target is _aten.mm.default and len(shown.users) == 1:
+        (user,) = shown.users
+        if user.target is _aten.add.Tensor and user.args[0] is shown and _is_bias(user.args[1], constants):
+            return user
+        if op_name(user) not in VIEWS:
+            break
+        shown = user
+    return node
+
+
+def _is_bias(node: Any, constants: frozenset[str]) -> bool:
+    """Whether it is a vector that depends on parameters and buffers alone."""
+    if not isinstance(node, Node) or node.meta["val"].dim() != 1:
+        return False
+    waiting = [node]
+    while waiting:
+        own = waiting.pop()
+        if own.op == "placeholder" and own.name not in constants:
+            return False
+        waiting += own.all_input_nodes
+    return True
+
+
 def result_of(node: Node, slot: Slot) -> Operand:
-    """What a node stores, for a slot there; of the backward of a convolution the gradient that it is for."""
-    value: Any = node.meta["val"]
-    own = value if isinstance(value, torch.Tensor) else next(one for one in value if one is not None)
-    channel = 1 if "conv" in op_name(node) and slot.role is not Role.WGRAD else max(own.dim() - 1, 0)
-    return Operand(-1, slot, max(own.dim() - 1, 0), channel, own.dim(), own.dtype)
+    """What a node stores, for a slot there; the channels of a weight's gradient are those of the weight."""
+    value: torch.Tensor = node.meta["val"]
+    last = max(value.dim() - 1, 0)
+    convolved = value.dim() > 2 and slot.family == "product" and _is_convolution(node)
+    channel = (0 if slot.role is Role.WGRAD else 1) if convolved else last
+    return Operand(-1, slot, last, channel, value.dim(), value.dtype)
+
+
+def _is_convolution(node: Node) -> bool:
+    source = node.args[0] if node.target is operator.getitem else node
+    return isinstance(source, Node) and "conv" in op_name(source)
 
 
 def dtype_of(node: Node, position: int) -> torch.dtype:

@@ -34,6 +34,7 @@ from precc.passes.products import (
     operands,
     origin,
     result_of,
+    stored_by,
 )
 from precc.protocols import GraphContext
 from precc.slots import Role, Slot
@@ -77,7 +78,7 @@ class Roles:
         for node in free:
             if node in backward and (node.target in PRODUCTS or node.target is CONVOLUTION_BACKWARD):
                 candidates = by_sequence.get(node.meta.get("seq_nr", -1), [])
-                if not _annotate_backward(node, backward, candidates, seen):
+                if not _annotate_backward(node, backward, candidates, seen, context.constants):
                     reason = f"{op_name(node)} is a backward product that belongs to no forward product"
                     annotate(node, Unrounded(module_path(node, context), reason))
             elif reason := _why_no_slots(node, graph):
@@ -109,13 +110,17 @@ def _forward_products(
         second_gradient_first = node.target in (_aten.mm.default, _aten.bmm.default)  # (self, mat2)
         product = _Forward(slot, (first, second), names, roles, second_gradient_first)
         positions = PRODUCTS[node.target]
-        _annotate(node, product, Role.FPROP, positions, names)
+        _annotate(node, product, Role.FPROP, positions, names, context.constants)
         products.append((node, product))
     return products
 
 
 def _annotate_backward(
-    node: Node, backward: set[Node], candidates: list[_Forward], seen: set[tuple[str, Role]]
+    node: Node,
+    backward: set[Node],
+    candidates: list[_Forward],
+    seen: set[tuple[str, Role]],
+    constants: frozenset[str],
 ) -> bool:
     """Annotate a backward product by the forward product that it belongs to; false if it belongs to none."""
     positions = _backward_positions(node)
@@ -135,7 +140,7 @@ def _annotate_backward(
             if (product.slot.op, role) not in seen:
                 seen.add((product.slot.op, role))
                 names = ("grad_output", product.names[k]) if gradient_first else (product.names[k], "grad_output")
-                _annotate(node, product, role, positions, names)
+                _annotate(node, product, role, positions, names, constants)
                 return True
     return False
 
@@ -148,14 +153,21 @@ def _backward_positions(node: Node) -> tuple[int, int]:
     return (0, 2) if mask[0] else (0, 1)
 
 
-def _annotate(node: Node, product: _Forward, role: Role, positions: tuple[int, int], names: tuple[str, str]) -> None:
+def _annotate(
+    node: Node,
+    product: _Forward,
+    role: Role,
+    positions: tuple[int, int],
+    names: tuple[str, str],
+    constants: frozenset[str],
+) -> None:
     slot = product.slot
     rounded = tuple(
         Operand(position, replace(slot, role=role, operand=name), *axes(node, position), dtype_of(node, position))
         for position, name in zip(positions, names, strict=True)
     )
-    own = replace(slot, role=role).results
-    result = result_of(node, own[0]) if own else None
+    stored = stored_by(node, constants)
+    result = None if stored is None else result_of(stored, replace(slot, role=role).result)
     annotate(node, Product(rounded, multiply_adds(node), groups(node), is_ragged(node), result))
 
 

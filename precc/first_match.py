@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from precc.accumulation.sums import Sums
-from precc.precision import Precision
+from precc.precision import AS_STORED, Precision
 from precc.rule import Rule
-from precc.slots import Slot
+from precc.slots import Slot, names_result
 
 __all__ = ["FirstMatch", "first_match"]
 
@@ -35,9 +35,13 @@ class FirstMatch:
             return self._positions.setdefault(name, found)
 
     def precision(self, name: str, otherwise: Precision) -> Precision:
-        """What the operand's slot of this name gets; `otherwise`, if no rule decides it."""
+        """What the slot of this name gets, of an operand or a result; `otherwise`, if no rule decides it."""
         position = self.position(name)
-        return otherwise if position is None else self._precisions[position] or otherwise
+        if position is None:
+            return otherwise
+        if names_result(name) and not self.rules[position].decides_results:
+            return AS_STORED
+        return self._precisions[position] or otherwise
 
     def accumulator(self, name: str, otherwise: Sums | None) -> Sums | None:
         """How a product sums whose accumulator has this name; `otherwise`, if no rule decides it."""

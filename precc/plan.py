@@ -22,20 +22,17 @@ from precc.errors import PlanError
 from precc.files import write_whole
 from precc.first_match import FirstMatch, first_match
 from precc.formats import Format
-from precc.plan_diff import OWN_SUMS, PlanDiff, RulesChange, SlotChange, apart
+from precc.plan_diff import OWN_SUMS, PlanDiff, difference
 from precc.plan_document import arguments_of, text_of
-from precc.precision import Precision
+from precc.precision import AS_STORED, Precision
 from precc.provenance import Provenance
 from precc.rule import Rule, parse_rules
-from precc.slots import ACCUMULATOR, RESULT, Role, Slot
+from precc.slots import ACCUMULATOR, Role, Slot, names_result
 
 __all__ = ["PrecisionPlan"]
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _UNKNOWN = Provenance()
-
-#: Of a result that is not rounded: no tensor has wider values.
-_AS_STORED = Precision("float64")
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,8 +88,8 @@ class PrecisionPlan:
         if isinstance(default_accumulator, TwoPasses):
             raise PlanError("two passes are named product by product, in accumulators=: the backward has none")
         object.__setattr__(self, "rules", parse_rules(rules))
-        stored = None if default_result is None else Precision.of(default_result)
-        object.__setattr__(self, "default_result", stored)
+        stored = AS_STORED if default_result is None else Precision.of(default_result)
+        object.__setattr__(self, "default_result", None if stored == AS_STORED else stored)
         decided = self._first_match
         own = {name: decided.precision(name, Precision.of(choice)) for name, choice in slots.items()}
         object.__setattr__(self, "default", Precision.of(default))
@@ -116,20 +113,20 @@ class PrecisionPlan:
         return {name: own for name, own in {**slots, **sums}.items() if self._first_match.position(name) is None}
 
     @cached_property
-    def _telling_rules(self) -> tuple[Rule, ...]:
+    def telling_rules(self) -> tuple[Rule, ...]:
         """The rules up to the last one that gives something else than the defaults: those after it change nothing."""
         telling = [position for position, rule in enumerate(self.rules, start=1) if self._tells(rule)]
         return self.rules[: max(telling, default=0)]
 
     def _tells(self, rule: Rule) -> bool:
         sums = rule.decides_sums and rule.accumulator != self.default_accumulator
-        default = self.default_result if rule.operand == RESULT else self.default
+        default = self.default_result if rule.decides_results else self.default
         return sums or rule.precision not in (None, default)
 
     @cached_property
     def _content(self) -> tuple[Any, ...]:
         defaults = self.default, self.default_accumulator, self.default_result
-        return *defaults, self._telling_rules, frozenset(self._exceptions.items())
+        return *defaults, self.telling_rules, frozenset(self._exceptions.items())
 
     @cached_property
     def _hash(self) -> int:
@@ -154,13 +151,8 @@ class PrecisionPlan:
         own = self.slots.get(slot)
         return own if own is not None else self._first_match.precision(slot, self._default_of(slot))
 
-    def _result(self, slot: str) -> Precision | None:
-        """In what a result is stored; None: as the tensors are."""
-        own = self.precision(slot)
-        return None if own == _AS_STORED else own
-
     def _default_of(self, slot: str) -> Precision:
-        return (self.default_result or _AS_STORED) if _is_result(slot) else self.default
+        return (self.default_result or AS_STORED) if names_result(slot) else self.default
 
     def accumulator(self, slot: str) -> Sums | None:
         """How a product sums whose accumulator has this name; None: as the tensors' own arithmetic does."""
@@ -177,17 +169,8 @@ class PrecisionPlan:
     @cached_property
     def rounds_results(self) -> bool:
         """Whether any result has a precision."""
-        return any(own != _AS_STORED for own in self.results.values())
-
-    @property
-    def results(self) -> Mapping[str, Precision]:
-        """In what results are stored that are named, or that rules or the default decide: these by ``*.result``."""
-        named = {name: own for name, own in self.slots.items() if _is_result(name)}
-        ruled = {
-            repr(rule): own for rule in self.rules if rule.operand == RESULT and (own := rule.precision) is not None
-        }
-        default = {} if self.default_result is None else {f"*.{RESULT}": self.default_result}
-        return {**named, **ruled, **default}
+        named = any(names_result(name) and own != AS_STORED for name, own in self.slots.items())
+        return named or self.default_result is not None or any(rule.decides_results for rule in self.rules)
 
     def under(self, rules: Sequence[Rule]) -> "PrecisionPlan":
         """The same plan with these rules before its own; made once.
@@ -241,8 +224,8 @@ class PrecisionPlan:
         if self.in_two_passes:
             first = self.in_two_passes[0]
             raise PlanError(f"average_bits: {first!r} is of two passes, and values decide how much the second does")
-        slots = {name: own for name, own in self.slots.items() if not _is_result(name)}
-        ruled = {rule.precision for rule in self.rules if rule.operand != RESULT}
+        slots = {name: own for name, own in self.slots.items() if not names_result(name)}
+        ruled = {rule.precision for rule in self.rules if not rule.decides_results}
         if {*ruled, *slots.values()} <= {self.default, None}:
             return float(self.default.bits)
         unknown = [name for name in slots if name not in self.multiply_adds]
@@ -285,19 +268,7 @@ class PrecisionPlan:
             raise PlanError(
                 f"a plan differs from another plan, not from {other!r:.60}; PrecisionPlan.load reads a file"
             )
-        names, sums = sorted({*self.slots, *other.slots}), sorted({*self.accumulators, *other.accumulators})
-        rest = SlotChange("*", self.default, other.default)
-        changes = [SlotChange(name, self.precision(name), other.precision(name)) for name in names]
-        rest_of_sums = SlotChange(f"*.{ACCUMULATOR}", self.default_accumulator, other.default_accumulator)
-        changes_of_sums = [SlotChange(name, self.accumulator(name), other.accumulator(name)) for name in sums]
-        rest_of_results = SlotChange(f"*.{RESULT}", self.default_result, other.default_result)
-        operands = [own for own in changes if not _is_result(own.slot)]
-        stored = [name for name in names if _is_result(name)]
-        results = [SlotChange(name, self._result(name), other._result(name)) for name in stored]
-        rules = RulesChange(self._telling_rules, other._telling_rules)
-        ruled = [rules] * (rules.before != rules.after)
-        apart_of_results = apart(results, rest_of_results)
-        return PlanDiff((*ruled, *apart(operands, rest), *apart_of_results, *apart(changes_of_sums, rest_of_sums)))
+        return difference(self, other)
 
     def __str__(self) -> str:
         made_by = f" by {self.provenance.policy}" if self.provenance.policy else ""
@@ -344,10 +315,6 @@ class PrecisionPlan:
             raise PlanError(f"cannot read the plan {str(path)!r}: {error}") from error
         except PlanError as error:
             raise PlanError(f"{str(path)!r}: {error}") from error
-
-
-def _is_result(slot: str) -> bool:
-    return slot.endswith(f".{RESULT}")
 
 
 def _accumulator(choice: Sums | Format | str | None) -> Sums | None:

@@ -2,19 +2,22 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from precc.accumulation.sums import Sums
-from precc.precision import Precision
+from precc.precision import AS_STORED, Precision
 from precc.rule import Rule
-from precc.slots import ACCUMULATOR
+from precc.slots import ACCUMULATOR, RESULT, names_result
 
-__all__ = ["OWN_SUMS", "PlanDiff", "RulesChange", "SlotChange", "apart"]
+if TYPE_CHECKING:
+    from precc.plan import PrecisionPlan
+
+__all__ = ["OWN_SUMS", "PlanDiff", "RulesChange", "SlotChange", "difference"]
 
 #: How the sums of the tensors' own arithmetic are printed.
 OWN_SUMS = "own sums"
 
-#: How results are printed that are not rounded.
-AS_STORED = "as stored"
+_UNROUNDED = "as stored"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,7 @@ class SlotChange:
     after: Precision | Sums | None
 
     def __str__(self) -> str:
-        own = OWN_SUMS if self.slot.endswith(f".{ACCUMULATOR}") else AS_STORED
+        own = OWN_SUMS if self.slot.endswith(f".{ACCUMULATOR}") else _UNROUNDED
         before, after = (own if choice is None else str(choice) for choice in (self.before, self.after))
         return f"{self.slot}: {before} -> {after}"
 
@@ -63,7 +66,28 @@ class PlanDiff:
         return "\n".join(str(change) for change in self.changes) or "no difference"
 
 
-def apart(changes: Sequence[SlotChange], rest: SlotChange) -> list[SlotChange]:
+def difference(before: "PrecisionPlan", after: "PrecisionPlan") -> PlanDiff:
+    """What changes from one plan to another: rules, operands, results, sums."""
+    rules = RulesChange(before.telling_rules, after.telling_rules)
+    named = sorted({*before.slots, *after.slots})
+    operands = [SlotChange(own, before.precision(own), after.precision(own)) for own in named if not names_result(own)]
+    results = [SlotChange(own, _result(before, own), _result(after, own)) for own in named if names_result(own)]
+    sums = sorted({*before.accumulators, *after.accumulators})
+    accumulators = [SlotChange(own, before.accumulator(own), after.accumulator(own)) for own in sums]
+    found = [
+        *_apart(operands, SlotChange("*", before.default, after.default)),
+        *_apart(results, SlotChange(f"*.{RESULT}", before.default_result, after.default_result)),
+        *_apart(accumulators, SlotChange(f"*.{ACCUMULATOR}", before.default_accumulator, after.default_accumulator)),
+    ]
+    return PlanDiff((*([rules] * (rules.before != rules.after)), *found))
+
+
+def _result(plan: "PrecisionPlan", slot: str) -> Precision | None:
+    own = plan.precision(slot)
+    return None if own == AS_STORED else own
+
+
+def _apart(changes: Sequence[SlotChange], rest: SlotChange) -> list[SlotChange]:
     """The changes that are not those of the rest, then that of the rest; without those that change nothing."""
     special = [own for own in changes if (own.before, own.after) != (rest.before, rest.after)]
     return [change for change in (*special, rest) if change.before != change.after]

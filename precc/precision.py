@@ -20,7 +20,7 @@ from precc.formats import (
 )
 from precc.rounding import NEAREST_EVEN, Rounding, RoundingMode, Row, parse_rounding, row_of
 
-__all__ = ["Precision", "misfit"]
+__all__ = ["AS_STORED", "Precision", "misfit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +122,10 @@ class Precision:
         rounded = f" {self.rounding}" if self.rounding != NEAREST_EVEN else ""
         after = f" after {self.transform.value}" if self.transform is not None else ""
         return f"{self.format.name}{scaled}{rounded}{after}"
+
+
+#: Of a result that no plan rounds: no tensor has wider values.
+AS_STORED = Precision("float64")
 
 
 def misfit(operands: Sequence[Precision], formats: Sequence[FloatFormat] | None) -> str:

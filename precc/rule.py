@@ -35,7 +35,8 @@ class Rule:
         operand: pattern of operands, ``"weight"``, ``"input"``, ``"grad_output"``, ``"a"``, ``"b"``; default: all. Just
             ``"result"``: what the op stores, in the place of its operands.
         keep: a format to compute in as plain PyTorch does: operands rounded to it to nearest even, neither scaled nor
-            transformed, and, unless there is an operand, sums as the tensors' own arithmetic does them.
+            transformed, and, unless there is an operand, sums as the tensors' own arithmetic does them, and results as
+            they are.
             Where tensors have a narrower dtype, as under autocast, it changes nothing, and the report says so.
         format: the format of operands.
         rounding, scaling, transform: with a format, as in `Precision`.
@@ -118,6 +119,18 @@ class Rule:
         """Whether products get its accumulator; where that is None, they sum as the tensors' own arithmetic does."""
         return self.accumulator is not None or (self.keep is not None and self.operand is None)
 
+    @property
+    def decides_results(self) -> bool:
+        """Whether results get its precision."""
+        return self.operand == RESULT
+
+    @property
+    def _decides_result(self) -> bool:
+        return self.decides_results or (self.keep is not None and self.operand is None)
+
+    def _decides_operand(self, operand: str) -> bool:
+        return (self.keep or self.format) is not None and _fits(self.operand, operand)
+
     def covers(self, layer: str) -> bool:
         """Whether the path fits a module, or one that it is inside of."""
         return _covers(self.path, layer) if self.inside else _fits(self.path, layer)
@@ -127,8 +140,7 @@ class Rule:
         if slot.operand == ACCUMULATOR:
             decides = self.decides_sums
         else:
-            meant = self.operand == RESULT if slot.is_result else _fits(self.operand, slot.operand)
-            decides = (self.keep or self.format) is not None and meant
+            decides = self._decides_result if slot.is_result else self._decides_operand(slot.operand)
         own = decides and _fits(self.role, slot.role.value) and _fits(self.family, slot.family)
         return own and self.covers(slot.layer)
 

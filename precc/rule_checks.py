@@ -1,6 +1,7 @@
 """Whether rules fit a net: a rule that decides nothing is most often a wrong name."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 
 from torch import nn
@@ -67,13 +68,20 @@ def _why_no_slot(position: int, rules: Sequence[Rule], names: Collection[str]) -
     covered = [slot for slot in operands if rule.covers(slot.layer)]
     none = "there are none under its path (is it outside of all regions, or never called?), but"
     where = "under its path are" if covered else none
-    return f"{where} {_some([slot.name for slot in covered or operands])}{_attention_hint(rule, operands)}"
+    hint = _attention_hint(rule, operands) + _result_hint(rule, slots)
+    return f"{where} {_some([slot.name for slot in covered or operands])}{hint}"
 
 
 def _attention_hint(rule: Rule, slots: Sequence[Slot]) -> str:
     if rule.family == ATTENTION and not any(slot.family == ATTENTION for slot in slots):
         return '; precc.compile(..., attention="fused") keeps attention as one op'
     return ""
+
+
+def _result_hint(rule: Rule, slots: Sequence[Slot]) -> str:
+    """Whether a rule without an operand would decide results."""
+    own = [slot.name for slot in slots if slot.is_result and replace(rule, operand=RESULT).fits(slot)]
+    return f'; for results, such as {own[0]!r}: operand="result"' if own and rule.operand is None else ""
 
 
 def _some(names: Collection[str]) -> str:

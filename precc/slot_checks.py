@@ -28,11 +28,8 @@ def check_slots(
     """
     unknown = unknown_slots(names, brought, graphs, net, awaited=awaited)
     if unknown:
-        known = (
-            slot_names(graphs)
-            if unknown[0].endswith(f".{RESULT}")
-            else {slot.name for graph in graphs for slot in graph.slots}
-        )
+        operands = {slot.name for graph in graphs for slot in graph.slots}
+        known = slot_names(graphs) if RESULT in unknown[0].rpartition(".")[2] else operands
         some = ", ".join(repr(name) for name in unknown[:3])
         raise PlanError(
             f"{namer} names {len(unknown)} slot(s) that the net does not have: {some}; {_nearest(unknown[0], known)}"

@@ -23,6 +23,7 @@ __all__ = [
     "Slot",
     "aliases_of",
     "bound_aliases_of",
+    "names_result",
 ]
 
 #: What stands in a slot's name for the operand where the slot is the product's running sum.
@@ -120,6 +121,11 @@ class Slot:
             valid = expected_one_of(choice.value for choice in Role)
             raise PlanError(f"slot name {name!r} has the role {role!r}: {valid}")
         return cls(layer, family, int(call or 0), Role(role), operand)
+
+
+def names_result(slot: str) -> bool:
+    """Whether the slot of this name is that of a result."""
+    return slot.endswith(f".{RESULT}")
 
 
 def aliases_of(net: nn.Module) -> dict[str, str]:

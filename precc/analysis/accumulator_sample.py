@@ -206,7 +206,7 @@ def _slope(sums: Tensor, errors: Tensor, weights: Tensor) -> tuple[float, float]
         return 0.0, 0.0
     slope = float((weights * sums * errors).sum()) / total
     scores = weights * (sums * (errors - slope * sums)).sum(0)
-    variance = float(scores.square().sum()) / total**2 * n / (n - 1)
+    variance = float((scores / total).square().sum()) * n / (n - 1)
     return (slope, variance) if slope**2 > _STANDARD_ERRORS**2 * variance else (0.0, 0.0)
 
 

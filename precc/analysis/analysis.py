@@ -25,6 +25,7 @@ from precc.errors import AnalysisError, PlanError
 from precc.files import write_whole
 from precc.plan import PrecisionPlan
 from precc.precision import Precision
+from precc.source import Source
 
 __all__ = ["Analysis"]
 
@@ -32,6 +33,9 @@ _NO_RESULTS = (
     "the plan rounds results, and the analysis has none: net.analyze(..., options=AnalysisOptions(results=True))"
 )
 _Made = TypeVar("_Made")
+
+#: Things that are kept beside a new one: those made first go.
+_KEPT = 32
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -186,6 +190,15 @@ class Analysis:
         """Multiply-adds of the product that each operand's slot feeds."""
         return {name: self.records[name].multiply_adds for name in self.operands}
 
+    @property
+    def sources(self) -> Mapping[str, Source]:
+        """The results that operands show, by name of the operand's slot."""
+        return self.once("sources", self._sources)
+
+    def _sources(self) -> dict[str, Source]:
+        slots = (slot for sample in self.findings.sensitivities.samples for slot in sample.slots)
+        return {slot.name: slot.source for slot in slots if slot.source is not None}
+
     def contributions(self, plan: PrecisionPlan) -> dict[str, ErrorEstimate]:
         """The error of a plan if one slot alone rounds, by name of the slot; those that round nothing are left out.
 
@@ -230,12 +243,15 @@ class Analysis:
         return self._prediction.flipping.slopes({name: MeanSquare(own, own) for name, own in squares.items()})
 
     def once(self, key: Hashable, make: Callable[[], _Made]) -> _Made:
-        """What is made of the analysis and the record of calibrations as it stands, made once for each key.
+        """What is made of the analysis and the record of calibrations as it stands, made once for each of some keys.
 
         The key says all else that it is made of.
         """
         own = (key, self.calibration.state)
         if own not in self._made:
+            stale = [other for other in self._made if other[1] != own[1]]
+            for other in [*stale, *list(self._made)[: max(0, len(self._made) - _KEPT)]]:
+                self._made.pop(other, None)
             self._made[own] = make()
         found: _Made = self._made[own]
         return found

@@ -28,7 +28,6 @@ def build_records(step: TracedStep, findings: Findings) -> dict[str, SlotRecord]
     }
     unknown = findings.sensitivities.unknown_slots
     sites, forward = sites_of(step), forward_nodes(step)
-    sources = {site.name: site.source for site in sites}
     saved = {site.name for site in sites if site.node in forward and _readers(site.node) - forward}
     for node, product in products_of(step.graph.graph):
         condition = findings.conditions.get(node.name)
@@ -43,7 +42,6 @@ def build_records(step: TracedStep, findings: Findings) -> dict[str, SlotRecord]
                 condition,
                 answers.get(name),
                 unknown.of(name),
-                source=sources.get(name),
             )
     for node, result in results_of(step.graph.graph):
         name = result.slot.name

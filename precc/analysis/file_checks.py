@@ -19,6 +19,7 @@ from precc.analysis.sensitivities import Sensitivities
 from precc.analysis.slot_sample import SlotAdjoints, ValueSample
 from precc.analysis.typed_document import require
 from precc.condition_numbers import ACTIVATIONS
+from precc.slots import names_result
 
 __all__ = ["check_entries"]
 
@@ -109,9 +110,6 @@ def _check_records(records: Mapping[str, SlotRecord]) -> None:
     operands: dict[str, list[str]] = {}
     for name, own in records.items():
         require(own.slot.name == name, f"records[{name!r}].slot", own.slot.name, "the slot by whose name it goes")
-        if own.source is not None:
-            there = own.source.slot in records and records[own.source.slot].slot.is_result
-            require(there, f"records[{name!r}].source.slot", own.source.slot, "a result with a record")
         if own.sensitivity is not None and not own.slot.is_result:
             operands.setdefault(name.rpartition(".")[0], []).append(name)
     for product, names in operands.items():
@@ -155,6 +153,9 @@ def _check_sample(own: ValueSample, where: str, sizes: dict[str, int], operands:
 
 def _check_slot(own: SlotAdjoints, where: str, sizes: dict[str, int], operands: set[str]) -> None:
     require(own.name in operands, f"{where}.name", own.name, "a slot with a record")
+    if own.source is not None:
+        known = own.source.slot in operands and names_result(own.source.slot)
+        require(known, f"{where}.source.slot", own.source.slot, "a result with a record")
     _check_shapes(own, where, sizes)
     for key, amax in own.amax.items():
         _check_tensor(f"{where}.amax[{key}]", "SlotAdjoints", "amax", amax, dict(sizes))

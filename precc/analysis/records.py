@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from precc.analysis.condition import Condition
-from precc.analysis.slot_sample import Source
 from precc.analysis.value_range import ValueRange
 from precc.slots import Slot
 
@@ -41,7 +40,6 @@ class SlotRecord:
         unknown: what its errors also reach past an operator without a derivative, which `sensitivity` and predictions
             leave out: "loss", "gradient", both or none.
         saved: of a result of the forward, whether anything in the backward reads it.
-        source: of an operand, the result with a slot that its values are; None of others.
     """
 
     slot: Slot
@@ -52,4 +50,3 @@ class SlotRecord:
     sensitivity: SlotSensitivity | None
     unknown: tuple[str, ...] = ()
     saved: bool = False
-    source: Source | None = None

@@ -11,42 +11,11 @@ from torch import Tensor
 
 from precc.analysis.loss_sums import LossSums, MagnitudeMeans, magnitudes_of
 from precc.analysis.rounding_error import ScaleKey
-from precc.formats import Granularity
 from precc.plan import PrecisionPlan
 from precc.precision import Precision
+from precc.source import Source, rounded_in
 
-__all__ = ["SlotAdjoints", "Source", "ValueSample", "rounded_in"]
-
-_ROUNDED_BEFORE = Precision("float64")
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """The result, with a slot of its own, that an operand's values are.
-
-    Args:
-        slot: of the result.
-        rectified: whether negative values became 0 in between.
-    """
-
-    slot: str
-    rectified: bool
-
-    def repeats(self, precision: Precision) -> bool:
-        """Whether to round the result, and then the operand, in this one precision is to round once.
-
-        Scales that both find for themselves are the same if the largest magnitudes are, and those of blocks are not.
-        """
-        if precision.granularity in (None, Granularity.STATIC):
-            return True
-        return precision.granularity is Granularity.TENSOR and not (self.rectified or precision.history)
-
-
-def rounded_in(plan: PrecisionPlan, slot: str, source: Source | None) -> Precision:
-    """A slot's precision under a plan; float64, which rounds nothing, where that happened as the result was stored."""
-    own = plan.precision(slot)
-    before = source is not None and plan.precision(source.slot) == own and source.repeats(own)
-    return _ROUNDED_BEFORE if before else own
+__all__ = ["SlotAdjoints", "ValueSample"]
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from precc.analysis.slot_sample import Source, rounded_in
 from precc.analysis.step_runs import Values, computed
 from precc.analysis.traced_step import TracedStep
 from precc.annotations import Operand, Product, annotation_of, products_of, results_of, roundings_of
 from precc.plan import PrecisionPlan
 from precc.precision import Precision
 from precc.slots import Slot
+from precc.source import Source, rounded_in
 
 __all__ = ["VIEWS", "SlotSite", "groups_of", "is_view", "passes_rounding", "sites_of", "uses_of"]
 
@@ -77,7 +77,7 @@ class SlotSite:
         return math.prod(self.origin.meta["val"].shape)
 
     def rounded_in(self, plan: PrecisionPlan) -> Precision:
-        """Its precision under a plan; as `precc.analysis.slot_sample.rounded_in`."""
+        """Its precision under a plan; as `precc.source.rounded_in`."""
         return rounded_in(plan, self.name, self.source)
 
     def through(self, value: Tensor, values: Values) -> Tensor:

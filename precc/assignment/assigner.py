@@ -175,12 +175,12 @@ class Assigner:
         return Scored(plan, error, cost, Limits.spent(error), solution)
 
     def plan_of(self, choices: Choices) -> PrecisionPlan:
-        """The plan of an assignment; slots that are not chosen for are in float32."""
+        """The plan of an assignment; operands that are not chosen for are in float32, results as they are."""
         slots, sums, palette = {}, {}, self.choices.palette
         for group, data in self.choices.graph.nodes(data=True):
             if data["kind"] is GroupKind.SLOTS:
                 own = palette.precisions[choices[group]]
-                slots.update({slot.name: own for slot in data["slots"]})
+                slots.update({slot.name: own for slot in data["slots"] if self.choices.rounds(slot, own)})
             elif data["kind"] is GroupKind.SUM:
                 sums[data["product"].accumulators[0]] = palette.sums[choices[group]]
         return PrecisionPlan("float32", slots, self.choices.multiply_adds, accumulators=sums, rules=self.rules)

@@ -23,6 +23,8 @@ def check_runs(plan: PrecisionPlan, work: StepWork, target: Target) -> None:
                 problem = problem or target.accumulator_problem(sums, precisions[first], precisions[second])
             if problem:
                 raise PlanError(f"{product.operands[0].op}/{product.role.value}: {problem}")
-    for name, own in plan.results.items():
-        if problem := target.result_problem(own):
-            raise PlanError(f"{name}: {problem}")
+    for tensor in work.tensors:
+        own = None if tensor.result is None else plan.precision(tensor.result.name)
+        if own is not None and own.changes(tensor.dtype) and (problem := target.result_problem(own)):
+            assert tensor.result is not None
+            raise PlanError(f"{tensor.result.name}: {problem}")

@@ -12,9 +12,9 @@ from precc.accumulation.accumulator import Accumulator
 from precc.assignment.groups import GroupKind
 from precc.assignment.problem import Choices, Floats
 from precc.cost.cost_model import CostModel, amount
-from precc.cost.work import StepWork
+from precc.cost.work import StepWork, TensorWork
 from precc.first_match import first_match
-from precc.precision import Precision, misfit
+from precc.precision import AS_STORED, Precision, misfit
 from precc.rule import Rule
 from precc.target import Target
 
@@ -31,6 +31,8 @@ class Palette:
         sums: likewise of products.
         sum_candidates: how many of them are candidates.
         rules: that decide slots before anything is chosen.
+        results: whether results are chosen for; else they get `stored`, unless rules decide them.
+        stored: of results, what rounds none; None of a step without them.
     """
 
     precisions: tuple[Precision, ...]
@@ -38,16 +40,25 @@ class Palette:
     sums: tuple[Accumulator | None, ...]
     sum_candidates: int
     rules: tuple[Rule, ...]
+    results: bool = False
+    stored: Precision | None = None
 
     @classmethod
     def of(
-        cls, precisions: Sequence[Precision], sums: Sequence[Accumulator | None], rules: tuple[Rule, ...]
+        cls,
+        precisions: Sequence[Precision],
+        sums: Sequence[Accumulator | None],
+        rules: tuple[Rule, ...],
+        *,
+        results: bool = False,
+        stored: Precision | None = None,
     ) -> "Palette":
         """From candidates and rules."""
         ruled = (rule.precision for rule in rules if rule.precision is not None)
         ruled_sums = (rule.accumulator for rule in rules if rule.decides_sums)
-        every, every_sum = dict.fromkeys([*precisions, *ruled]), dict.fromkeys([*sums, *ruled_sums])
-        return cls(tuple(every), len(precisions), tuple(every_sum), len(sums), rules)
+        others = [] if stored is None else [stored]
+        every, every_sum = dict.fromkeys([*precisions, *ruled, *others]), dict.fromkeys([*sums, *ruled_sums])
+        return cls(tuple(every), len(precisions), tuple(every_sum), len(sums), rules, results, stored)
 
     @property
     def size(self) -> int:
@@ -71,8 +82,14 @@ class Palette:
             ruled = decided.position(name) is not None
             return {self.sums.index(decided.accumulator(name, None))} if ruled else set(range(self.sum_candidates))
         names = [slot.name for slot in data["slots"] if decided.position(slot.name) is not None]
-        found = {self.precisions.index(decided.precision(name, self.precisions[0])) for name in names}
+        found = {self._index(decided.precision(name, self.precisions[0])) for name in names}
+        if not found and not self.results and any(slot.is_result for slot in data["slots"]):
+            return {self._index(AS_STORED)}
         return (found if len(found) == 1 else set()) if found else set(range(self.candidates))
+
+    def _index(self, precision: Precision) -> int:
+        known = self.stored if precision == AS_STORED and self.stored is not None else precision
+        return self.precisions.index(known)
 
 
 def choice_costs(
@@ -98,7 +115,7 @@ def choice_costs(
 
 def _own_cost(data: dict[str, Any], choice: int, palette: Palette, model: CostModel, target: Target) -> float:
     if data["kind"] is GroupKind.COPY:
-        return amount(model.copy(data["tensor"], palette.precisions[choice]), model)
+        return _copy(data["tensor"], palette.precisions[choice], model)
     if data["kind"] is GroupKind.SUM:
         return amount(model.sums(data["product"], palette.sums[choice]), model)
     stores = any(slot.is_result for slot in data["slots"])
@@ -107,8 +124,10 @@ def _own_cost(data: dict[str, Any], choice: int, palette: Palette, model: CostMo
 
 def _table(data: dict[str, Any], palette: Palette, model: CostModel, target: Target) -> Floats:
     if data["kind"] == "copy":
-        own = np.array([model.copy(data["tensor"], precision) for precision in palette.precisions])
-        return own[:, None] * (1 - np.eye(len(own)))
+        tensor: TensorWork = data["tensor"]
+        kept = [tensor.as_kept(precision) for precision in palette.precisions]
+        own = np.array([_copy(tensor, precision, model) for precision in palette.precisions])
+        return own[:, None] * np.array([[one != other for other in kept] for one in kept], np.float64)
     if data["kind"] == "sum":
         return _allowed_sums(data["position"], palette, target)
     product, pair = data["product"], data["pair"]
@@ -118,6 +137,13 @@ def _table(data: dict[str, Any], palette: Palette, model: CostModel, target: Tar
         return amount(model.product(product, pair, first, second), model) if legal else np.inf
 
     return _outer(palette.precisions, palette.precisions, cost)
+
+
+def _copy(tensor: TensorWork, precision: Precision, model: CostModel) -> float:
+    """Of one that some of its slots have in a precision; 0 if none has."""
+    kept = tensor.as_kept(precision)
+    held = any(tensor.holds(slot, kept) for slot in tensor.slots)
+    return amount(model.copy(tensor, kept), model) if held else 0.0
 
 
 def _allowed_sums(position: int, palette: Palette, target: Target) -> Floats:

@@ -84,7 +84,7 @@ def _members(
 
 def _of_precisions(analysis: Analysis, name: str, palette: Palette, group: list[str]) -> Callable[[int], SlotError]:
     """Of one slot of a group; an operand that shows a result of the group may have been rounded there."""
-    source = analysis.records[name].source
+    source = analysis.sources.get(name)
 
     def alone(k: int) -> SlotError:
         own = palette.precisions[k]

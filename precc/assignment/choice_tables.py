@@ -95,13 +95,30 @@ class ChoiceTables:
         """Whether a choice loses more than it may."""
         return not bool((self._fits | ~self.choices.known).all())
 
+    def _why_none(self, group: int) -> str:
+        """Why no choice of a group is allowed, or costs a finite amount."""
+        data, palette = self.choices.graph.nodes[group], self.choices.palette
+        stores = any(slot.is_result for slot in data.get("slots", ()))
+        own = [self.target.result_problem(palette.precisions[choice]) for choice in sorted(palette.allowed(data))]
+        if stores and all(own):
+            return f"can be stored: {own[0]}"
+        return f"has a finite cost by {self.cost!r} on {self.target.name}"
+
+    def _why_none(self, group: int) -> str:
+        """Why no choice of a group is allowed, or costs a finite amount."""
+        data, palette = self.choices.graph.nodes[group], self.choices.palette
+        stores = any(slot.is_result for slot in data.get("slots", ()))
+        own = [self.target.result_problem(palette.precisions[choice]) for choice in sorted(palette.allowed(data))]
+        if stores and all(own):
+            return f"can be stored: {own[0]}"
+        return f"has a finite cost by {self.cost!r} on {self.target.name}"
+
     def _check_legal(self, costs: Floats, ends: Choices, tables: Floats) -> None:
         """Refuse rules that contradict each other, costs without end, and pairs of which the target runs none."""
         choices = self.choices
         for group in np.flatnonzero(~np.isfinite(costs).any(1)):
             if choices.palette.allowed(choices.graph.nodes[int(group)]):
-                where = f"by {self.cost!r} on {self.target.name}"
-                raise PlanError(f"no choice for {choices.name_of(int(group))} has a finite cost {where}")
+                raise PlanError(f"no choice for {choices.name_of(int(group))} {self._why_none(int(group))}")
             raise PlanError(f"rules want different precisions for {choices.name_of(int(group))}, which has one")
         for (first, second), table in zip(ends.tolist(), tables, strict=True):
             pairs = table + costs[first][:, None] + costs[second][None, :]

@@ -36,13 +36,13 @@ class Grouping:
         share: which slots have one precision.
         sums: whether accumulators are chosen too.
         copies: whether another copy of a tensor costs anything.
-        stored: whether a result can be stored in whatever its readers have; else it has a precision of its own.
+        results_share: whether results may have the precision of their readers too; else each has its own.
     """
 
     share: Share
     sums: bool = False
     copies: bool = False
-    stored: bool = True
+    results_share: bool = True
 
 
 def group_graph(work: StepWork, grouping: Grouping) -> "nx.MultiGraph[int]":
@@ -77,7 +77,7 @@ def _shared(work: StepWork, grouping: Grouping) -> Sequence[tuple[Slot, ...]]:
     linked.add_nodes_from(slots)
     if grouping.share is Share.TENSOR:
         for tensor in work.tensors:
-            nx.add_path(linked, [slot for slot in tensor.slots if grouping.stored or not slot.is_result])
+            nx.add_path(linked, [slot for slot in tensor.slots if grouping.results_share or not slot.is_result])
     order = {slot: position for position, slot in enumerate(slots)}
     found = [tuple(sorted(own, key=order.__getitem__)) for own in nx.connected_components(linked)]
     return sorted(found, key=lambda own: order[own[0]])

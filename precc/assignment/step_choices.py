@@ -5,6 +5,7 @@ from functools import cached_property
 
 import networkx as nx
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from precc.analysis.analysis import Analysis
@@ -14,6 +15,8 @@ from precc.assignment.groups import Grouping, GroupKind, group_graph
 from precc.assignment.problem import Floats, Solution
 from precc.assignment.step_work import step_work
 from precc.cost.work import StepWork
+from precc.precision import Precision
+from precc.slots import Slot
 
 __all__ = ["Reference", "StepChoices"]
 
@@ -50,9 +53,7 @@ class StepChoices:
     errors: ChoiceErrors
 
     @classmethod
-    def of(
-        cls, analysis: Analysis, palette: Palette, grouping: Grouping, *, inference: bool, results: bool
-    ) -> "StepChoices":
+    def of(cls, analysis: Analysis, palette: Palette, grouping: Grouping, *, inference: bool) -> "StepChoices":
         """Found once: it is most of what a first budget takes, and does not depend on budgets.
 
         Args:
@@ -60,16 +61,15 @@ class StepChoices:
             palette: what there is to choose from.
             grouping: of slots.
             inference: whether the forward alone counts.
-            results: whether results are chosen for.
         """
 
         def make() -> StepChoices:
-            work = step_work(analysis, inference=inference, results=results)
+            work = step_work(analysis, inference=inference)
             graph = group_graph(work, grouping)
             return cls(analysis, work, graph, palette, ChoiceErrors.of(analysis, graph, palette))
 
         # names of formats are no part of what is equal, and shall be those of the caller
-        return analysis.once((cls, palette, repr(palette), grouping, inference, results), make)
+        return analysis.once((cls, palette, repr(palette), grouping, inference), make)
 
     def errors_about(self, reference: Reference) -> Floats:
         """Of groups, linearised about a reference: of the loss, the gradient and the bias, [3, groups, choices]."""
@@ -103,6 +103,14 @@ class StepChoices:
     def multiply_adds(self) -> dict[str, int]:
         """Of the product that each slot feeds."""
         return {slot.name: own.multiply_adds for own in self.work.products for slot in own.operands}
+
+    def rounds(self, slot: Slot, precision: Precision) -> bool:
+        """Whether a plan names a slot for a precision: an operand's in any case, a result's if it changes values."""
+        return not slot.is_result or precision.changes(self._stored[slot])
+
+    @cached_property
+    def _stored(self) -> dict[Slot, torch.dtype]:
+        return {own.result: own.dtype for own in self.work.tensors if own.result is not None}
 
     @cached_property
     def known(self) -> NDArray[np.bool_]:

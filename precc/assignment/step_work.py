@@ -1,37 +1,33 @@
 """The work of an analysed step, for cost models."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from precc.analysis.analysis import Analysis
-from precc.analysis.records import SlotRecord
 from precc.cost.work import ProductWork, StepWork, TensorWork
-from precc.formats import format_of_dtype
-from precc.precision import Precision
 from precc.slots import Role, Slot
 
 __all__ = ["step_work"]
 
 
-def step_work(analysis: Analysis, *, inference: bool = False, results: bool = False) -> StepWork:
-    """Its products, and the tensors that they read.
+def step_work(analysis: Analysis, *, inference: bool = False) -> StepWork:
+    """Its products, and the tensors that they read; and, if the analysis has results, those that are stored.
+
+    An operand that shows a result is of the same tensor.
 
     Args:
         analysis: of the step.
         inference: of the forward alone, with the weights and activations there.
-        results: with the results that have slots; operands that show one are of the same tensor.
     """
-    key = (step_work, inference, results)
-    return analysis.once(key, lambda: _step_work(analysis, inference, results))
+    return analysis.once((step_work, inference), lambda: _step_work(analysis, inference))
 
 
-def _step_work(analysis: Analysis, inference: bool, results: bool) -> StepWork:
+def _step_work(analysis: Analysis, inference: bool) -> StepWork:
     products: dict[tuple[str, Role], list[Slot]] = {}
     for name in analysis.operands:
         slot = analysis.records[name].slot
         if slot.role is Role.FPROP or not inference:
             products.setdefault((slot.op, slot.role), []).append(slot)
-    tensors = _tensors(analysis, inference, results)
+    tensors = _tensors(analysis, inference)
     return StepWork(tuple(_product(analysis, own) for own in products.values()), tensors)
 
 
@@ -41,22 +37,26 @@ def _product(analysis: Analysis, slots: list[Slot]) -> ProductWork:
     return ProductWork(tuple(slots), elements, records[0].multiply_adds, records[0].outputs)
 
 
-def _tensors(analysis: Analysis, inference: bool, results: bool) -> tuple[TensorWork, ...]:
-    found: dict[object, TensorWork] = {}
+def _tensors(analysis: Analysis, inference: bool) -> tuple[TensorWork, ...]:
+    found: dict[str, TensorWork] = {}
     for sample in analysis.findings.sensitivities.samples:
         records = [analysis.records[own.name] for own in sample.slots]
         kept = [own for own in records if own.slot.role is Role.FPROP or not inference]
-        slots = tuple(own.slot for own in kept if results or not own.slot.is_result)
-        key = _tensor_of(records) if results else sample
-        fmt = format_of_dtype(sample.values.dtype)
-        before = found.get(key, TensorWork((), sample.elements, own=Precision("float32" if fmt is None else fmt)))
-        saved = before.saved or any(own.saved for own in kept)
-        found[key] = replace(before, slots=(*before.slots, *slots), saved=saved and results)
-    return tuple(own for own in found.values() if own.slots)
+        slots = tuple(own.slot for own in kept)
+        sources = {slot.name: own for slot in slots if (own := analysis.sources.get(slot.name)) is not None}
+        key = next((own.slot for own in sources.values()), sample.slots[0].name)
+        before = found.get(key, TensorWork((), sample.elements, dtype=sample.values.dtype))
+        found[key] = replace(
+            before,
+            slots=(*before.slots, *slots),
+            saved=before.saved or any(own.saved for own in kept),
+            sources={**before.sources, **sources},
+        )
+    every = [own for own in found.values() if own.slots]
+    return (*every, *(_again(own) for own in every if own.sources))
 
 
-def _tensor_of(records: Sequence[SlotRecord]) -> str:
-    """The name of the result that their slots store or show, or else of the first of them."""
-    sources = [own.source.slot for own in records if own.source is not None]
-    results = [own.slot.name for own in records if own.slot.is_result]
-    return next(iter((*results, *sources, records[0].slot.name)))
+def _again(tensor: TensorWork) -> TensorWork:
+    """The copies of operands that show a result, and are rounded again."""
+    slots = tuple(slot for slot in tensor.slots if slot.name in tensor.sources)
+    return replace(tensor, slots=slots, saved=False, again=True)

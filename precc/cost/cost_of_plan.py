@@ -19,8 +19,9 @@ def cost_of(plan: PrecisionPlan, work: StepWork, model: CostModel) -> PlanCost:
     for tensor in work.tensors:
         readers: dict[Precision, tuple[Slot, ...]] = {}
         for slot in tensor.slots:
-            own = tensor.precision(slot, plan)
-            readers[own] = (*readers.get(own, ()), slot)
+            own = tensor.as_kept(plan.precision(slot.name))
+            if tensor.holds(slot, own):
+                readers[own] = (*readers.get(own, ()), slot)
         costs = (model.copy(replace(tensor, slots=slots), own) for own, slots in readers.items())
         total += sum(amount(own, model) for own in costs)
     return PlanCost(total, model.unit, repr(model))

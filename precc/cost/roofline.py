@@ -144,6 +144,8 @@ class Roofline:
     def _stored(self, tensor: TensorWork, precision: Precision, dtype: torch.dtype) -> float:
         """Of a result: it is read, and laid out another time if operands need it along and across."""
         native = narrowest(self.device.natives, multiplied(precision)) if precision.changes(dtype) else None
+        if native is None and precision.changes(dtype):
+            raise PlanError(f"{self.device.name} has no format that holds results in {multiplied(precision).name}")
         size = tensor.elements * (dtype.itemsize if native is None else bytes_of(native))
         k_major = native is not None and native.bits <= _NARROW and self._is_k_major
         readers = replace(tensor, slots=tuple(slot for slot in tensor.slots if not slot.is_result))

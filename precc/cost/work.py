@@ -1,14 +1,16 @@
 """What a step computes, as far as its cost depends on it: its products, and the tensors that they read."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from precc.plan import PrecisionPlan
+import torch
+
+from precc.formats import format_of_dtype
 from precc.precision import Precision
 from precc.slots import Role, Slot
+from precc.source import Source
 
 __all__ = ["ProductWork", "StepWork", "TensorWork"]
-
-_FLOAT32, _AS_STORED = Precision("float32"), Precision("float64")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,24 +59,35 @@ class ProductWork:
 class TensorWork:
     """Values that slots read, or that an op stores: there is a copy in each precision that one of the slots has.
 
-    One of the slots may be that of the result itself: others that have its precision read what was stored.
+    One of the slots may be that of the result itself: operands that show it, in a precision which repeats its rounding
+    (`precc.source.Source.repeats`) or rounds nothing, read what was stored. In another one they read a copy, of a
+    tensor `again`.
 
     Args:
         slots: that store or read them, or one copy of them, in the order of the step.
         elements: how many there are.
         saved: of a result, whether anything in the backward reads it.
-        own: of the values as they are computed: in it a result is stored that no plan rounds.
+        dtype: of the values as they are computed; a precision that does not change it leaves them so.
+        sources: of operands beside a result, that they show, by name of the slot.
+        again: whether these are the copies of what shows a result and is rounded again.
     """
 
     slots: tuple[Slot, ...]
     elements: int
     saved: bool = False
-    own: Precision = _FLOAT32
+    dtype: torch.dtype = torch.float32
+    sources: Mapping[str, Source] = field(default_factory=dict, hash=False)
+    again: bool = False
 
-    def precision(self, slot: Slot, plan: PrecisionPlan) -> Precision:
-        """Under a plan, of one of the slots."""
-        chosen = plan.precision(slot.name)
-        return self.own if slot.is_result and chosen == _AS_STORED else chosen
+    def as_kept(self, precision: Precision) -> Precision:
+        """A precision, or that of the values as they are computed, if it leaves them so."""
+        fmt = format_of_dtype(self.dtype)
+        return precision if fmt is None or precision.changes(self.dtype) else Precision(fmt)
+
+    def holds(self, slot: Slot, precision: Precision) -> bool:
+        """Whether a slot has a copy among these in a precision; what shows a result and is not rounded has none."""
+        source = self.sources.get(slot.name)
+        return source is None or (precision.changes(self.dtype) and source.repeats(precision) is not self.again)
 
     @property
     def result(self) -> Slot | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from precc.assignment.assigner import Assigner, Scored
 from precc.checks import require_number
 from precc.cost.operand_bits import OperandBits
+from precc.errors import PlanError
 from precc.policies.budget_policy import BudgetPolicy
 from precc.policies.uniform_errors import best_uniform, formats_of_width
 
@@ -23,7 +24,7 @@ class BitBudget(BudgetPolicy):
         candidates, accumulators, share, inference, lost, solver: as in `precc.policies.budget_policy.BudgetPolicy`.
 
     Raises:
-        PlanError: it is no positive number.
+        PlanError: it is no positive number; or results are to be chosen, which average bits do not count.
 
     >>> BitBudget(6, candidates=["e2m1", "e4m3", "bf16"]).average_bits
     6
@@ -34,6 +35,8 @@ class BitBudget(BudgetPolicy):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_number(self.average_bits, "average_bits")
+        if self.results:
+            raise PlanError("average bits are those of operands, and results cost none: ErrorBudget or CostBudget")
 
     @property
     def _budget(self) -> str:

@@ -15,10 +15,12 @@ from precc.cost.bit_ops import BitOps
 from precc.cost.cost_model import CostModel
 from precc.cost.cost_of_plan import cost_of
 from precc.cost.memory import Memory
+from precc.cost.work import StepWork
 from precc.errors import AnalysisError, PlanError
-from precc.formats import Format
+from precc.formats import Format, format_of_dtype
 from precc.plan import PrecisionPlan
 from precc.policies.choosing_policy import ChoosingPolicy, checked_analysis, checked_cost
+from precc.precision import Precision
 from precc.provenance import Provenance
 from precc.rule import Rule, parse_rules
 from precc.rule_checks import check_decisions
@@ -47,7 +49,8 @@ class BudgetPolicy(ChoosingPolicy):
             format. What is lost makes coherent errors, which few probes tell little of: the more of it is allowed, the
             more probes should the analysis have.
         results: whether to choose, among the same candidates, in what the results of products are stored, and sums of
-            two activations; needs an analysis with results, ``AnalysisOptions(results=True)``.
+            two activations; needs an analysis with results, ``AnalysisOptions(results=True)``, and a cost that counts
+            them. Costs of analyses with results count them in any case, as they are stored.
         solver: of the problem.
 
     Raises:
@@ -114,22 +117,40 @@ class BudgetPolicy(ChoosingPolicy):
     ) -> Assigner:
         """What finds plans for this analysis, with the arguments of `assign`."""
         known = checked_analysis(analysis, self, gradient=not self.inference)
-        palette = Palette.of(self._candidates, self._accumulators, parse_rules(rules))
         check_decisions(rules, known.records)
         if self.results and not known.results:
             raise AnalysisError(_NO_RESULTS)
-        work = step_work(known, inference=self.inference, results=self.results)
+        work = step_work(known, inference=self.inference)
+        palette = Palette.of(
+            self._candidates, self._accumulators, parse_rules(rules), results=self.results, stored=_stored(work)
+        )
         runner = parse_target(target)
         model = BitOps() if cost is None else checked_cost(cost, runner)
         if isinstance(model, Memory) and model.training is self.inference:
             kind = "inference" if self.inference else "training"
             raise PlanError(f"{model!r} does not count what {kind} keeps: give it training={not self.inference}")
+        if self.results and not _prices_results(model, work, palette):
+            raise PlanError(f"{model!r} has no price for results, so none is better than another: cost=precc.Memory()?")
         copies = any(model.copy(tensor, own) for tensor in work.tensors for own in palette.precisions)
         sums = len(palette.sums) > 1 or palette.sums[0] is not None
-        grouping = Grouping(parse_share(self.share), sums=sums, copies=copies, stored=runner.pairs is None)
-        choices = StepChoices.of(known, palette, grouping, inference=self.inference, results=self.results)
+        grouping = Grouping(
+            parse_share(self.share), sums=sums, copies=copies, results_share=self.results and runner.pairs is None
+        )
+        choices = StepChoices.of(known, palette, grouping, inference=self.inference)
         return Assigner(ChoiceTables.of(choices, model, runner, self.lost), self.inference, self.solver)
 
     @property
     def _accumulators(self) -> tuple[Accumulator | None, ...]:
         return parse_accumulators(self.accumulators)
+
+
+def _stored(work: StepWork) -> Precision | None:
+    """What rounds no result of a step; None if it has none."""
+    formats = [format_of_dtype(own.dtype) for own in work.tensors if own.result is not None]
+    wide = max((own for own in formats if own is not None), key=lambda own: own.bits, default=None)
+    return None if wide is None else Precision(wide if wide.bits > 32 else "float32")
+
+
+def _prices_results(model: CostModel, work: StepWork, palette: Palette) -> bool:
+    stored = (own for own in work.tensors if own.result is not None)
+    return any(model.copy(own, precision) for own in stored for precision in palette.precisions)

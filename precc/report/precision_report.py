@@ -12,7 +12,7 @@ from precc.captured_graph import CapturedGraph, depends_on_data, size_value
 from precc.first_match import first_match
 from precc.formats import FixedPoint
 from precc.plan import PrecisionPlan
-from precc.slots import ADDITION, RESULT, Role
+from precc.slots import ADDITION, Role
 
 __all__ = ["LayerRow", "PrecisionReport"]
 
@@ -185,7 +185,7 @@ def _rules(plan: PrecisionPlan, graphs: Sequence[CapturedGraph]) -> list[str]:
     lines = []
     stored = decided.counts(_results(graphs))
     for rule, slots, accumulators, results in zip(plan.rules, operands, sums, stored, strict=True):
-        decides = [f"{slots} slots"] * (rule.operand != RESULT) + [f"{results} results"] * (rule.operand == RESULT)
+        decides = [f"{slots} slots"] * (not rule.decides_results) + [f"{results} results"] * rule.decides_results
         decides += [f"{accumulators} accumulators"] * (summing and rule.decides_sums)
         lines.append(f"{rule} decides {' and '.join(decides)}")
     return lines
