@@ -136,3 +136,17 @@ def test_what_is_made_of_an_analysis_is_made_once(saved: Path) -> None:
     assert len(made) == 3
     replace(analysis).once("one", make)
     assert len(made) == 4
+
+
+def test_what_belongs_to_an_earlier_calibration_is_forgotten(saved: Path) -> None:
+    analysis = Analysis.load(saved)
+    ErrorBudget(gradient=0.1).assign(analysis)
+    made, found = len(analysis._made), len(analysis._prediction._found)
+    for round_ in range(3):
+        analysis.calibration.note("fprop.weight", loss=None, gradient=1.1 + round_)
+        ErrorBudget(gradient=0.1).assign(analysis)
+        assert len(analysis._made) <= made
+        assert len(analysis._prediction._found) <= 2 * found
+    for bits in range(40):
+        BitBudget(4 + bits / 10).assign(analysis)
+    assert len(analysis._made) <= 33

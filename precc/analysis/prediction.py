@@ -79,14 +79,14 @@ class _Numbers:
     """Numbers of the precisions of one plan, which keeps them: a hash is found once for each object, not each slot."""
 
     known: dict[Precision, int]
-    seen: dict[int, int] = field(default_factory=dict)
+    seen: dict[int, tuple[Precision, int]] = field(default_factory=dict)  # by identity, with what has it
 
     def of(self, own: Precision) -> int:
         """The same for equal ones."""
         found = self.seen.get(id(own))
         if found is None:
-            found = self.seen[id(own)] = self.known.setdefault(own, len(self.known))
-        return found
+            found = self.seen[id(own)] = (own, self.known.setdefault(own, len(self.known)))
+        return found[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +109,7 @@ class Prediction:
     _rounded: RoundedSamples = field(default_factory=RoundedSamples)
     _found: dict[tuple[Any, ...], "_SampleErrors"] = field(default_factory=dict)
     _alone: dict[tuple[Any, ...], SlotError] = field(default_factory=dict)
+    _states: list[tuple[Any, ...]] = field(default_factory=list)  # of calibrations; the one
 
     def of(self, plan: PrecisionPlan) -> ErrorEstimate:
         """The error of a plan; infinite where a sampled value becomes infinite.
@@ -122,9 +123,18 @@ class Prediction:
             for own in plan.accumulators.values():
                 one_pass(own, "the error")
             raise AnalysisError(_NO_SUMS)
-        state, numbers = self.calibration.state, _Numbers(self._numbers)
+        state, numbers = self._state(), _Numbers(self._numbers)
         found = [self._of_sample(sample, plan, state, numbers) for sample in self.sensitivities.samples]
         return replace(self._known(plan, found), unknown=self._unknown(plan, found))
+
+    def _state(self) -> tuple[Any, ...]:
+        """Of the record of calibrations; what was found under another one is forgotten."""
+        state = self.calibration.state
+        if self._states != [state]:
+            self._states[:] = [state]
+            self._found.clear()
+            self._alone.clear()
+        return state
 
     def _unknown(self, plan: PrecisionPlan, found: Sequence["_SampleErrors"]) -> UnknownSlots:
         """The slots that the plan rounds and whose adjoints miss a path."""
@@ -172,7 +182,7 @@ class Prediction:
 
     def _alone_in(self, slot: str, precision: Precision) -> SlotError:
         plan = PrecisionPlan("float64", {slot: precision})
-        found = self._of_sample(self._samples[slot], plan, self.calibration.state, _Numbers(self._numbers))
+        found = self._of_sample(self._samples[slot], plan, self._state(), _Numbers(self._numbers))
         own = dict(found.mean_squares).get(slot)
         size = 0.0 if own is None else own.usual * self.calibration.of(slot).gradient ** 4
         return self._slot_error(found.contribution, size, found.lost)

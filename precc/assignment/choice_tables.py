@@ -104,15 +104,6 @@ class ChoiceTables:
             return f"can be stored: {own[0]}"
         return f"has a finite cost by {self.cost!r} on {self.target.name}"
 
-    def _why_none(self, group: int) -> str:
-        """Why no choice of a group is allowed, or costs a finite amount."""
-        data, palette = self.choices.graph.nodes[group], self.choices.palette
-        stores = any(slot.is_result for slot in data.get("slots", ()))
-        own = [self.target.result_problem(palette.precisions[choice]) for choice in sorted(palette.allowed(data))]
-        if stores and all(own):
-            return f"can be stored: {own[0]}"
-        return f"has a finite cost by {self.cost!r} on {self.target.name}"
-
     def _check_legal(self, costs: Floats, ends: Choices, tables: Floats) -> None:
         """Refuse rules that contradict each other, costs without end, and pairs of which the target runs none."""
         choices = self.choices
