@@ -59,7 +59,7 @@ def plans_of(analysis: Analysis) -> dict[str, precc.PrecisionPlan]:
 
 
 def row(name: str, seed: int, analysis: Analysis) -> dict[str, Any]:
-    work, draws, plans = step_work(analysis, results=True), DRAWS[name], plans_of(analysis)
+    work, draws, plans = step_work(analysis), DRAWS[name], plans_of(analysis)
     found = {}
     for label, plan in plans.items():
         found[label] = {

@@ -83,7 +83,9 @@ def policy_of(chosen: argparse.Namespace) -> RuledPolicy:
 def _policy(chosen: argparse.Namespace) -> RuledPolicy:
     limits = _given(chosen, _ERRORS)
     wanted = [bool(limits), *(getattr(chosen, name) is not None for name in ("bits", "limit", "tau"))]
-    if sum(wanted) != 1:
+    if sum(wanted) > 1:
+        raise PlanError("assign needs one budget, and here are several: of errors, bits, cost, or a condition number")
+    if not any(wanted):
         raise PlanError(
             "assign needs one budget: of errors (--loss, --gradient, --bias), of bits (--bits) or of cost (--limit), "
             "or a condition number (--tau)"

@@ -26,7 +26,7 @@ class Policy(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Uniform:
-    """One format for both operands of every product in fprop, dgrad and wgrad; perhaps an accumulator; one for results.
+    """One format for both operands of every product in fprop, dgrad and wgrad, perhaps others for sums and for results.
 
     Args:
         format: a format or its name.

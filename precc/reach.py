@@ -33,12 +33,12 @@ class Reach:
         return Reach(self.sums or other.sums, self.results or other.results)
 
     def missing(self, plan: PrecisionPlan) -> str:
-        """What a plan does that these graphs cannot, with an example; empty if they can."""
+        """What a plan does that these graphs cannot; empty if they can."""
         if plan.rounds_sums and not self.sums:
             name, own = next(_sums_of(plan), ("every product", plan.default_accumulator))
             return f"sums {name!r} in {own}, but the net's graphs were built without accumulators"
         if plan.rounds_results and not self.results:
-            return "rounds results, but the net's graphs were built without slots for them"
+            return "rounds results, but the net's graphs were built without slots for these"
         return ""
 
 

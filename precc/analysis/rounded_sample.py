@@ -13,7 +13,7 @@ from precc.analysis.rounding_error import TENSOR, RoundingErrors, ScaleKey, roun
 from precc.analysis.slot_sample import SlotAdjoints, ValueSample
 from precc.precision import Precision
 
-__all__ = ["RoundedSample", "RoundedSamples", "errors_of", "layout_of", "mean_square_of"]
+__all__ = ["RoundedSample", "RoundedSamples", "errors_of", "mean_square_of"]
 
 #: Bytes that rounded samples of one analysis may take.
 _ROOM = 1 << 28
@@ -81,7 +81,7 @@ def mean_square_of(sample: ValueSample, errors: RoundingErrors) -> MeanSquare:
     return MeanSquare(errors.mean_square(sample.weights), near)
 
 
-def layout_of(slot: SlotAdjoints, precision: Precision) -> str:
+def _layout_of(slot: SlotAdjoints, precision: Precision) -> str:
     """The same for slots of a sample that err alike in a precision: its name, or nothing where one scale is for all."""
     return "" if scale_key(precision.row().current) in (None, TENSOR) else slot.name
 
@@ -106,7 +106,7 @@ class RoundedSamples:
             AnalysisError: the largest magnitudes for its scales are not known.
             UnsupportedError: the precision has a transform, which mixes values.
         """
-        key = (sample, precision, layout_of(slot, precision))
+        key = (sample, precision, _layout_of(slot, precision))
         if key not in self._found:
             if sample not in self._magnitudes:
                 self._magnitudes[sample] = sample.magnitudes

@@ -130,14 +130,14 @@ def _additions(plan: PrecisionPlan, graphs: Sequence[CapturedGraph]) -> tuple[La
     every = {result.slot: result for graph in graphs for result in graph.results if result.slot.family == ADDITION}
     rounded = [(slot, result) for slot, result in every.items() if result.is_rounded(plan)]
     return tuple(
-        LayerRow(slot.layer, slot.op.rpartition("/")[2], (_stored(result, plan).lstrip(", "), "-", "-"), 0, 0.0)
+        LayerRow(slot.layer, slot.op.rpartition("/")[2], (_stored(result, plan), "-", "-"), 0, 0.0)
         for slot, result in rounded
     )
 
 
 def _stored(result: Operand | None, plan: PrecisionPlan) -> str:
     rounded = result is not None and result.is_rounded(plan)
-    return f", stored {plan.precision(result.slot.name)}" if result is not None and rounded else ""
+    return f"stored {plan.precision(result.slot.name)}" if result is not None and rounded else ""
 
 
 def _first(roles: Mapping[Role, Product]) -> Product:
@@ -155,7 +155,8 @@ def _formats(roles: Mapping[Role, Product], plan: PrecisionPlan) -> tuple[str, s
 def _operand_formats(product: Product, plan: PrecisionPlan) -> str:
     own = {operand.slot.operand: str(operand.computed_in(plan)) for operand in product.operands}
     accumulator = product.sums(plan)
-    sums = ("" if accumulator is None else f", sums {accumulator}") + _stored(product.result, plan)
+    said = ["" if accumulator is None else f"sums {accumulator}", _stored(product.result, plan)]
+    sums = "".join(f", {own}" for own in said if own)
     if len(set(own.values())) == 1:
         return next(iter(own.values())) + sums
     return " x ".join(f"{operand} {precision}" for operand, precision in own.items()) + sums
