@@ -30,7 +30,7 @@ from precc.errors import AnalysisError, PlanError
 from precc.models.gpt import GPT
 from precc.models.lenet5 import LeNet5
 from precc.models.resnet20 import ResNet20
-from precc.target import TARGETS
+from precc.target import TARGETS, Target
 from tests.nets import Convolutional, Stack, equal, inputs_of, loss_and_gradients
 
 BACKENDS = ("reference", "cpp", "inductor")
@@ -735,6 +735,13 @@ def test_a_target_does_not_tie_operands_to_what_it_stores(rectified: Analysis) -
     policy = ErrorBudget(gradient=1.0, results=True, share="tensor", candidates=["e4m3", "bf16", "float32"])
     plan = policy.assign(rectified, cost=Energy(dram=1e-15), target=TARGETS["sm_90"])
     assert any(own.scaling is not None for own in plan.slots.values())
+
+
+def test_a_target_may_not_have_what_tensors_are_in(rectified: Analysis) -> None:
+    narrow = Target("narrow", pairs=[("bf16", "bf16")])
+    plan = ErrorBudget(gradient=1.0, candidates=["bf16"]).assign(rectified, cost=Memory(), target=narrow)
+    assert not bits(plan)
+    check_runs(plan, step_work(rectified), narrow)
 
 
 def test_edited_sources_are_refused(rectified: Analysis) -> None:

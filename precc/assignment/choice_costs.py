@@ -118,8 +118,8 @@ def _own_cost(data: dict[str, Any], choice: int, palette: Palette, model: CostMo
         return _copy(data["tensor"], palette.precisions[choice], model)
     if data["kind"] is GroupKind.SUM:
         return amount(model.sums(data["product"], palette.sums[choice]), model)
-    stores = any(slot.is_result for slot in data["slots"])
-    return math.inf if stores and target.result_problem(palette.precisions[choice]) else 0.0
+    stores, own = any(slot.is_result for slot in data["slots"]), palette.precisions[choice]
+    return math.inf if stores and own != palette.stored and target.result_problem(own) else 0.0
 
 
 def _table(data: dict[str, Any], palette: Palette, model: CostModel, target: Target) -> Floats:
