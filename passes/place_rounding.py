@@ -45,7 +45,7 @@ class PlaceRounding:
             for operand in product.operands:
                 value = node.args[operand.position]
                 assert isinstance(value, Node)
-                if context.only_plan is not None and not _is_rounded(product, operand, value, context.only_plan):
+                if context.only_plan is not None and not _is_rounded(product, operand, context.only_plan):
                     row += 1
                     continue
                 with graph.graph.inserting_before(node):
@@ -72,10 +72,9 @@ def plan_of(graph: GraphModule, context: GraphContext) -> Node:
     return plan
 
 
-def _is_rounded(product: Product, operand: Operand, value: Node, plan: PrecisionPlan) -> bool:
+def _is_rounded(product: Product, operand: Operand, plan: PrecisionPlan) -> bool:
     """Whether a plan changes an operand; a product with a rounded sum finds the plan by the nodes of its operands."""
-    changes = plan.precision(operand.slot.name).changes(value.meta["val"].dtype)
-    return changes or product.sums(plan) is not None
+    return operand.is_rounded(plan) or product.sums(plan) is not None
 
 
 def rounding_meta(node: Node, value: Node, slot: Slot) -> dict[str, Any]:

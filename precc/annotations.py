@@ -11,7 +11,6 @@ from precc.analysis.condition import Condition
 from precc.analysis.error_gains import GainedNode
 from precc.analysis.records import SlotRecord
 from precc.analysis.unknown_slots import UnknownDerivative
-from precc.formats import format_of_dtype
 from precc.plan import PrecisionPlan
 from precc.precision import Precision
 from precc.slots import Role, Slot
@@ -62,8 +61,7 @@ class Operand:
 
     def computed_in(self, plan: PrecisionPlan) -> Precision:
         """The precision of its values under a plan: that of the tensors, where the plan's keeps them as they are."""
-        precision, own = plan.precision(self.slot.name), format_of_dtype(self.dtype)
-        return precision if own is None or precision.changes(self.dtype) else Precision(own)
+        return plan.precision(self.slot.name).kept_in(self.dtype)
 
     def is_rounded(self, plan: PrecisionPlan) -> bool:
         """Whether a plan changes its values."""
@@ -184,11 +182,11 @@ def is_annotated(node: Node) -> bool:
     return _KEY in node.meta
 
 
-def _records(graph: Graph, kind: type[Annotation]) -> list[tuple[Node, Annotation]]:
+def _records(graph: Graph, *kinds: type[Annotation]) -> list[tuple[Node, Annotation]]:
     # after a partition, the placeholder of a saved value has the metadata of the node that computed it
     computed = (node for node in graph.nodes if node.op == "call_function")
     found = ((node, annotation_of(node)) for node in computed)
-    return [(node, record) for node, record in found if isinstance(record, kind)]
+    return [(node, record) for node, record in found if isinstance(record, kinds)]
 
 
 def products_of(graph: Graph) -> list[tuple[Node, Product]]:
@@ -198,10 +196,9 @@ def products_of(graph: Graph) -> list[tuple[Node, Product]]:
 
 def results_of(graph: Graph) -> list[tuple[Node, Operand]]:
     """The nodes of a graph whose results have slots, with these, in graph order."""
-    found = [*_records(graph, Product), *_records(graph, Addition)]
-    own = {node: record.result for node, record in found if isinstance(record, (Product, Addition))}
-    ordered = ((node, own.get(node)) for node in graph.nodes)
-    return [(node, result) for node, result in ordered if result is not None]
+    found = _records(graph, Product, Addition)
+    results = ((node, own.result) for node, own in found if isinstance(own, (Product, Addition)))
+    return [(node, result) for node, result in results if result is not None]
 
 
 def roundings_of(graph: Graph) -> list[tuple[Node, Slot]]:

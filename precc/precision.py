@@ -14,6 +14,7 @@ from precc.formats import (
     Granularity,
     Scaling,
     Transform,
+    format_of_dtype,
     parse_format,
     parse_scaling,
     parse_transform,
@@ -110,6 +111,15 @@ class Precision:
     def changes(self, dtype: torch.dtype) -> bool:
         """Whether it changes any value that a tensor of this dtype can hold."""
         return self.transform is not None or not self.row().is_identity(dtype)
+
+    def kept_in(self, dtype: torch.dtype) -> "Precision":
+        """Itself, or the format of the dtype, if it leaves all values of such a tensor as they are.
+
+        >>> print(Precision("float32").kept_in(torch.bfloat16), Precision("e4m3").kept_in(torch.bfloat16), sep=", ")
+        bfloat16, float8_e4m3fn
+        """
+        own = format_of_dtype(dtype)
+        return self if own is None or self.changes(dtype) else Precision(own)
 
     def gives(self, fmt: FloatFormat) -> bool:
         """Whether its values are those of a format, neither scaled nor transformed; what overflows does not matter."""

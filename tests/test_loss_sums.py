@@ -46,9 +46,9 @@ def test_means_are_of_each_magnitude_and_of_the_nearest_where_none_was_drawn() -
     terms = torch.tensor([4.0, 8.0, 5.0, 7.0], dtype=torch.float64)
     wanted = magnitudes_of(torch.tensor([1.0, 2.0, 1.1, 1.9, -1.0, 1e-30])).long()
     own = MagnitudeMeans(magnitudes_of(values), weights)
-    assert own.means(terms, wanted).tolist() == [7.0, 5.0, 7.0, 5.0, 7.0, 7.0]
+    assert own.from_sums(own.sums(terms), wanted).tolist() == [7.0, 5.0, 7.0, 5.0, 7.0, 7.0]
     alone = MagnitudeMeans(magnitudes_of(values[:1]), weights[:1])
-    assert alone.means(terms[:1], wanted).tolist() == [4.0] * 6
+    assert alone.from_sums(alone.sums(terms[:1]), wanted).tolist() == [4.0] * 6
 
 
 @pytest.mark.parametrize("choice", ["e2m1", "e2m3", "mxfp4", "int8"])
@@ -65,7 +65,9 @@ def test_what_is_lost_is_that_of_all_values(choice: str) -> None:
     sample = ValueSample(v.numel(), v.flatten()[drawn.positions], drawn.weights, v.abs().amax(), (slot,))
     found, sums = errors_of(sample, slot, precision), sums_of(v, j, j)
     values = sample.values.double()
-    predicted = float(sums.slopes @ sample.magnitudes.means(found.mean / values, sums.numbers))
+    magnitudes = sample.magnitudes
+    means = magnitudes.from_sums(magnitudes.sums(found.mean / values), sums.numbers)
+    predicted = float(sums.slopes @ means)
     size = float(lost.square().sum().sqrt())
     assert size > 0
     sampled_terms = drawn.weights * found.mean * j.flatten()[drawn.positions].double()

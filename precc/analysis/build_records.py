@@ -48,9 +48,16 @@ def build_records(step: TracedStep, findings: Findings) -> dict[str, SlotRecord]
         if name in answers:
             own = annotation_of(node)
             work = size_value(own.multiply_adds, {}) if isinstance(own, Product) else 0
-            condition, read = findings.conditions.get(node.name), name in saved
-            known = (findings.ranges[name], condition, answers[name], unknown.of(name), read)
-            found[name] = SlotRecord(result.slot, work, _outputs(node), *known)
+            found[name] = SlotRecord(
+                result.slot,
+                work,
+                _outputs(node),
+                findings.ranges[name],
+                findings.conditions.get(node.name),
+                answers[name],
+                unknown.of(name),
+                saved=name in saved,
+            )
     roundings = {site.node: found[site.name] for site in sites}
     _annotate_others(step, findings, frozenset(roundings))
     for node, record in roundings.items():

@@ -7,7 +7,7 @@ from precc.analysis.calibration import group_of
 from precc.analysis.error_estimate import ErrorEstimate
 from precc.analysis.records import SlotRecord
 from precc.errors import AnalysisError, PlanError, UnsupportedError
-from precc.formats import format_of_dtype, parse_format
+from precc.formats import parse_format
 from precc.plan import PrecisionPlan
 from precc.precision import Precision
 from precc.slots import Slot
@@ -47,11 +47,10 @@ def explained(analysis: Analysis, slot: str, plan: PrecisionPlan) -> str:
 def _precision(analysis: Analysis, name: str, plan: PrecisionPlan) -> Precision:
     """Under a plan; of a result that is not rounded that of its tensor."""
     own = plan.precision(name)
+    if not analysis.records[name].slot.is_result:
+        return own
     samples = analysis.findings.sensitivities.samples
-    dtype = next(one.values.dtype for one in samples if any(slot.name == name for slot in one.slots))
-    tensors = format_of_dtype(dtype)
-    kept = analysis.records[name].slot.is_result and not own.changes(dtype)
-    return Precision(tensors) if kept and tensors is not None else own
+    return own.kept_in(next(one.values.dtype for one in samples if any(slot.name == name for slot in one.slots)))
 
 
 def full_name(analysis: Analysis, slot: str) -> str:

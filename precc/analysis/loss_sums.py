@@ -114,10 +114,6 @@ class MagnitudeMeans:
         own = torch.searchsorted(known, _nearest(known, wanted))
         return sums[..., own] / counts[own]
 
-    def means(self, terms: Tensor, wanted: Tensor) -> Tensor:
-        """Of terms [..., samples], likewise."""
-        return self.from_sums(self.sums(terms), wanted)
-
 
 def _nearest(known: Tensor, wanted: Tensor) -> Tensor:
     """For each number the nearest known one of the same sign, or of the other if there is none."""

@@ -125,7 +125,7 @@ def _own_cost(data: dict[str, Any], choice: int, palette: Palette, model: CostMo
 def _table(data: dict[str, Any], palette: Palette, model: CostModel, target: Target) -> Floats:
     if data["kind"] == "copy":
         tensor: TensorWork = data["tensor"]
-        kept = [tensor.as_kept(precision) for precision in palette.precisions]
+        kept = [precision.kept_in(tensor.dtype) for precision in palette.precisions]
         own = np.array([_copy(tensor, precision, model) for precision in palette.precisions])
         return own[:, None] * np.array([[one != other for other in kept] for one in kept], np.float64)
     if data["kind"] == "sum":
@@ -141,7 +141,7 @@ def _table(data: dict[str, Any], palette: Palette, model: CostModel, target: Tar
 
 def _copy(tensor: TensorWork, precision: Precision, model: CostModel) -> float:
     """Of one that some of its slots have in a precision; 0 if none has."""
-    kept = tensor.as_kept(precision)
+    kept = precision.kept_in(tensor.dtype)
     held = any(tensor.holds(slot, kept) for slot in tensor.slots)
     return amount(model.copy(tensor, kept), model) if held else 0.0
 

@@ -19,7 +19,7 @@ def cost_of(plan: PrecisionPlan, work: StepWork, model: CostModel) -> PlanCost:
     for tensor in work.tensors:
         readers: dict[Precision, tuple[Slot, ...]] = {}
         for slot in tensor.slots:
-            own = tensor.as_kept(plan.precision(slot.name))
+            own = plan.precision(slot.name).kept_in(tensor.dtype)
             if tensor.holds(slot, own):
                 readers[own] = (*readers.get(own, ()), slot)
         costs = (model.copy(replace(tensor, slots=slots), own) for own, slots in readers.items())

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 import torch
 
-from precc.formats import format_of_dtype
 from precc.precision import Precision
 from precc.slots import Role, Slot
 from precc.source import Source
@@ -78,11 +77,6 @@ class TensorWork:
     dtype: torch.dtype = torch.float32
     sources: Mapping[str, Source] = field(default_factory=dict, hash=False)
     again: bool = False
-
-    def as_kept(self, precision: Precision) -> Precision:
-        """A precision, or that of the values as they are computed, if it leaves them so."""
-        fmt = format_of_dtype(self.dtype)
-        return precision if fmt is None or precision.changes(self.dtype) else Precision(fmt)
 
     def holds(self, slot: Slot, precision: Precision) -> bool:
         """Whether a slot has a copy among these in a precision; what shows a result and is not rounded has none."""
