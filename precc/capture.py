@@ -5,7 +5,6 @@ the live tensor is handed over with every call. A new plan is a new tensor, so t
 still has that forward's plan, and nothing is compiled again.
 """
 
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -40,6 +39,7 @@ from precc.protocols import Backend, BoxedCallable, GraphContext
 from precc.rounding import ROW_WIDTH
 from precc.slots import CallNumbers, aliases_of, bound_aliases_of
 from precc.strict_dynamo import opened_products
+from precc.tally import Tally
 
 __all__ = ["GraphCompiler", "GraphOwner"]
 
@@ -75,7 +75,7 @@ class GraphCompiler:
         results: whether results have rounding nodes.
         fused_attention: whether attention is one op with slots of its own.
         runs: how often a compiled graph was entered.
-        tally: multiply-adds executed so far, by format.
+        tally: of what was executed so far.
         numbers: of the calls of each module.
         frame: which code is being captured.
     """
@@ -90,7 +90,7 @@ class GraphCompiler:
     results: bool = False
     fused_attention: bool = False
     runs: int = 0
-    tally: Counter[str] = field(default_factory=Counter)
+    tally: Tally = field(default_factory=Tally)
     numbers: CallNumbers = field(default_factory=CallNumbers)
     frame: Hashable = None
     _compiled: dict[int, "_Compiled"] = field(default_factory=dict)  # by number; Dynamo keeps what it is given for good

@@ -22,6 +22,7 @@ from precc.plan_rows import draws, plan_rows
 from precc.round_op import ROUND
 from precc.rounding import KEY_COLUMNS, PLAN_COLUMN, ROW_WIDTH, draw_key, key_halves
 from precc.slots import Slot
+from precc.tally import Tally
 
 __all__ = ["KEPT_PLANS", "CapturedGraph", "depends_on_data", "plan_position", "size_value"]
 
@@ -35,7 +36,7 @@ class CapturedGraph:
 
     Args:
         start: module path by which the captured code begins; neither the root nor the region after a graph break.
-        tally: multiply-adds executed so far by format, shared by the graphs of a net.
+        tally: of what was executed so far, shared by the graphs of a net.
         parameters: names of the parameters that it takes in.
         amax: records of the slots, shared by the graphs of a net.
         region: path of the module that was compiled; the root's is empty.
@@ -48,7 +49,7 @@ class CapturedGraph:
     """
 
     start: str
-    tally: Counter[str]
+    tally: Tally
     parameters: frozenset[str]
     amax: AmaxHistory
     region: str = ""
@@ -156,14 +157,14 @@ class CapturedGraph:
         sizes = _SymbolReader.of(graph, [product.multiply_adds for product in products])
 
         @lru_cache(maxsize=KEPT_PLANS)
-        def work(plan: PrecisionPlan | None, values: tuple[int, ...]) -> Counter[str]:
+        def work(plan: PrecisionPlan | None, values: tuple[int, ...]) -> Tally:
             return _work(products, plan, sizes.bindings(values))
 
         def count(args: list[Any]) -> None:
             if position is not None:
-                self.tally.update(work(self.plan_of(args[position]), sizes.read(args)))
+                self.tally.add(work(self.plan_of(args[position]), sizes.read(args)))
             elif not self.live:
-                self.tally.update(work(self._plans.get(self._current.number), sizes.read(args)))
+                self.tally.add(work(self._plans.get(self._current.number), sizes.read(args)))
 
         return count
 
@@ -207,13 +208,15 @@ def depends_on_data(size: Size) -> bool:
     return isinstance(size, torch.SymInt) and size.node.hint is None
 
 
-def _work(
-    products: Sequence[Product], plan: PrecisionPlan | None, bindings: Mapping[sympy.Symbol, int]
-) -> Counter[str]:
-    work: Counter[str] = Counter()
+def _work(products: Sequence[Product], plan: PrecisionPlan | None, bindings: Mapping[sympy.Symbol, int]) -> Tally:
+    work = Tally()
     for product in products:
-        label = "(plan no longer kept)" if plan is None else _format_label(product, plan)
-        work[label] += size_value(product.multiply_adds, bindings)
+        count = size_value(product.multiply_adds, bindings)
+        if plan is None:
+            work.add(Tally(Counter({"(plan no longer kept)": count})))
+            continue
+        bits = [operand.computed_in(plan).bits for operand in product.operands]
+        work.add(Tally(Counter({_format_label(product, plan): count}), count * sum(bits) / len(bits), count))
     return work
 
 

@@ -9,8 +9,10 @@ __all__ = [
     "BackendError",
     "CaptureError",
     "ClosureError",
+    "ControllerError",
     "DataError",
     "DeviceError",
+    "ExtraError",
     "FormatError",
     "InfeasibleError",
     "PlanError",
@@ -65,6 +67,14 @@ class BackendError(PreccError, RuntimeError):
 
 class ClosureError(PreccError, ValueError):
     """The closure given to an optimizer does not return what the algorithm needs."""
+
+
+class ControllerError(PreccError, ValueError):
+    """A controller's option, net, optimizer or state does not fit."""
+
+
+class ExtraError(PreccError, ImportError):
+    """An optional package is not installed; the message names the extra that installs it."""
 
 
 class DataError(PreccError, OSError):

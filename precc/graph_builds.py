@@ -1,6 +1,5 @@
 """What the graphs of a net are built for, and the entry points through which they are captured and run."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import reduce
@@ -17,6 +16,7 @@ from precc.pipeline import Pipeline
 from precc.plan import PrecisionPlan
 from precc.reach import Reach
 from precc.slots import CallNumbers
+from precc.tally import Tally
 
 __all__ = ["LIVE", "GraphBuilds"]
 
@@ -35,7 +35,7 @@ class GraphBuilds:
         amax: largest magnitudes of the slots with delayed scales.
         reach: what they are built for beside operands; widened by the first plan that needs more.
         only_plan: the one plan that graphs are built for; None if they are live.
-        tally: multiply-adds executed so far, by format.
+        tally: of what was executed so far.
         entries: by path, of each region, or of the root.
     """
 
@@ -45,7 +45,7 @@ class GraphBuilds:
     amax: AmaxHistory
     reach: Reach
     only_plan: PrecisionPlan | None
-    tally: Counter[str] = field(default_factory=Counter)
+    tally: Tally = field(default_factory=Tally)
     entries: dict[str, CompiledEntry] = field(init=False)
 
     def __post_init__(self) -> None:

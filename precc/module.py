@@ -14,6 +14,7 @@ from precc.analysis.explanation import explained
 from precc.analysis.run_analysis import run_analysis
 from precc.errors import AnalysisError, CaptureError, PlanError
 from precc.formats import ALIASES, FORMATS
+from precc.history import History
 from precc.plan import PrecisionPlan
 from precc.precision_state import load_state, state_of
 from precc.regions import check_regions, with_regions
@@ -33,6 +34,7 @@ PUBLIC_NAMES = (
     "load_precision_state",
     "analyze",
     "explain",
+    "history",
 )
 
 _SESSION = "_precc_session"
@@ -94,16 +96,21 @@ class PrecisionModule(SharedClone):
             graphs=session.graphs.training_first,
             graph_breaks=session.graph_breaks,
             outside=session.graphs.outside(self) if session.graphs.known else [],
-            executed=session.builds.tally,
+            executed=session.builds.tally.by_format,
             events=session.events,
         )
+
+    @property
+    def history(self) -> History:
+        """What controllers decided while the net trained, step by step, with reasons and figures: a table."""
+        return session_of(self).history
 
     def precision_state(self) -> dict[str, Any]:
         """What precc knows beside the parameters, as plain data.
 
         ``plan`` is its JSON, or None if none was set, ``rules`` are the net's own, ``multiply_adds`` those executed by
-        format, ``events`` what controllers counted, and ``amax`` by slot the largest magnitudes that delayed scales
-        come from, oldest first.
+        format, ``bits`` the sum that their average is of, ``events`` what controllers counted, ``history`` what they
+        decided, and ``amax`` by slot the largest magnitudes that delayed scales come from, oldest first.
         """
         return state_of(session_of(self))
 
@@ -206,6 +213,9 @@ def _run(net: PrecisionModule, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         output = session.call(net, args, kwargs)
     if session.options.live and torch.is_grad_enabled():
         session.tangents.follow(output)
+    if torch.is_grad_enabled():
+        for see in session.watchers:
+            see(args, kwargs, output)
     return output
 
 

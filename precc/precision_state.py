@@ -10,6 +10,7 @@ from torch import nn
 from precc.analysis.calibration import Calibration
 from precc.errors import PlanError
 from precc.formats import MAX_HISTORY
+from precc.history import History
 from precc.plan import PrecisionPlan
 from precc.rule import Rule
 from precc.rule_json import rules_from_json, rules_to_json
@@ -20,12 +21,14 @@ __all__ = ["load_state", "state_of"]
 
 
 def state_of(session: Session) -> dict[str, Any]:
-    """The plan (None: no plan was set), the rules, multiply-adds by format, events, amax histories, calibration."""
+    """All of it; the plan is None if none was set, the bits are those of the multiply-adds."""
     return {
         "plan": None if session.chosen is None else session.chosen.resolve(session.graphs.multiply_adds).to_json(),
         "rules": rules_to_json(session.rules),
-        "multiply_adds": dict(session.builds.tally),
+        "multiply_adds": dict(session.builds.tally.by_format),
+        "bits": [session.builds.tally.bits, session.builds.tally.weighed],
         "events": dict(session.events),
+        "history": session.history.to_json(),
         "amax": session.amax.to_lists(),
         "calibration": session.calibration.to_json(),
     }
@@ -41,15 +44,16 @@ def load_state(session: Session, net: nn.Module, state: Any) -> None:
     brought = () if read.plan is None else read.plan.multiply_adds
     session.graphs.check_names(list(read.amax), brought, net, namer="the precision_state")
     session.use(read.plan, net, rules=(*session.rules, *(rule for rule in read.rules if rule not in session.rules)))
-    for counter, counts in ((session.builds.tally, read.multiply_adds), (session.events, read.events)):
-        counter.clear()
-        counter.update(counts)
+    session.builds.tally.replace_by(read.multiply_adds, *read.bits)
+    session.events.clear()
+    session.events.update(read.events)
+    session.history.load(read.history)
     session.amax.load(read.amax)
     session.calibration.load(read.calibration)
 
 
 #: Entries that states of earlier versions lack.
-_LATER = ("rules", "calibration")
+_LATER = ("rules", "calibration", "bits", "history")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,9 @@ class _State:
     plan: PrecisionPlan | None
     rules: tuple[Rule, ...]
     multiply_adds: dict[str, int]
+    bits: tuple[float, int]
     events: dict[str, int]
+    history: History
     amax: dict[str, list[float]]
     calibration: Calibration
 
@@ -80,6 +86,8 @@ class _State:
         return cls(
             None if plan is None else PrecisionPlan.from_json(plan),
             rules_from_json(state.get("rules", [])),
+            bits=_bits(state.get("bits", [0.0, 0])),
+            history=History.from_json(state.get("history", {"rows": [], "plans": {}})),
             calibration=Calibration.from_json(state.get("calibration", {})),
             amax={slot: [float(value) for value in own] for slot, own in amax.items()},
             **counts,
@@ -104,6 +112,12 @@ def _entries(state: Mapping[str, Any], name: str, fits: Callable[[Any], bool], k
         if not isinstance(key, str) or not fits(value):
             raise PlanError(f"the precision_state has in {name!r} {key!r}: {value!r}; expected names with {kind}")
     return dict(own)
+
+
+def _bits(value: Any) -> tuple[float, int]:
+    if not isinstance(value, Sequence) or len(value) != 2 or type(value[0]) is not float or not _is_count(value[1]):
+        raise PlanError(f"the precision_state has 'bits' {value!r:.60}: expected their sum and how many were weighed")
+    return value[0], value[1]
 
 
 def _is_count(value: Any) -> bool:

@@ -1,7 +1,7 @@
 """The life of one net: its plan, its graphs, and each of its calls."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import InitVar, dataclass, field
 from typing import Any
@@ -17,6 +17,7 @@ from precc.captured_graph import CapturedGraph
 from precc.compile_options import CompileOptions
 from precc.errors import CaptureError, PlanError, UnsupportedError
 from precc.graph_builds import LIVE, GraphBuilds
+from precc.history import History
 from precc.net_graphs import NetGraphs
 from precc.plan import PrecisionPlan
 from precc.policy import Uniform
@@ -27,9 +28,11 @@ from precc.shallow_clone import base_name
 from precc.strict_dynamo import strict_dynamo
 from precc.warn_caller import warn_caller
 
-__all__ = ["Session"]
+__all__ = ["Session", "Watcher"]
 
 _OPERANDS = Reach()
+
+Watcher = Callable[[tuple[Any, ...], Mapping[str, Any], Any], None]
 
 
 @dataclass(eq=False, repr=False)
@@ -42,6 +45,8 @@ class Session:
         full_precision: the plan that rounds nothing: float32, or float64 once a graph has float64 operands.
         graph_breaks: why the capture was interrupted.
         events: what controllers counted.
+        history: what they decided, and why.
+        watchers: see each call that records gradients: its arguments, named ones, and its output.
         reach: what graphs are built for beside operands; widened by the first plan that needs more.
         amax: largest magnitudes of the slots with delayed scales.
         rules: hold over each plan that is used, but not over `use_full_precision`.
@@ -58,6 +63,8 @@ class Session:
     full_precision: PrecisionPlan = field(default_factory=lambda: Uniform("float32").assign())
     graph_breaks: list[str] = field(default_factory=list)
     events: Counter[str] = field(default_factory=Counter)
+    history: History = field(default_factory=History)
+    watchers: list[Watcher] = field(default_factory=list)
     reach: InitVar[Reach] = _OPERANDS
     amax: AmaxHistory = field(default_factory=AmaxHistory)
     rules: tuple[Rule, ...] = ()

@@ -278,7 +278,7 @@ def test_modes_have_graphs_of_their_own_and_one_set_of_names() -> None:
     assert equal([net(x)], [first])
     assert net.compilations == 4
     assert "4 graph(s) by reference (2 with and 2 without a backward)" in str(net.report())
-    assert sum(session_of(net).builds.tally.values()) > 0
+    assert sum(session_of(net).builds.tally.by_format.values()) > 0
 
 
 def test_copies_and_pickles_have_regions_of_their_own() -> None:

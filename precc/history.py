@@ -1,0 +1,196 @@
+"""What controllers decided, and why: a table of one row a decision or event, kept with the net."""
+
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from hashlib import sha256
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from precc.errors import PlanError
+from precc.extras import imported
+from precc.plan import PrecisionPlan
+
+__all__ = ["History", "HistoryRow"]
+
+#: Rows that a printed history shows, the last ones.
+_SHOWN = 20
+
+#: Columns of text that it may take; the table is as narrow as its cells.
+_WIDEST = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryRow:
+    """One decision or event.
+
+    Args:
+        step: of the training, counted by the controller, from 0.
+        controller: name of its class.
+        event: what happened, such as ``accept``, ``refine``, ``nonfinite``.
+        reason: why, in a clause, with the numbers.
+        plan: digest of the plan after it; `History.plans` has the plan.
+        average_bits: of that plan; None where it is not known.
+        level: of arithmetic, 0 the coarsest.
+        radius: of a trust region, in the 2-norm of all parameters.
+        budget: of errors, in the units that the controller documents.
+        epsilon: absolute error of the loss.
+        predicted_reduction: of the objective.
+        actual_reduction: likewise.
+        loss: of the step.
+        noise: variance of the gradient of a batch, in the square of the gradient's norm.
+        noise_source: where that is from.
+    """
+
+    step: int
+    controller: str
+    event: str
+    reason: str = ""
+    plan: str | None = None
+    average_bits: float | None = None
+    level: int | None = None
+    radius: float | None = None
+    budget: float | None = None
+    epsilon: float | None = None
+    predicted_reduction: float | None = None
+    actual_reduction: float | None = None
+    loss: float | None = None
+    noise: float | None = None
+    noise_source: str | None = None
+
+
+_COLUMNS = tuple(entry.name for entry in fields(HistoryRow))
+_WHOLE, _TEXT = ("step", "level"), ("controller", "event", "reason", "plan", "noise_source")
+_NEEDED = ("step", "controller", "event", "reason")
+
+
+class History(Sequence[HistoryRow]):
+    """The rows, oldest first, and the plans that they name.
+
+    >>> history = History()
+    >>> history.note(step=3, controller="TrustRegion", event="refine", reason="epsilon 0.2 of 0.1", level=1)
+    >>> history[-1].level, len(history), history.columns()["event"]
+    (1, 1, ['refine'])
+    """
+
+    def __init__(self, rows: Sequence[HistoryRow] = (), plans: Mapping[str, PrecisionPlan] | None = None) -> None:
+        self._rows = list(rows)
+        self.plans = dict(plans or {})  #: by digest
+
+    def note(
+        self, *, step: int, controller: str, event: str, reason: str = "", plan: PrecisionPlan | None = None, **own: Any
+    ) -> None:
+        """Append a row; `own` are further fields of `HistoryRow`."""
+        digest = None if plan is None else self._digest(plan)
+        bits = None if plan is None else _average_bits(plan)
+        self._rows.append(HistoryRow(step, controller, event, reason, digest, bits, **own))
+
+    def _digest(self, plan: PrecisionPlan) -> str:
+        last = self._rows[-1].plan if self._rows else None
+        if last is not None and self.plans[last] == plan:
+            return last  # a training has many rows, and few plans
+        digest = sha256(plan.to_json().encode()).hexdigest()[:12]
+        self.plans.setdefault(digest, plan)
+        return digest
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._rows[index]
+
+    def __iter__(self) -> Iterator[HistoryRow]:
+        return iter(self._rows)
+
+    def of(self, controller: str) -> "History":
+        """The rows of one controller, by the name of its class."""
+        return History([row for row in self._rows if row.controller == controller], self.plans)
+
+    def columns(self) -> dict[str, list[Any]]:
+        """Values by column, None where a row has none."""
+        return {name: [getattr(row, name) for row in self._rows] for name in _COLUMNS}
+
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame``, None as missing; needs the extra ``tables``, or raises ExtraError."""
+        pandas = imported("pandas", "tables")
+        frame = pandas.DataFrame(self.columns(), columns=list(_COLUMNS))
+        kinds = {name: "Int64" if name in _WHOLE else "string" if name in _TEXT else "Float64" for name in _COLUMNS}
+        return frame.astype(kinds)
+
+    def to_arrow(self) -> Any:
+        """A ``pyarrow.Table``; needs the extra ``tables``, or raises ExtraError."""
+        arrow = imported("pyarrow", "tables")
+        kinds = {
+            name: arrow.int64() if name in _WHOLE else arrow.string() if name in _TEXT else arrow.float64()
+            for name in _COLUMNS
+        }
+        return arrow.table(self.columns(), schema=arrow.schema(list(kinds.items())))
+
+    def __str__(self) -> str:
+        shown = self._rows[-_SHOWN:]
+        names = [name for name in _COLUMNS if any(getattr(row, name) is not None for row in shown)]
+        more = len(self._rows) - len(shown)
+        table = Table(*names, title=f"history: the last {len(shown)} of {len(self._rows)} rows" if more else "history")
+        for row in shown:
+            table.add_row(*(_shown(getattr(row, name)) for name in names))
+        text = io.StringIO()
+        Console(file=text, width=_WIDEST, color_system=None, highlight=False, markup=False).print(table)
+        return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+    __repr__ = __str__
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data, for checkpoints."""
+        return {
+            "rows": [{name: own for name, own in asdict(row).items() if own is not None} for row in self._rows],
+            "plans": {digest: plan.to_json() for digest, plan in self.plans.items()},
+        }
+
+    @classmethod
+    def from_json(cls, data: Any) -> "History":
+        """What `to_json` gave.
+
+        Raises:
+            PlanError: it is no history.
+        """
+        if not isinstance(data, Mapping) or set(data) != {"rows", "plans"} or not isinstance(data["rows"], list):
+            raise PlanError(f"a history has rows and plans, unlike {data!r:.60}")
+        plans = {str(digest): PrecisionPlan.from_json(text) for digest, text in dict(data["plans"]).items()}
+        rows = [_row_of(row) for row in data["rows"]]
+        unknown = next((row.plan for row in rows if row.plan is not None and row.plan not in plans), None)
+        if unknown is not None:
+            raise PlanError(f"a history names the plan {unknown!r}, and does not have it")
+        return cls(rows, plans)
+
+    def load(self, other: "History") -> None:
+        """Put the rows of another in the place of these."""
+        self._rows, self.plans = list(other), dict(other.plans)
+
+
+def _row_of(data: Any) -> HistoryRow:
+    whole = isinstance(data, Mapping) and set(_NEEDED) <= set(data) <= set(_COLUMNS)
+    if not whole or not all(_fits(name, own) for name, own in data.items()):
+        raise PlanError(f"not a row of a history, which has {', '.join(_COLUMNS)}: {data!r:.120}")
+    return HistoryRow(**data)
+
+
+def _fits(name: str, value: Any) -> bool:
+    if name in _TEXT:
+        return isinstance(value, str)
+    return type(value) is int if name in _WHOLE else type(value) in (int, float)
+
+
+def _average_bits(plan: PrecisionPlan) -> float | None:
+    try:
+        return plan.average_bits
+    except PlanError:  # the work of its slots is not known before the first step
+        return None
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}" if math.isfinite(value) else str(value)
+    return "" if value is None else str(value)
