@@ -203,14 +203,14 @@ class Prediction:
 
     def _slot_error(self, part: Contribution | None, size: float, lost: float) -> SlotError:
         if math.isinf(lost):
-            return SlotError(math.inf, math.inf, math.inf, math.inf, lost)
+            return SlotError(math.inf, math.inf, math.inf, math.inf, lost, math.inf)
         if part is None:
             return SlotError(0.0, 0.0, 0.0, 0.0, 0.0)
         norm = self.sensitivities.gradient_norm
-        squares = (part.gradient_mean.square() - part.gradient_mean_noise).clamp(min=0.0) + part.gradient_variance
+        means = (part.gradient_mean.square() - part.gradient_mean_noise).clamp(min=0.0)
         curved = float(part.loss_curved.mean()) if len(part.loss_curved) else 0.0
-        relative = float(squares.mean()) / norm**2 if norm else math.nan
-        return SlotError(part.loss_mean + curved, part.loss_variance, relative, size, lost)
+        squares = [float(own.mean()) / norm**2 if norm else math.nan for own in (means + part.gradient_variance, means)]
+        return SlotError(part.loss_mean + curved, part.loss_variance, squares[0], size, lost, squares[1])
 
     @cached_property
     def _samples(self) -> dict[str, ValueSample]:

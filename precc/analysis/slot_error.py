@@ -15,6 +15,7 @@ class SlotError:
         gradient: mean square of the norm of the gradient's error, relative to that of the gradient, without what flips.
         mean_square: of the errors of the values, corrected as the record of calibrations says; 0 in the backward.
         lost: share of the slot's sum of squares that becomes 0 or lies beyond the ends.
+        coherent: what of `gradient` comes from the means of errors, which are alike in all batches.
     """
 
     loss_mean: float
@@ -22,3 +23,4 @@ class SlotError:
     gradient: float
     mean_square: float
     lost: float
+    coherent: float = 0.0

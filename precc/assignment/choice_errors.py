@@ -16,7 +16,7 @@ from precc.assignment.problem import Floats
 
 __all__ = ["ChoiceErrors"]
 
-_FIELDS = ("loss_mean", "loss_variance", "gradient", "mean_square", "lost")
+_FIELDS = ("loss_mean", "loss_variance", "gradient", "mean_square", "lost", "coherent")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,6 +31,7 @@ class ChoiceErrors:
         gradients: mean squares of the gradient's error, relative, without what flips.
         squares: mean squares of the errors of values.
         lost: share of the sum of squares that is lost.
+        coherent: what of `gradients` comes from the means of errors.
         known: whether all of these are finite; they are 0 where they are not.
     """
 
@@ -41,6 +42,7 @@ class ChoiceErrors:
     gradients: Floats
     squares: Floats
     lost: Floats
+    coherent: Floats
     known: NDArray[np.bool_]
 
     @classmethod
@@ -55,8 +57,8 @@ class ChoiceErrors:
                 rows.append([_row(alone(k)) if k in allowed else (0.0,) * len(_FIELDS) for k in range(palette.size)])
         table = np.array(rows).reshape(len(names), palette.size, len(_FIELDS))
         known = np.isfinite(table).all(-1)
-        means, variances, gradients, squares, lost = np.moveaxis(np.where(known[..., None], table, 0.0), -1, 0)
-        return cls(tuple(names), groups, means, variances, gradients, squares, lost, known)
+        found = np.moveaxis(np.where(known[..., None], table, 0.0), -1, 0)
+        return cls(tuple(names), groups, *found, known)
 
     def by_group(self, values: Floats, groups: int) -> Floats:
         """Sums over the slots of each group, [groups, choices]."""

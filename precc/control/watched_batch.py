@@ -16,6 +16,7 @@ from precc.analysis.batch_slice import BatchSlice
 from precc.control.snapshot import Snapshot, loss_of_closure
 from precc.errors import ControllerError
 from precc.module import PrecisionModule, session_of
+from precc.plan import PrecisionPlan
 
 __all__ = ["Loss", "Watch", "WatchedBatch"]
 
@@ -35,13 +36,13 @@ class WatchedBatch:
         """Examples; 0 if no input has a dimension."""
         return BatchSlice.of_inputs(self.args, self.kwargs, None).of
 
-    def part(self, start: int, stop: int) -> "WatchedBatch":
-        """Some of the examples."""
+    def of_part(self, start: int, stop: int) -> "WatchedBatch":
+        """As large a batch of some of the examples, each of them several times: no graph is compiled for its size."""
         rows = self.rows()
 
         def cut(leaf: Any) -> Any:
             batched = isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == rows
-            return leaf[start:stop] if batched else leaf
+            return leaf[start + torch.arange(rows, device=leaf.device) % (stop - start)] if batched else leaf
 
         own = (self.args, dict(self.kwargs), self.targets)
         args, kwargs, targets = (_pytree.tree_map(cut, tree) for tree in own)
@@ -145,10 +146,7 @@ class Watch:
             return loss_of_closure(lambda: self._loss_of(self.net(*own.args, **own.kwargs), own))
 
     def gradient(self, batch: WatchedBatch | None = None) -> dict[str, Tensor]:
-        """The gradient of `evaluate` by name of the parameter, beside what is in ``.grad``.
-
-        Where the loss cannot be evaluated, that of ``<tangent, output>`` is not asked for: see `has_loss`.
-        """
+        """The gradient of `evaluate` by name of the parameter; what is in ``.grad`` stays."""
         named = {name: own for name, own in self.net.named_parameters() if own.requires_grad}
         loss = self.evaluate(batch)
         with self._aside():
@@ -174,6 +172,20 @@ class Watch:
                 output["loss"] if isinstance(output, Mapping) and "loss" in output else getattr(output, "loss", output)
             )
         return found  # what is no number is refused by who asked
+
+    @contextmanager
+    def in_plan(self, plan: PrecisionPlan | None) -> Iterator[None]:
+        """Evaluate in another plan, under the net's rules; None: in full precision, without them."""
+        session = session_of(self.net)
+        own = session.chosen
+        if plan is None:
+            session.use_full_precision()
+        else:
+            session.use(plan, self.net)
+        try:
+            yield
+        finally:
+            session.use(own, self.net)
 
     @contextmanager
     def _aside(self) -> Iterator[None]:

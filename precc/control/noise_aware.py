@@ -1,0 +1,273 @@
+"""NoiseAware: as little precision as the noise of the gradient allows."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from precc.analysis.analysis import Analysis
+from precc.analysis.analysis_options import AnalysisOptions
+from precc.assignment.candidates import CANDIDATES
+from precc.control.controller import Controller
+from precc.control.gradient_noise import (
+    GradientNoise,
+    MicroBatches,
+    NoiseSource,
+    adam_metric,
+    adam_moments,
+    noise_of_moments,
+    noise_of_parts,
+)
+from precc.control.noise_aware_rule import NoiseAwareRule, NoiseAwareState, NoiseDecision, Proposal
+from precc.control.watched_batch import Loss
+from precc.cost.cost_model import CostModel
+from precc.errors import ControllerError, InfeasibleError
+from precc.formats import Format
+from precc.module import PrecisionModule, session_of
+from precc.plan import PrecisionPlan
+from precc.policies.noise_budget import NoiseBudget
+from precc.precision import Precision
+from precc.target import Target
+
+__all__ = ["NoiseAware"]
+
+#: Weight of a new loss in the running one.
+_NEW = 0.05
+
+
+class NoiseAware(Controller):
+    """Rounds as much as hides in the noise of the gradient: chosen anew by error analysis while the training goes on.
+
+    At some steps the last batch is analysed (its first `rows` examples), the noise of the gradient measured, and the
+    cheapest plan within `NoiseBudget` proposed. `NoiseAwareRule` says what is taken of it. Before a plan is taken its
+    loss is evaluated on that batch (*shadow*), and it is refused if that differs from full precision's by more than
+    predicted. If the loss of the training leaves the band of `guards`, or is not finite, the plan is rolled back.
+
+    The noise is, of the first that there is: the spread of micro-batches that one step accumulates; the halves of the
+    last batch, in full precision; the moments of Adam. What the plan in force added to the first and the last is taken
+    off (``1 + theta**2``). ``net.history`` has it with its source.
+
+    With an optimizer of Adam's kind, errors and noise are measured in its norm, weights ``1 / (sqrt(v) + eps)``.
+
+    >>> import torch, precc
+    >>> net = precc.compile(torch.nn.Linear(4, 3), backend="reference")
+    >>> optimizer, criterion = torch.optim.SGD(net.parameters(), lr=0.1), torch.nn.CrossEntropyLoss()
+    >>> ctl = NoiseAware(net, optimizer, loss=criterion)
+    >>> x, y = torch.randn(8, 4), torch.randint(3, (8,))
+    >>> for _ in range(20):
+    ...     optimizer.zero_grad()
+    ...     loss = criterion(net(x), y)
+    ...     loss.backward()
+    ...     optimizer.step()
+    ...     ctl.step(loss)
+    >>> [row.event for row in net.history][:2]
+    ['analysis', 'wait']
+
+    Args:
+        net: made by `precc.compile`; the training begins in full precision.
+        optimizer: any, of the net's parameters.
+        theta: rounding relative to the noise of the gradient; 0.5 costs as much as a batch smaller by a fifth.
+        loss: a module, which is observed where it is called, or a function, called as ``ctl.loss(net(x), y)``. None:
+            the model's own. Without either, the gradient that the loss had stands for it: then the loss's curvature is
+            not seen, nothing is evaluated in shadow, and noise comes from micro-batches or moments.
+        rule: `NoiseAwareRule`: when, and how fast.
+        horizon, lost, candidates: as in `NoiseBudget`.
+        loss_gap: of forward weights, relative to the running loss.
+        rows: examples that are analysed; None: a quarter of the batch, 8 at least.
+        probes: as in `precc.AnalysisOptions`.
+        band: predicted deviations by which a loss in shadow may differ.
+        cost, target: as in ``policy.assign``.
+
+    Raises:
+        CaptureError, ControllerError, PlanError, FormatError: what does not fit.
+    """
+
+    def __init__(
+        self,
+        net: PrecisionModule,
+        optimizer: Optimizer,
+        theta: float = 0.5,
+        loss: Loss | None = None,
+        *,
+        rule: NoiseAwareRule | None = None,
+        horizon: float = 10.0,
+        loss_gap: float = 0.005,
+        lost: float = 1e-3,
+        candidates: Sequence[Precision | Format | str] = CANDIDATES,
+        rows: int | None = None,
+        probes: int = 8,
+        band: float = 3.0,
+        cost: CostModel | None = None,
+        target: Target | str = "cpu-emulated",
+    ) -> None:
+        if not (isinstance(loss_gap, (int, float)) and 0 < loss_gap < math.inf):
+            raise ControllerError(f"loss_gap is relative to the loss, above 0, not {loss_gap!r}")
+        if not (isinstance(band, (int, float)) and 0 < band):
+            raise ControllerError(f"band is a number of deviations, above 0, not {band!r}")
+        self.rule = NoiseAwareRule() if rule is None else rule
+        #: Its noise and loss gap are those of each analysis.
+        self.policy = NoiseBudget(noise=1.0, theta=theta, horizon=horizon, lost=lost, candidates=candidates)
+        self.options = AnalysisOptions(probes=probes, rows=rows)
+        self.loss_gap, self.band, self.cost, self.target = loss_gap, band, cost, target
+        super().__init__(net, optimizer, loss)
+        self._rule_state = self.rule.init()
+        self._running: float | None = None
+        self._micro: MicroBatches | None = None
+        self._micro_noise: float | None = None
+        self._micro_count = 1
+
+    def close(self) -> None:
+        self._disarm()
+        super().close()
+
+    # what it sees of a step
+
+    def _before_update(self) -> None:
+        if self._micro is not None:
+            self._micro_noise = self._micro.variance(self.gradients())
+            self._micro_count = max(self._micro.count, 1)
+            self._disarm()
+
+    def _disarm(self) -> None:
+        if self._micro is not None:
+            self._micro.close()
+        self._micro = None
+
+    def _decide(self, loss: float | None) -> None:
+        if loss is not None and math.isfinite(loss):
+            self._running = loss if self._running is None else (1 - _NEW) * self._running + _NEW * loss
+        if self.steps >= self._rule_state.due:
+            self._analyse()
+        elif self.steps + 1 == self._rule_state.due:
+            self._micro = MicroBatches(self.parameters, self._metric())
+
+    # what it decides
+
+    def _analyse(self) -> None:
+        metric = self._metric()
+        noise = self._noise(metric)
+        analysis = self.watch.analyze(replace(self._options(), metric=metric))
+        rows = self.watch.batch.rows() * self._micro_count
+        running = abs(analysis.loss if self._running is None else self._running)
+        policy = replace(self.policy, noise=noise.variance, batch=rows, loss_gap=max(self.loss_gap * running, 1e-30))
+        try:
+            plan = policy.assign(analysis, cost=self.cost, target=self.target, rules=session_of(self.net).rules)
+        except InfeasibleError as error:
+            self._propose(PrecisionPlan("float32", {}, analysis.multiply_adds), noise, policy, analysis, str(error))
+            return
+        self._propose(plan, noise, policy, analysis, f"{plan.average_bits:.3g} bits hide in the noise")
+
+    def _propose(
+        self, plan: PrecisionPlan, noise: GradientNoise, policy: NoiseBudget, analysis: Analysis, reason: str
+    ) -> None:
+        figures: dict[str, Any] = {"noise": noise.variance, "noise_source": noise.source.value, "loss": self._running}
+        self.note("analysis", reason, budget=policy.theta**2 * noise.variance, **figures)
+        decision, wanted, state = self.rule.step(Proposal(self.steps, plan), self._rule_state)
+        if decision is not NoiseDecision.SWITCH or wanted is None:
+            self._rule_state = state
+            self.note(decision.value, "two analyses must agree" if decision is NoiseDecision.WAIT else "it is in force")
+            return
+        refused = self._shadow(wanted, analysis)
+        if refused:
+            self._rule_state = state
+            self.note("refused", refused)
+            return
+        self.set_plan(wanted)
+        self._rule_state = self.rule.commit(wanted, self.steps, state)
+        self.note("switch", f"{_bits(state.plan)} to {_bits(wanted)} bits", budget=policy.theta**2 * noise.variance)
+
+    def _shadow(self, plan: PrecisionPlan, analysis: Analysis) -> str:
+        """Why a plan is refused, after its loss on the last batch; empty if it is not."""
+        if not self.watch.has_loss:
+            return ""
+        found = {}
+        for own in (None, plan):
+            with self.watch.in_plan(own):
+                found[own] = float(self.watch.evaluate().detach())
+        error = analysis.predict(plan.under(session_of(self.net).rules))
+        shrunk = math.sqrt(analysis.batch.rows / max(self.watch.batch.rows(), 1))
+        allowed = abs(error.loss_mean) + self.band * max(error.loss * shrunk, self.loss_gap * abs(found[None]))
+        apart = found[plan] - found[None]
+        if math.isfinite(found[plan]) and abs(apart) <= allowed:
+            return ""
+        return (
+            f"in shadow its loss is {found[plan]:.5g}, {apart:+.2g} from full precision's, and {allowed:.2g} predicted"
+        )
+
+    def _roll_back(self, event: str, reason: str, loss: float | None) -> None:
+        present = self._rule_state.plan
+        self._rule_state = self.rule.roll_back(self.steps, self._rule_state)
+        self._disarm()
+        self.note(event, reason, loss=loss)
+        if present is not None:
+            self.set_plan(self._rule_state.plan or session_of(self.net).full_precision)
+            self.note("rollback", f"{_bits(present)} to {_bits(self._rule_state.plan)} bits after {event}")
+
+    def _options(self) -> AnalysisOptions:
+        rows = self.watch.batch.rows()
+        own = max(8, rows // 4) if self.options.rows is None else self.options.rows
+        return replace(self.options, rows=min(own, rows) if rows else None, seed=self.steps % 2**32)
+
+    def _metric(self) -> dict[str, Tensor]:
+        return adam_metric(self.parameters, self.optimizer.state, self.optimizer.param_groups)
+
+    def _noise(self, metric: dict[str, Tensor]) -> GradientNoise:
+        """The first source that there is."""
+        rounded = 1.0 if self._rule_state.plan is None else 1.0 + self.policy.theta**2
+        if self._micro_noise is not None:
+            found, self._micro_noise = self._micro_noise, None
+            return GradientNoise(found / rounded, NoiseSource.MICRO_BATCHES)
+        rows = self.watch.batch.rows()
+        if self.watch.has_loss and rows >= 2:
+            return GradientNoise(self._noise_of_halves(metric), NoiseSource.HALVES)
+        moments = adam_moments(self.parameters, self.optimizer.state, self.optimizer.param_groups)
+        if moments is None:
+            raise ControllerError(
+                "the noise of the gradient is not known: pass loss=, so that halves of a batch can be evaluated, "
+                "accumulate the gradient from micro-batches, or train with an optimizer of Adam's kind"
+            )
+        return GradientNoise(noise_of_moments(*moments, metric) / rounded, NoiseSource.MOMENTS)
+
+    def _noise_of_halves(self, metric: dict[str, Tensor]) -> float:
+        batch = self.watch.batch
+        middle = batch.rows() // 2
+        with self.watch.in_plan(None):
+            halves = [self.watch.gradient(batch.of_part(*ends)) for ends in ((0, middle), (middle, 2 * middle))]
+        parts = [{name: own / 2 for name, own in half.items()} for half in halves]
+        return noise_of_parts(parts, metric) / self._micro_count
+
+    # what it remembers
+
+    def _state(self) -> dict[str, Any]:
+        own = self._rule_state
+        plans = {name: getattr(own, name) for name in ("previous", "plan", "fallback")}
+        return {
+            "origin": own.origin,
+            "due": own.due,
+            "switched": own.switched,
+            **{name: None if plan is None else plan.to_json() for name, plan in plans.items()},
+            "running": self._running,
+            "armed": self._micro is not None,
+        }
+
+    def _load(self, state: dict[str, Any]) -> None:
+        try:
+            plans = {
+                name: None if state[name] is None else PrecisionPlan.from_json(state[name])
+                for name in ("previous", "plan", "fallback")
+            }
+            read = NoiseAwareState(state["origin"], state["due"], switched=state["switched"], **plans)
+            running, armed = state["running"], state["armed"]
+        except (KeyError, TypeError) as error:
+            raise ControllerError(f"not a state of NoiseAware: {error!r}") from error
+        self._rule_state, self._running = read, running
+        self._disarm()
+        if armed:
+            self._micro = MicroBatches(self.parameters, self._metric())
+
+
+def _bits(plan: PrecisionPlan | None) -> str:
+    return "32" if plan is None else f"{plan.average_bits:.3g}"
