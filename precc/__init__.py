@@ -33,6 +33,7 @@ from precc.assignment.lagrangian import Lagrangian  # noqa: E402
 from precc.assignment.milp import MILP  # noqa: E402
 from precc.by_hand.numerics import matmul, round_to  # noqa: E402
 from precc.by_hand.two_pass import TwoPass, convolution_two_pass, matmul_two_pass  # noqa: E402
+from precc.control.noise_aware import NoiseAware  # noqa: E402
 from precc.control.trust_region import TrustRegion  # noqa: E402
 from precc.cost.bit_ops import BitOps  # noqa: E402
 from precc.cost.cost_model import CostModel  # noqa: E402
@@ -63,6 +64,7 @@ from precc.policies.error_budget import ErrorBudget  # noqa: E402
 from precc.policies.first_last_high import FirstLastHigh  # noqa: E402
 from precc.policies.hessian_budget import HessianBudget  # noqa: E402
 from precc.policies.importance_budget import ImportanceBudget  # noqa: E402
+from precc.policies.noise_budget import NoiseBudget  # noqa: E402
 from precc.policies.pareto import Front, pareto  # noqa: E402
 from precc.policies.threshold import Threshold  # noqa: E402
 from precc.policy import Policy, Uniform  # noqa: E402
@@ -104,6 +106,8 @@ __all__ = [
     "InfeasibleError",
     "Lagrangian",
     "Memory",
+    "NoiseAware",
+    "NoiseBudget",
     "NestedInteger",
     "PlanCost",
     "PlanError",

@@ -57,8 +57,9 @@ class ChoiceErrors:
                 rows.append([_row(alone(k)) if k in allowed else (0.0,) * len(_FIELDS) for k in range(palette.size)])
         table = np.array(rows).reshape(len(names), palette.size, len(_FIELDS))
         known = np.isfinite(table).all(-1)
-        found = np.moveaxis(np.where(known[..., None], table, 0.0), -1, 0)
-        return cls(tuple(names), groups, *found, known)
+        fields = np.moveaxis(np.where(known[..., None], table, 0.0), -1, 0)
+        means, variances, gradients, squares, lost, coherent = fields
+        return cls(tuple(names), groups, means, variances, gradients, squares, lost, coherent, known)
 
     def by_group(self, values: Floats, groups: int) -> Floats:
         """Sums over the slots of each group, [groups, choices]."""

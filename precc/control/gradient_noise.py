@@ -44,7 +44,8 @@ def noise_of_parts(parts: Sequence[Vector], metric: Vector) -> float:
     Of two halves of a batch, with gradients a and b of their means, the parts are a / 2 and b / 2, and it is
     ``||a - b||**2 / 4``.
 
-    >>> halves = [{"w": torch.tensor([1.0, 0.5])}, {"w": torch.tensor([0.0, 0.5])}]
+    >>> from torch import tensor
+    >>> halves = [{"w": tensor([1.0, 0.5])}, {"w": tensor([0.0, 0.5])}]
     >>> noise_of_parts(halves, {})
     1.0
 

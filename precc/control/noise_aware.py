@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from precc.analysis.analysis import Analysis
@@ -21,6 +22,7 @@ from precc.control.gradient_noise import (
     noise_of_moments,
     noise_of_parts,
 )
+from precc.control.guards import Alarm, GuardEvent, GuardReading, Guards, GuardState
 from precc.control.noise_aware_rule import NoiseAwareRule, NoiseAwareState, NoiseDecision, Proposal
 from precc.control.watched_batch import Loss
 from precc.cost.cost_model import CostModel
@@ -36,6 +38,9 @@ __all__ = ["NoiseAware"]
 
 #: Weight of a new loss in the running one.
 _NEW = 0.05
+
+
+_GUARDS = Guards()
 
 
 class NoiseAware(Controller):
@@ -79,6 +84,8 @@ class NoiseAware(Controller):
         rows: examples that are analysed; None: a quarter of the batch, 8 at least.
         probes: as in `precc.AnalysisOptions`.
         band: predicted deviations by which a loss in shadow may differ.
+        guards: when the training goes wrong; None: never. A step whose gradient is not finite is left out: the
+            optimizer finds no gradients.
         cost, target: as in ``policy.assign``.
 
     Raises:
@@ -100,6 +107,7 @@ class NoiseAware(Controller):
         rows: int | None = None,
         probes: int = 8,
         band: float = 3.0,
+        guards: Guards | None = _GUARDS,
         cost: CostModel | None = None,
         target: Target | str = "cpu-emulated",
     ) -> None:
@@ -114,6 +122,9 @@ class NoiseAware(Controller):
         self.loss_gap, self.band, self.cost, self.target = loss_gap, band, cost, target
         super().__init__(net, optimizer, loss)
         self._rule_state = self.rule.init()
+        self.guards = guards
+        self._guarded = GuardState()
+        self._norm: float | None = None
         self._running: float | None = None
         self._micro: MicroBatches | None = None
         self._micro_noise: float | None = None
@@ -130,6 +141,11 @@ class NoiseAware(Controller):
             self._micro_noise = self._micro.variance(self.gradients())
             self._micro_count = max(self._micro.count, 1)
             self._disarm()
+        if self.guards is not None:
+            self._norm = float(get_total_norm(list(self.gradients().values())))
+            if not math.isfinite(self._norm):
+                for own in self.parameters.values():
+                    own.grad = None
 
     def _disarm(self) -> None:
         if self._micro is not None:
@@ -137,12 +153,26 @@ class NoiseAware(Controller):
         self._micro = None
 
     def _decide(self, loss: float | None) -> None:
+        alarm = self._alarm(loss)
+        if alarm is not None:
+            self._roll_back(alarm, loss)
+            return
         if loss is not None and math.isfinite(loss):
             self._running = loss if self._running is None else (1 - _NEW) * self._running + _NEW * loss
         if self.steps >= self._rule_state.due:
             self._analyse()
         elif self.steps + 1 == self._rule_state.due:
             self._micro = MicroBatches(self.parameters, self._metric())
+
+    def _alarm(self, loss: float | None) -> Alarm | None:
+        if self.guards is None:
+            return None
+        if loss is not None:
+            alarm, self._guarded = self.guards.step(GuardReading(loss, self._norm), self._guarded)
+            return alarm
+        if self._norm is None or math.isfinite(self._norm):
+            return None
+        return Alarm(GuardEvent.NONFINITE_GRADIENT, f"the gradient's norm is {self._norm}")
 
     # what it decides
 
@@ -197,14 +227,15 @@ class NoiseAware(Controller):
             f"in shadow its loss is {found[plan]:.5g}, {apart:+.2g} from full precision's, and {allowed:.2g} predicted"
         )
 
-    def _roll_back(self, event: str, reason: str, loss: float | None) -> None:
+    def _roll_back(self, alarm: Alarm, loss: float | None) -> None:
+        self.note(alarm.event.value, alarm.reason, loss=loss)
         present = self._rule_state.plan
+        if present is None:  # no precision is to blame
+            return
         self._rule_state = self.rule.roll_back(self.steps, self._rule_state)
         self._disarm()
-        self.note(event, reason, loss=loss)
-        if present is not None:
-            self.set_plan(self._rule_state.plan or session_of(self.net).full_precision)
-            self.note("rollback", f"{_bits(present)} to {_bits(self._rule_state.plan)} bits after {event}")
+        self.set_plan(self._rule_state.plan or session_of(self.net).full_precision)
+        self.note("rollback", f"{_bits(present)} to {_bits(self._rule_state.plan)} bits after {alarm.event.value}")
 
     def _options(self) -> AnalysisOptions:
         rows = self.watch.batch.rows()
@@ -251,6 +282,7 @@ class NoiseAware(Controller):
             **{name: None if plan is None else plan.to_json() for name, plan in plans.items()},
             "running": self._running,
             "armed": self._micro is not None,
+            "guarded": self._guarded.to_json(),
         }
 
     def _load(self, state: dict[str, Any]) -> None:
@@ -261,9 +293,10 @@ class NoiseAware(Controller):
             }
             read = NoiseAwareState(state["origin"], state["due"], switched=state["switched"], **plans)
             running, armed = state["running"], state["armed"]
+            guarded = GuardState.from_json(state["guarded"])
         except (KeyError, TypeError) as error:
             raise ControllerError(f"not a state of NoiseAware: {error!r}") from error
-        self._rule_state, self._running = read, running
+        self._rule_state, self._running, self._guarded = read, running, guarded
         self._disarm()
         if armed:
             self._micro = MicroBatches(self.parameters, self._metric())

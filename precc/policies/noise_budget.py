@@ -1,16 +1,18 @@
 """The cheapest plan whose rounding hides in the noise of the gradient."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from precc.analysis.analysis import Analysis
 from precc.assignment.assigner import Assigner, Scored
 from precc.assignment.limits import Limits
 from precc.assignment.problem import AssignmentProblem, Floats, Solution
 from precc.assignment.step_choices import Reference, StepChoices
 from precc.checks import require_number
 from precc.errors import InfeasibleError, PlanError
+from precc.plan import PrecisionPlan
 from precc.policies.budget_policy import BudgetPolicy
 from precc.precision import Precision
 from precc.slots import Role, Slot
@@ -18,7 +20,10 @@ from precc.slots import Role, Slot
 __all__ = ["NoiseBudget"]
 
 #: Problems that are solved at most, each linearised about the plan before.
-_ROUNDS = 4
+_ROUNDS = 6
+
+#: Share of the budget from which a plan is good enough, and what counts as within it.
+_NEAR, _WITHIN = 0.9, 1 + 1e-9
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -80,22 +85,22 @@ class NoiseBudget(BudgetPolicy):
         return f"theta {self.theta:g} of noise {self.noise:.3g}{gap}"
 
     def _solve(self, assigner: Assigner) -> Scored:
-        analysis, choices = assigner.analysis, assigner.choices
-        shrunk = (self.batch or analysis.batch.rows) / max(analysis.batch.rows, 1)
-        allowed = self.theta**2 * self.noise * shrunk / analysis.gradient_norm**2
+        analysis = assigner.analysis
+        charges = _Charges.of(assigner.choices, self.horizon, (self.batch or analysis.batch.rows) / _rows(analysis))
+        allowed = self.theta**2 * self.noise * charges.shrunk / analysis.gradient_norm**2
         budgets = np.array([allowed, self.loss_gap])
-        about, factor = choices.uniform, 1.0
+        about, factor = charges.choices.uniform, 1.0
         best: Solution | None = None
         for _ in range(_ROUNDS):
-            problem = self._problem(assigner, about, shrunk, budgets)
-            solution = assigner.solver.solve(problem.within(budgets * [factor, 1.0]))
-            about = choices.reference(solution)
-            spent = float(self._problem(assigner, about, shrunk, budgets).errors_of(solution.choices)[0])
-            if spent <= allowed * (1 + 1e-9) and (best is None or solution.cost < best.cost):
+            problem = charges.problem(assigner, about, budgets * [factor, 1.0])
+            solution = assigner.solver.solve(problem)
+            about = charges.choices.reference(solution)
+            spent = charges.spent(solution, assigner.plan_of(solution.choices))
+            if spent <= allowed * _WITHIN and (best is None or solution.cost < best.cost):
                 best = solution
-            if 0.9 * allowed <= spent <= allowed:
+            if _NEAR * allowed <= spent <= allowed * _WITHIN:
                 break
-            factor *= min(max(allowed / spent, 0.25), 4.0) if spent > 0 else 4.0
+            factor *= min(max(allowed / spent, 1 / 64), 64.0) if spent > 0 else 64.0
         if best is None:
             raise InfeasibleError(
                 f"no plan of these candidates is found within {self._budget}: raise theta, or add a finer candidate"
@@ -104,26 +109,62 @@ class NoiseBudget(BudgetPolicy):
         error, paid = assigner.score(plan)
         return Scored(plan, error, paid, Limits.spent(error), best)
 
-    def _problem(self, assigner: Assigner, about: Reference, shrunk: float, budgets: Floats) -> AssignmentProblem:
-        """Gradient errors of all slots but forward weights, and loss gaps of these, linearised about a reference."""
-        base = assigner.tables.problem(about, Limits())
-        errors = self._errors(assigner.choices, about, shrunk)
-        errors = np.where(np.isfinite(base.costs), errors, 0.0)
-        return AssignmentProblem(base.costs, errors, budgets, base.ends, base.tables, ("gradient noise", "loss gap"))
 
-    def _errors(self, choices: StepChoices, about: Reference, shrunk: float) -> Floats:
-        found, groups = choices.errors, len(choices.graph)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Charges:
+    """What choices are charged.
+
+    Args:
+        choices: of the step, forward weights without errors of the gradient: the net adapts to these.
+        gaps: of the loss, by slot and choice; those of forward weights.
+        persisting: mean squares of the gradient's error that are alike in all batches, likewise.
+        extra: charges of these beside their own mean square, relative to it.
+        shrunk: examples of a batch of training, relative to those analysed.
+    """
+
+    choices: StepChoices
+    gaps: Floats
+    persisting: Floats
+    extra: float
+    shrunk: float
+
+    @classmethod
+    def of(cls, choices: StepChoices, horizon: float, shrunk: float) -> "_Charges":
+        found = choices.errors
         slots = [Slot.parse(name) for name in found.names]
-        forward_weight = np.array([_is_forward_weight(slot) for slot in slots])[:, None]
+        forward = np.array([_is_forward_weight(slot) for slot in slots])[:, None]
         kept = np.zeros(found.gradients.shape, bool)
         for choice, own in enumerate(choices.palette.precisions):
             kept[:, choice] = [_persists(slot, own) for slot in slots]
-        persisting = np.where(kept, found.gradients, found.coherent)
-        passing = found.gradients - persisting + found.squares * about.slopes
-        charged = passing + persisting * ((1 + self.horizon) * shrunk)
-        gradient = np.where(forward_weight, 0.0, charged)
-        gap = np.where(forward_weight, np.abs(found.means), 0.0)
-        return np.stack([found.by_group(own, groups) for own in (gradient, gap)])
+        gradients, squares, persisting = (
+            np.where(forward, 0.0, own)
+            for own in (found.gradients, found.squares, np.where(kept, found.gradients, found.coherent))
+        )
+        others = replace(choices, errors=replace(found, gradients=gradients, squares=squares))
+        return cls(others, np.where(forward, np.abs(found.means), 0.0), persisting, (1 + horizon) * shrunk - 1, shrunk)
+
+    def problem(self, assigner: Assigner, about: Reference, budgets: Floats) -> AssignmentProblem:
+        """To be within budgets of the gradient and of the loss, with errors linearised about a reference."""
+        base = assigner.tables.problem(about, Limits())
+        found, groups = self.choices.errors, len(self.choices.graph)
+        gradients = found.gradients + found.squares * about.slopes + self.extra * self.persisting
+        errors = np.stack([found.by_group(np.maximum(own, 0.0), groups) for own in (gradients, self.gaps)])
+        errors = np.where(np.isfinite(base.costs), errors, 0.0)
+        return AssignmentProblem(base.costs, errors, budgets, base.ends, base.tables, ("gradient noise", "loss gap"))
+
+    def spent(self, solution: Solution, plan: PrecisionPlan) -> float:
+        """What the whole analysis predicts for the gradient's error of a plan, with the charges of what persists."""
+        rows = np.arange(len(self.choices.errors.names))
+        chosen = solution.choices[np.array(self.choices.errors.groups, np.int64)]
+        rest = {name: own for name, own in plan.slots.items() if not _is_forward_weight(Slot.parse(name))}
+        # rules are in the slots that are named, which is all
+        alone = PrecisionPlan("float64", rest, accumulators=plan.accumulators)
+        predicted = self.choices.analysis.predict(alone).gradient ** 2
+        return predicted + self.extra * float(self.persisting[rows, chosen].sum())
+
+
+def _rows(analysis: Analysis) -> int:
+    return max(analysis.batch.rows, 1)
 
 
 def _is_forward_weight(slot: Slot) -> bool:
