@@ -138,9 +138,7 @@ class Controller:
         if not isinstance(state_dict, Mapping) or set(state_dict) != _ENTRIES:
             raise ControllerError(f"not the state_dict of a controller, which has {', '.join(sorted(_ENTRIES))}")
         if state_dict["controller"] != type(self).__name__:
-            raise ControllerError(
-                f"the state_dict is of {state_dict['controller']!r}, and this is {type(self).__name__}"
-            )
+            raise ControllerError(f"the state_dict is of {state_dict['controller']!r}, not of {type(self).__name__}")
         if type(state_dict["steps"]) is not int or state_dict["steps"] < 0:
             raise ControllerError(f"the state_dict has steps {state_dict['steps']!r}")
         before = self._state()

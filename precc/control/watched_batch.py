@@ -135,23 +135,25 @@ class Watch:
         return self._loss is not None or (self._output is None and self.seen)
 
     def evaluate(self, batch: WatchedBatch | None = None) -> Tensor:
-        """The loss of the last batch, or of another, under the plan in force, gradients recorded; nothing is advanced.
+        """The loss of the last batch, or of another, under the plan in force, by the graph of training; without trace.
 
         Raises:
             ControllerError: there is no batch, or no loss.
             ClosureError: the loss is no real number.
         """
-        own = self.batch if batch is None else batch
         with self._aside():
-            return loss_of_closure(lambda: self._loss_of(self.net(*own.args, **own.kwargs), own))
+            return self._recorded(batch).detach()
 
     def gradient(self, batch: WatchedBatch | None = None) -> dict[str, Tensor]:
         """The gradient of `evaluate` by name of the parameter; what is in ``.grad`` stays."""
         named = {name: own for name, own in self.net.named_parameters() if own.requires_grad}
-        loss = self.evaluate(batch)
         with self._aside():
-            found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+            found = torch.autograd.grad(self._recorded(batch), list(named.values()), allow_unused=True)
         return {name: own for name, own in zip(named, found, strict=True) if own is not None}
+
+    def _recorded(self, batch: WatchedBatch | None) -> Tensor:
+        own = self.batch if batch is None else batch
+        return loss_of_closure(lambda: self._loss_of(self.net(*own.args, **own.kwargs), own))
 
     def analyze(self, options: AnalysisOptions) -> Analysis:
         """The analysis of the last batch; see ``net.analyze``."""

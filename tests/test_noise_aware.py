@@ -1,0 +1,277 @@
+"""Precision by the noise of the gradient: decisions in real trainings, what goes wrong, and resume."""
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import precc
+from precc import NoiseAware
+from precc.control.controller import Controller
+from precc.control.guards import Guards
+from precc.control.noise_aware_rule import NoiseAwareRule
+from precc.errors import ControllerError
+from precc.models.lenet5 import LeNet5
+from precc.models.mnist import load_mnist
+from precc.module import session_of
+
+EARLY = NoiseAwareRule(start=(2, 4, 6), every=4, agree=64.0, hold=3)
+
+
+class Perceptron(nn.Module):
+    """Two layers, with a dropout between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(12, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.b(F.dropout(self.a(x).relu(), 0.2, self.training))
+        return logits
+
+
+Made = tuple[precc.PrecisionModule, torch.optim.Optimizer, NoiseAware]
+
+
+def made(seed: int = 0, kind: Any = torch.optim.SGD, loss: Any = F.cross_entropy, **options: Any) -> Made:
+    torch.manual_seed(seed)
+    net = precc.compile(Perceptron(), backend="reference")
+    optimizer = kind(net.parameters(), lr=0.05)
+    return net, optimizer, NoiseAware(net, optimizer, loss=loss, **{"rule": EARLY, **options})
+
+
+def train(run: Made, steps: int, micro: int = 1) -> None:
+    net, optimizer, ctl = run
+    for _ in range(steps):
+        optimizer.zero_grad()
+        total = 0.0
+        for _ in range(micro):
+            x = torch.randn(16, 12)
+            y = (x[:, :4] + 0.5 * torch.randn(16, 4)).argmax(1)
+            loss = (ctl.loss(net(x), y) if ctl.watch.has_loss or ctl.steps == 0 else F.cross_entropy(net(x), y)) / micro
+            loss.backward()
+            total += float(loss.detach())
+        optimizer.step()
+        ctl.step(total)
+
+
+def events(net: precc.PrecisionModule) -> list[str]:
+    return [row.event for row in net.history]
+
+
+def test_it_analyses_waits_and_switches_without_compiling() -> None:
+    run = made()
+    net = run[0]
+    train(run, 1)
+    compilations = net.compilations
+    train(run, 12)
+    analyses = [row.step for row in net.history if row.event == "analysis"]
+    assert analyses == [2, 4, 6, 10]
+    assert events(net)[:4] == ["analysis", "wait", "analysis", "switch"]
+    assert net.plan.average_bits < 16
+    assert net.compilations == compilations
+    assert {row.noise_source for row in net.history if row.event == "analysis"} == {"halves of the batch"}
+    assert all(row.noise > 0 and row.budget == pytest.approx(0.25 * row.noise) for row in net.history[:1])
+
+
+def test_noise_of_micro_batches_comes_first() -> None:
+    run = made()
+    train(run, 4, micro=4)
+    found = [row for row in run[0].history if row.event == "analysis"]
+    assert [row.noise_source for row in found] == ["micro-batches"] * 2
+    halves = run[2]._noise_of_halves({})
+    assert halves == pytest.approx(found[-1].noise, rel=0.9), "two estimates of one variance"
+
+
+def test_adam_has_its_own_norm() -> None:
+    run = made(kind=torch.optim.Adam)
+    train(run, 4)
+    found = [row for row in run[0].history if row.event == "analysis"]
+    metric = run[2]._metric()
+    assert set(metric) == set(dict(run[0].named_parameters()))
+    plain = run[2]._noise_of_halves({})
+    assert found[-1].noise > 2 * plain, "weights 1 / (sqrt(v) + eps) are large"
+
+
+def test_without_a_loss_noise_comes_from_adams_moments() -> None:
+    net, optimizer, ctl = run = made(kind=torch.optim.Adam, loss=None)
+    for _ in range(4):
+        optimizer.zero_grad()
+        F.cross_entropy(net(torch.randn(16, 12)), torch.randint(4, (16,))).backward()
+        optimizer.step()
+        ctl.step()
+    assert [row.noise_source for row in run[0].history if row.event == "analysis"] == ["moments of Adam"] * 2
+    assert "switch" in events(net)
+
+
+def test_no_source_of_noise_is_an_error_that_names_the_ways_out() -> None:
+    net, optimizer, ctl = made(loss=None)
+    for _ in range(2):
+        F.cross_entropy(net(torch.randn(16, 12)), torch.randint(4, (16,))).backward()
+        optimizer.step()
+        if ctl.steps < 2:
+            ctl.step()
+    with pytest.raises(ControllerError, match="pass loss="):
+        ctl.step()
+
+
+class Owning(Perceptron):
+    """Returns its own loss, as models of transformers do."""
+
+    def forward(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        logits = super().forward(x)
+        return {"loss": F.cross_entropy(logits, labels), "logits": logits}
+
+
+def test_a_model_with_its_own_loss_needs_none() -> None:
+    torch.manual_seed(0)
+    net = precc.compile(Owning(), backend="reference")
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+    ctl = NoiseAware(net, optimizer, rule=EARLY)
+    for _ in range(4):
+        optimizer.zero_grad()
+        loss = net(torch.randn(16, 12), labels=torch.randint(4, (16,)))["loss"]
+        loss.backward()
+        optimizer.step()
+        ctl.step(loss)
+    assert events(net) == ["analysis", "wait", "analysis", "switch"]
+    assert net.history[0].noise_source == "halves of the batch"
+
+
+@pytest.mark.parametrize("loss", [9.0, math.nan])
+def test_a_plan_whose_loss_is_not_as_predicted_is_refused(loss: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = net, _, ctl = made()
+    plain = ctl.watch.evaluate
+
+    def evaluate() -> Tensor:
+        rounds = session_of(net).plan != session_of(net).full_precision
+        return torch.tensor(loss) if rounds else plain()
+
+    monkeypatch.setattr(ctl.watch, "evaluate", evaluate)
+    train(run, 4)
+    assert events(net) == ["analysis", "wait", "analysis", "refused"]
+    assert f"in shadow its loss is {loss:g}" in net.history[-1].reason
+    assert session_of(net).chosen is None, "nothing was set"
+
+
+def test_a_gradient_that_is_not_finite_is_left_out_and_rolls_back() -> None:
+    run = net, optimizer, ctl = made()
+    train(run, 5)
+    assert "switch" in events(net)
+    before = [own.detach().clone() for own in net.parameters()]
+    optimizer.zero_grad()
+    loss = ctl.loss(net(torch.randn(16, 12)), torch.randint(4, (16,))) * math.inf
+    loss.backward()
+    optimizer.step()
+    ctl.step(loss)
+    assert all(torch.equal(own, old) for own, old in zip(net.parameters(), before, strict=True))
+    assert events(net)[-2:] == ["nonfinite_loss", "rollback"]
+    assert net.plan.average_bits == 32
+    train(run, 4)
+    assert events(net)[-1] == "rollback", "held"
+    train(run, 4)
+    assert events(net)[-1] == "switch"
+
+
+def test_a_loss_that_leaves_its_band_rolls_the_plan_back() -> None:
+    guards = Guards(window=8, warmup=4)
+    run = made(guards=guards, rule=NoiseAwareRule(start=(2, 4, 60), agree=64.0))
+    train(run, 30)
+    assert run[0].plan.average_bits < 32
+    run[1].step()
+    run[2].step(1e3)
+    assert events(run[0])[-2:] == ["spike", "rollback"]
+    assert run[0].plan.average_bits == 32
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
+@pytest.mark.parametrize("at", [1, 3, 5, 9])
+def test_resume_at_any_step_goes_on_bit_for_bit(kind: Any, at: int) -> None:
+    run = made(kind=kind)
+    train(run, at, micro=2)
+    parts = (run[0].state_dict(), run[1].state_dict(), run[2].state_dict(), torch.get_rng_state())
+    saved = copy.deepcopy(parts)
+    train(run, 12 - at, micro=2)
+    again = made(seed=9, kind=kind)
+    for part, state in zip(again, saved, strict=False):
+        part.load_state_dict(state)
+    torch.set_rng_state(saved[-1])
+    train(again, 12 - at, micro=2)
+    assert list(again[0].history) == list(run[0].history)
+    assert again[2].state_dict() == run[2].state_dict()
+    for own, other in zip(again[0].parameters(), run[0].parameters(), strict=True):
+        assert torch.equal(own, other)
+
+
+def test_a_state_that_is_none_changes_nothing() -> None:
+    run = made()
+    train(run, 3)
+    state = run[2].state_dict()
+    with pytest.raises(ControllerError, match="not a state of NoiseAware"):
+        run[2].load_state_dict({**state, "own": {}})
+    assert run[2].state_dict() == state
+
+
+def test_a_torch_scheduler_of_the_learning_rate_goes_beside() -> None:
+    run = made()
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(run[1], 10)
+    for _ in range(6):
+        train(run, 1)
+        scheduler.step()
+    assert run[1].param_groups[0]["lr"] < 0.05
+    assert "switch" in events(run[0])
+
+
+def test_a_constant_loss_has_no_noise_and_stays_in_full_precision() -> None:
+    def constant(output: Tensor, y: Tensor) -> Tensor:
+        return output.sum() * 0.0 + 1.0
+
+    run = made(loss=constant)
+    with pytest.raises(precc.AnalysisError, match="gradient"), pytest.warns(precc.PrecisionWarning, match="zero"):
+        train(run, 4)
+    assert session_of(run[0]).chosen is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"theta": 0.0}, "theta"),
+        ({"theta": math.inf}, "theta"),
+        ({"loss_gap": 0.0}, "loss_gap"),
+        ({"loss_gap": math.nan}, "loss_gap"),
+        ({"band": 0.0}, "band"),
+        ({"candidates": ["e99"]}, "e99"),
+        ({"probes": 0}, "probes"),
+        ({"rows": 0}, "rows"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(precc.PreccError, match=message):
+        made(**options)
+
+
+def test_it_is_a_controller() -> None:
+    assert issubclass(NoiseAware, Controller)
+
+
+def test_lenet5_hides_in_the_noise_of_mnist() -> None:
+    data = load_mnist()
+    images, labels = data.train_images, data.train_labels
+    torch.manual_seed(0)
+    net = precc.compile(LeNet5(), backend="reference")
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
+    criterion = nn.CrossEntropyLoss()
+    ctl = NoiseAware(net, optimizer, loss=criterion, rule=NoiseAwareRule(start=(10, 20)))
+    for _ in range(21):
+        chosen = torch.randint(len(images), (32,))
+        optimizer.zero_grad()
+        loss = criterion(net(images[chosen]), labels[chosen])
+        loss.backward()
+        optimizer.step()
+        ctl.step(loss)
+    assert events(net)[-1] == "switch"
+    assert 4 <= net.plan.average_bits <= 8
