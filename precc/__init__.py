@@ -33,6 +33,7 @@ from precc.assignment.lagrangian import Lagrangian  # noqa: E402
 from precc.assignment.milp import MILP  # noqa: E402
 from precc.by_hand.numerics import matmul, round_to  # noqa: E402
 from precc.by_hand.two_pass import TwoPass, convolution_two_pass, matmul_two_pass  # noqa: E402
+from precc.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from precc.control.noise_aware import NoiseAware  # noqa: E402
 from precc.control.trust_region import TrustRegion  # noqa: E402
 from precc.cost.bit_ops import BitOps  # noqa: E402
@@ -140,6 +141,7 @@ __all__ = [
     "convolution_two_pass",
     "export_onnx",
     "int_matmul",
+    "load_checkpoint",
     "matmul",
     "matmul_two_pass",
     "pareto",
@@ -148,6 +150,7 @@ __all__ = [
     "random_hadamard",
     "round_to",
     "safe_chain_length",
+    "save_checkpoint",
     "scaled",
 ]
 __version__ = "0.1.0"

@@ -83,7 +83,7 @@ def test_noise_of_micro_batches_comes_first() -> None:
     train(run, 4, micro=4)
     found = [row for row in run[0].history if row.event == "analysis"]
     assert [row.noise_source for row in found] == ["micro-batches"] * 2
-    halves = run[2]._noise_of_halves({})
+    halves = run[2].probe.of_halves({})
     assert halves == pytest.approx(found[-1].noise, rel=0.9), "two estimates of one variance"
 
 
@@ -91,9 +91,9 @@ def test_adam_has_its_own_norm() -> None:
     run = made(kind=torch.optim.Adam)
     train(run, 4)
     found = [row for row in run[0].history if row.event == "analysis"]
-    metric = run[2]._metric()
+    metric = run[2].probe.metric()
     assert set(metric) == set(dict(run[0].named_parameters()))
-    plain = run[2]._noise_of_halves({})
+    plain = run[2].probe.of_halves({})
     assert found[-1].noise > 2 * plain, "weights 1 / (sqrt(v) + eps) are large"
 
 

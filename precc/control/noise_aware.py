@@ -13,17 +13,10 @@ from precc.analysis.analysis import Analysis
 from precc.analysis.analysis_options import AnalysisOptions
 from precc.assignment.candidates import CANDIDATES
 from precc.control.controller import Controller
-from precc.control.gradient_noise import (
-    GradientNoise,
-    MicroBatches,
-    NoiseSource,
-    adam_metric,
-    adam_moments,
-    noise_of_moments,
-    noise_of_parts,
-)
 from precc.control.guards import Alarm, GuardEvent, GuardReading, Guards, GuardState
 from precc.control.noise_aware_rule import NoiseAwareRule, NoiseAwareState, NoiseDecision, Proposal
+from precc.control.noise_probe import NoiseProbe
+from precc.control.ranks import Ranks
 from precc.control.watched_batch import Loss
 from precc.cost.cost_model import CostModel
 from precc.errors import ControllerError, InfeasibleError
@@ -51,9 +44,8 @@ class NoiseAware(Controller):
     loss is evaluated on that batch (*shadow*), and it is refused if that differs from full precision's by more than
     predicted. If the loss of the training leaves the band of `guards`, or is not finite, the plan is rolled back.
 
-    The noise is, of the first that there is: the spread of micro-batches that one step accumulates; the halves of the
-    last batch, in full precision; the moments of Adam. What the plan in force added to the first and the last is taken
-    off (``1 + theta**2``). ``net.history`` has it with its source.
+    The noise is measured by `precc.control.noise_probe.NoiseProbe`; ``net.history`` says from what. In a training of
+    several ranks the first one analyses and decides, and all do as it says.
 
     With an optimizer of Adam's kind, errors and noise are measured in its norm, weights ``1 / (sqrt(v) + eps)``.
 
@@ -126,34 +118,24 @@ class NoiseAware(Controller):
         self._guarded = GuardState()
         self._norm: float | None = None
         self._running: float | None = None
-        self._micro: MicroBatches | None = None
-        self._micro_noise: float | None = None
-        self._micro_count = 1
+        self.probe = NoiseProbe(self.watch, optimizer)
 
     def close(self) -> None:
-        self._disarm()
+        self.probe.disarm()
         super().close()
 
     # what it sees of a step
 
     def _before_update(self) -> None:
-        if self._micro is not None:
-            self._micro_noise = self._micro.variance(self.gradients())
-            self._micro_count = max(self._micro.count, 1)
-            self._disarm()
+        self.probe.see(self.gradients())
         if self.guards is not None:
             self._norm = float(get_total_norm(list(self.gradients().values())))
             if not math.isfinite(self._norm):
                 for own in self.parameters.values():
                     own.grad = None
 
-    def _disarm(self) -> None:
-        if self._micro is not None:
-            self._micro.close()
-        self._micro = None
-
     def _decide(self, loss: float | None) -> None:
-        alarm = self._alarm(loss)
+        alarm = Ranks.present().first_of(self._alarm(loss))
         if alarm is not None:
             self._roll_back(alarm, loss)
             return
@@ -162,7 +144,7 @@ class NoiseAware(Controller):
         if self.steps >= self._rule_state.due:
             self._analyse()
         elif self.steps + 1 == self._rule_state.due:
-            self._micro = MicroBatches(self.parameters, self._metric())
+            self.probe.arm()
 
     def _alarm(self, loss: float | None) -> Alarm | None:
         if self.guards is None:
@@ -177,22 +159,12 @@ class NoiseAware(Controller):
     # what it decides
 
     def _analyse(self) -> None:
-        metric = self._metric()
-        noise = self._noise(metric)
-        analysis = self.watch.analyze(replace(self._options(), metric=metric))
-        rows = self.watch.batch.rows() * self._micro_count
-        running = abs(analysis.loss if self._running is None else self._running)
-        policy = replace(self.policy, noise=noise.variance, batch=rows, loss_gap=max(self.loss_gap * running, 1e-30))
-        try:
-            plan = policy.assign(analysis, cost=self.cost, target=self.target, rules=session_of(self.net).rules)
-        except InfeasibleError as error:
-            self._propose(PrecisionPlan("float32", {}, analysis.multiply_adds), noise, policy, analysis, str(error))
-            return
-        self._propose(plan, noise, policy, analysis, f"{plan.average_bits:.3g} bits hide in the noise")
-
-    def _propose(
-        self, plan: PrecisionPlan, noise: GradientNoise, policy: NoiseBudget, analysis: Analysis, reason: str
-    ) -> None:
+        ranks, metric = Ranks.present(), self.probe.metric()
+        noise = self.probe.measure(ranks, metric, 0.0 if self._rule_state.plan is None else self.policy.theta)
+        policy = replace(self.policy, noise=noise.variance, batch=self.probe.examples(ranks))
+        analysis = self._analysis(metric) if ranks.decides else None
+        text, reason = ranks.told(None if analysis is None else self._proposed(policy, analysis))
+        plan = PrecisionPlan.from_json(text)
         figures: dict[str, Any] = {"noise": noise.variance, "noise_source": noise.source.value, "loss": self._running}
         self.note("analysis", reason, budget=policy.theta**2 * noise.variance, **figures)
         decision, wanted, state = self.rule.step(Proposal(self.steps, plan), self._rule_state)
@@ -200,7 +172,7 @@ class NoiseAware(Controller):
             self._rule_state = state
             self.note(decision.value, "two analyses must agree" if decision is NoiseDecision.WAIT else "it is in force")
             return
-        refused = self._shadow(wanted, analysis)
+        refused = ranks.told("" if analysis is None else self._shadow(wanted, analysis))
         if refused:
             self._rule_state = state
             self.note("refused", refused)
@@ -208,6 +180,24 @@ class NoiseAware(Controller):
         self.set_plan(wanted)
         self._rule_state = self.rule.commit(wanted, self.steps, state)
         self.note("switch", f"{_bits(state.plan)} to {_bits(wanted)} bits", budget=policy.theta**2 * noise.variance)
+
+    def _analysis(self, metric: dict[str, Tensor]) -> Analysis:
+        rows = self.watch.batch.rows()
+        own = max(8, rows // 4) if self.options.rows is None else self.options.rows
+        options = replace(self.options, rows=min(own, rows) if rows else None, seed=self.steps % 2**32, metric=metric)
+        return self.watch.analyze(options)
+
+    def _proposed(self, policy: NoiseBudget, analysis: Analysis) -> tuple[str, str]:
+        """A plan as text, and why; float32 if no other hides in the noise."""
+        running = abs(analysis.loss if self._running is None else self._running)
+        own = replace(policy, loss_gap=max(self.loss_gap * running, 1e-30))
+        try:
+            plan = own.assign(analysis, cost=self.cost, target=self.target, rules=session_of(self.net).rules)
+        except InfeasibleError as error:
+            return PrecisionPlan("float32", {}, analysis.multiply_adds).resolve(analysis.multiply_adds).to_json(), str(
+                error
+            )
+        return plan.to_json(), f"{plan.average_bits:.3g} bits hide in the noise"
 
     def _shadow(self, plan: PrecisionPlan, analysis: Analysis) -> str:
         """Why a plan is refused, after its loss on the last batch; empty if it is not."""
@@ -233,73 +223,28 @@ class NoiseAware(Controller):
         if present is None:  # no precision is to blame
             return
         self._rule_state = self.rule.roll_back(self.steps, self._rule_state)
-        self._disarm()
+        self.probe.disarm()
         self.set_plan(self._rule_state.plan or session_of(self.net).full_precision)
         self.note("rollback", f"{_bits(present)} to {_bits(self._rule_state.plan)} bits after {alarm.event.value}")
-
-    def _options(self) -> AnalysisOptions:
-        rows = self.watch.batch.rows()
-        own = max(8, rows // 4) if self.options.rows is None else self.options.rows
-        return replace(self.options, rows=min(own, rows) if rows else None, seed=self.steps % 2**32)
-
-    def _metric(self) -> dict[str, Tensor]:
-        return adam_metric(self.parameters, self.optimizer.state, self.optimizer.param_groups)
-
-    def _noise(self, metric: dict[str, Tensor]) -> GradientNoise:
-        """The first source that there is."""
-        rounded = 1.0 if self._rule_state.plan is None else 1.0 + self.policy.theta**2
-        if self._micro_noise is not None:
-            found, self._micro_noise = self._micro_noise, None
-            return GradientNoise(found / rounded, NoiseSource.MICRO_BATCHES)
-        rows = self.watch.batch.rows()
-        if self.watch.has_loss and rows >= 2:
-            return GradientNoise(self._noise_of_halves(metric), NoiseSource.HALVES)
-        moments = adam_moments(self.parameters, self.optimizer.state, self.optimizer.param_groups)
-        if moments is None:
-            raise ControllerError(
-                "the noise of the gradient is not known: pass loss=, so that halves of a batch can be evaluated, "
-                "accumulate the gradient from micro-batches, or train with an optimizer of Adam's kind"
-            )
-        return GradientNoise(noise_of_moments(*moments, metric) / rounded, NoiseSource.MOMENTS)
-
-    def _noise_of_halves(self, metric: dict[str, Tensor]) -> float:
-        batch = self.watch.batch
-        middle = batch.rows() // 2
-        with self.watch.in_plan(None):
-            halves = [self.watch.gradient(batch.of_part(*ends)) for ends in ((0, middle), (middle, 2 * middle))]
-        parts = [{name: own / 2 for name, own in half.items()} for half in halves]
-        return noise_of_parts(parts, metric) / self._micro_count
 
     # what it remembers
 
     def _state(self) -> dict[str, Any]:
-        own = self._rule_state
-        plans = {name: getattr(own, name) for name in ("previous", "plan", "fallback")}
         return {
-            "origin": own.origin,
-            "due": own.due,
-            "switched": own.switched,
-            **{name: None if plan is None else plan.to_json() for name, plan in plans.items()},
+            "rule": self._rule_state.to_json(),
             "running": self._running,
-            "armed": self._micro is not None,
+            "armed": self.probe.armed,
             "guarded": self._guarded.to_json(),
         }
 
     def _load(self, state: dict[str, Any]) -> None:
-        try:
-            plans = {
-                name: None if state[name] is None else PrecisionPlan.from_json(state[name])
-                for name in ("previous", "plan", "fallback")
-            }
-            read = NoiseAwareState(state["origin"], state["due"], switched=state["switched"], **plans)
-            running, armed = state["running"], state["armed"]
-            guarded = GuardState.from_json(state["guarded"])
-        except (KeyError, TypeError) as error:
-            raise ControllerError(f"not a state of NoiseAware: {error!r}") from error
-        self._rule_state, self._running, self._guarded = read, running, guarded
-        self._disarm()
-        if armed:
-            self._micro = MicroBatches(self.parameters, self._metric())
+        if not isinstance(state, dict) or set(state) != {"rule", "running", "armed", "guarded"}:
+            raise ControllerError(f"not a state of NoiseAware: {state!r:.80}")
+        read, guarded = NoiseAwareState.from_json(state["rule"]), GuardState.from_json(state["guarded"])
+        self._rule_state, self._guarded, self._running = read, guarded, state["running"]
+        self.probe.disarm()
+        if state["armed"]:
+            self.probe.arm()
 
 
 def _bits(plan: PrecisionPlan | None) -> str:

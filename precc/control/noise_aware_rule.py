@@ -1,13 +1,19 @@
 """When to analyse, and what of a proposed plan to take: the rule of `precc.NoiseAware`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Any
 
 from precc.control.plan_change import agreement, changed_share, finer, towards
 from precc.errors import ControllerError
 from precc.plan import PrecisionPlan
 
 __all__ = ["NoiseAwareRule", "NoiseAwareState", "NoiseDecision", "Proposal"]
+
+
+#: Fields of the state that are plans.
+_PLANS = ("previous", "plan", "fallback")
 
 
 class NoiseDecision(Enum):
@@ -50,6 +56,28 @@ class NoiseAwareState:
     plan: PrecisionPlan | None = None
     fallback: PrecisionPlan | None = None
     switched: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data, for checkpoints."""
+        own = {name: getattr(self, name) for name in _PLANS}
+        plans = {name: None if plan is None else plan.to_json() for name, plan in own.items()}
+        return {"origin": self.origin, "due": self.due, "switched": self.switched, **plans}
+
+    @classmethod
+    def from_json(cls, data: Any) -> "NoiseAwareState":
+        """What `to_json` gave.
+
+        Raises:
+            ControllerError, PlanError: it is no such state.
+        """
+        if not isinstance(data, Mapping) or set(data) != {"origin", "due", "switched", *_PLANS}:
+            raise ControllerError(f"not a state of NoiseAware's rule: {data!r:.80}")
+        steps = {name: data[name] for name in ("origin", "due", "switched")}
+        if not all(type(own) is int or (own is None and name == "switched") for name, own in steps.items()):
+            raise ControllerError(f"the state of NoiseAware's rule has steps that are none: {steps}")
+        own = {name: data[name] for name in _PLANS}
+        plans = {name: None if text is None else PrecisionPlan.from_json(text) for name, text in own.items()}
+        return cls(data["origin"], data["due"], switched=data["switched"], **plans)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
