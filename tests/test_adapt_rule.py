@@ -196,7 +196,7 @@ def test_no_direction() -> None:
 @pytest.mark.parametrize(
     ("options", "what"),
     [
-        ({"word": 0}, "word"),
+        ({"word": 1}, "word"),
         ({"word": 33}, "32 bits"),
         ({"fraction": -1}, "fraction"),
         ({"fraction": 33}, "32 bits"),

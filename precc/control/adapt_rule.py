@@ -97,7 +97,7 @@ class AdaPTRule:
 
     def __post_init__(self) -> None:
         longest = checked_count("longest", self.longest, 2)
-        lengths = checked_count("word", self.word, 1), checked_count("fraction", self.fraction, 0)
+        lengths = checked_count("word", self.word, 2), checked_count("fraction", self.fraction, 0)
         if max(*lengths, checked_count("buffer", self.buffer, 0)) > longest:
             raise ControllerError(f"word, fraction and buffer are at most {longest} bits, got {lengths}, {self.buffer}")
         for name, ends in (("lookback", self.lookback), ("resolution", self.resolution)):
