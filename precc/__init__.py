@@ -34,7 +34,13 @@ from precc.assignment.milp import MILP  # noqa: E402
 from precc.by_hand.numerics import matmul, round_to  # noqa: E402
 from precc.by_hand.two_pass import TwoPass, convolution_two_pass, matmul_two_pass  # noqa: E402
 from precc.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
+from precc.control.adapt import AdaPT  # noqa: E402
+from precc.control.alrs import ALRS  # noqa: E402
+from precc.control.guards import Guards  # noqa: E402
+from precc.control.late_switch import LateSwitch  # noqa: E402
+from precc.control.logit_sharpness import logit_sharpness  # noqa: E402
 from precc.control.noise_aware import NoiseAware  # noqa: E402
+from precc.control.sharpness_guard import SharpnessGuard  # noqa: E402
 from precc.control.trust_region import TrustRegion  # noqa: E402
 from precc.cost.bit_ops import BitOps  # noqa: E402
 from precc.cost.cost_model import CostModel  # noqa: E402
@@ -78,11 +84,13 @@ from precc.target import TARGETS, Target  # noqa: E402
 __all__ = [
     "ACCUMULATORS",
     "ACCUMULATOR_CANDIDATES",
+    "ALRS",
     "CANDIDATES",
     "FORMATS",
     "MILP",
     "TARGETS",
     "Accumulator",
+    "AdaPT",
     "Analysis",
     "AnalysisError",
     "AnalysisOptions",
@@ -102,10 +110,12 @@ __all__ = [
     "FormatError",
     "Front",
     "Greedy",
+    "Guards",
     "HessianBudget",
     "ImportanceBudget",
     "InfeasibleError",
     "Lagrangian",
+    "LateSwitch",
     "Memory",
     "NoiseAware",
     "NoiseBudget",
@@ -127,6 +137,7 @@ __all__ = [
     "RoundingMode",
     "Rule",
     "Scaling",
+    "SharpnessGuard",
     "ShiftSqueeze",
     "Target",
     "TrustRegion",
@@ -142,6 +153,7 @@ __all__ = [
     "export_onnx",
     "int_matmul",
     "load_checkpoint",
+    "logit_sharpness",
     "matmul",
     "matmul_two_pass",
     "pareto",
