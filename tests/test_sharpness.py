@@ -223,9 +223,9 @@ def test_a_model_with_a_loss_of_its_own() -> None:
     net = precc.compile(OwnLoss(), backend="reference")
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     x, y = torch.randn(4, 6), torch.randint(3, (4,))
-    ctl = SharpnessGuard(net, optimizer, levels=["float32"], logits=lambda output: (output["logits"], y))
-    net(x, y)["loss"].backward()
+    ctl = SharpnessGuard(net, optimizer, levels=["float32"], logits=lambda output, x, y: (output["logits"], y))
     expected = logit_sharpness(net(x, y)["logits"].detach(), y)
+    net(x, y=y)["loss"].backward()
     optimizer.step()
     ctl.step()
     assert ctl.sharpness == expected

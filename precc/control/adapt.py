@@ -15,7 +15,7 @@ from precc.control.gradient_diversity import GradientSum
 from precc.control.histogram_divergence import histogram_divergence
 from precc.control.weight_slots import WeightSlots, weights_in
 from precc.errors import ControllerError, expected_one_of
-from precc.module import PrecisionModule
+from precc.module import PrecisionModule, session_of
 from precc.plan import PrecisionPlan
 from precc.precision import Precision
 from precc.rounding import quantize
@@ -78,6 +78,7 @@ class AdaPT(Controller):
         self._slots: dict[str, WeightSlots] = {}
         self._seen = -1  # graphs of the net when its slots were found
         self._others: tuple[str, ...] = ()  # products that are not controlled
+        self._in_force: tuple[Any, ...] = ()  # the plan that was set, and what it was made from
 
     @property
     def lengths(self) -> dict[str, tuple[int, int]]:
@@ -179,18 +180,25 @@ class AdaPT(Controller):
         )
 
     def _put_in_force(self) -> None:
-        base = self._base
-        if base is None:
+        made_from = (session_of(self.net).chosen, self._seen, self.lengths)
+        if self._base is None or made_from == self._in_force:
             return
-        slots = {**self.net.plan.slots, **base.slots}
+        plan = self._plan(self._base)
+        if plan != self.net.plan:
+            self.set_plan(plan)
+        self._in_force = (session_of(self.net).chosen, self._seen, self.lengths)
+
+    def _plan(self, base: PrecisionPlan) -> PrecisionPlan:
+        """The net's own plan, with the formats of the weights."""
+        present = self.net.plan
+        slots = {**present.slots, **base.slots}
         for name, own in self._slots.items():
             state = self._tensors[name]
             value = Precision(f"fixed{state.word}.{state.fraction}", _ROUNDING)
             gradient = Precision(f"dfp{state.word}", _ROUNDING)
             slots |= dict.fromkeys(own.values, value) | dict.fromkeys(own.gradients, gradient)
-        plan = replace(base, slots=slots, multiply_adds=self.net.plan.multiply_adds)
-        if plan != self.net.plan:
-            self.set_plan(plan)
+        provenance = replace(base.provenance, predicted_error=None, cost=None)
+        return replace(base, slots=slots, multiply_adds=present.multiply_adds, provenance=provenance)
 
     # what it remembers
 
@@ -219,7 +227,7 @@ class AdaPT(Controller):
         _check_names(tensors, self.parameters)
         self._tensors, self._sums, self._density = tensors, sums, density
         self._losses, self._charged, self._base, self.strategy = losses, charged, base, strategy
-        self._others, self._seen = others, -1
+        self._others, self._seen, self._in_force = others, -1, ()
 
 
 def _rounded(values: Tensor, word: int, fraction: int) -> Tensor:

@@ -24,7 +24,7 @@ __all__ = ["Logits", "SharpnessGuard"]
 
 Level = PrecisionPlan | Policy | Format | str
 
-#: Of the net's output and what its loss was given beside it, the logits with the classes last, and the targets.
+#: Logits with the classes last, and targets.
 Logits = Callable[..., tuple[Tensor, Tensor]]
 
 
@@ -43,9 +43,9 @@ class SharpnessGuard(Controller):
         every: steps between readings.
         band, window, patience, warmup, cooldown, calm: as in `SharpnessGuardRule`.
         epsilon: as in `logit_sharpness`.
-        logits: for any other loss, a function of the net's output and what the loss gets beside it that returns logits
-            ``[..., classes]`` and targets ``[...]``; ``lambda output: (output.logits[:, :-1], ids[:, 1:])`` of a model
-            that has its own loss.
+        logits: for any other loss, a function that returns logits ``[..., classes]`` and targets ``[...]``. It gets the
+            net's output and what the loss gets beside it; without `loss`, what the net was called with:
+            ``lambda output, input_ids, labels: (output.logits[:, :-1], labels[:, 1:])``.
 
     Raises:
         CaptureError, ControllerError, FormatError: what does not fit.
@@ -112,7 +112,11 @@ class SharpnessGuard(Controller):
         output, self._output = self._output, None
         if output is None or self.steps % self.every:
             return
-        logits, targets = self._logits(output, *(self.watch.batch.targets or ()))
+        batch = self.watch.batch
+        if batch.targets is None:
+            logits, targets = self._logits(output, *batch.args, **batch.kwargs)
+        else:
+            logits, targets = self._logits(output, *batch.targets)
         finite = bool(logits.isfinite().all())
         phi = logit_sharpness(logits, targets, self.epsilon, ignore_index=self._ignored) if finite else float("nan")
         self.sharpness, self._fresh = phi, True

@@ -36,32 +36,31 @@ def weights_in(
     computes, or two of one module, are not known to be parameters.
     """
     names = {id(own): name for name, own in parameters.items()}
-    parsed = [Slot.parse(name) for name in plan.slots]
-    weighted = dict.fromkeys(slot.op for slot in parsed if (slot.role, slot.operand) == (Role.FPROP, "weight"))
+    modules: dict[str, nn.Module] = dict(net.named_modules())
+    by_op: dict[str, list[Slot]] = {}
+    for slot in map(Slot.parse, plan.slots):
+        by_op.setdefault(slot.op, []).append(slot)
     found: dict[str, WeightSlots] = {}
     others = []
-    for op in weighted:
-        own = [slot for slot in parsed if slot.op == op]
-        weight = _submodule(net, own[0].layer)
-        name = names.get(id(getattr(weight, "weight", None)))
+    for op, own in by_op.items():
+        if not any(_of_forward_weight(slot) for slot in own):
+            continue
+        name = names.get(id(getattr(modules.get(own[0].layer), "weight", None)))
         if name is None:
             others.append(op)
-            continue
-        found[name] = _joined(found.get(name), own, plan)
+        else:
+            found[name] = _joined(found.get(name), own, plan)
     return found, tuple(others)
+
+
+def _of_forward_weight(slot: Slot) -> bool:
+    return slot.role is Role.FPROP and slot.operand == "weight"
 
 
 def _joined(before: WeightSlots | None, slots: list[Slot], plan: PrecisionPlan) -> WeightSlots:
     values = tuple(slot.name for slot in slots if slot.operand in ("weight", "input"))
     gradients = tuple(slot.name for slot in slots if slot.operand == "grad_output")
-    work = sum(
-        plan.multiply_adds.get(slot.name, 0) for slot in slots if slot.operand == "weight" and slot.role is Role.FPROP
-    )
+    work = sum(plan.multiply_adds.get(slot.name, 0) for slot in slots if _of_forward_weight(slot))
     if before is None:
         return WeightSlots(values, gradients, work)
     return WeightSlots(before.values + values, before.gradients + gradients, before.multiply_adds + work)
-
-
-def _submodule(net: PrecisionModule, path: str) -> nn.Module | None:
-    modules: dict[str, nn.Module] = dict(net.named_modules())
-    return modules.get(path)
