@@ -137,7 +137,7 @@ class AdaPT(Controller):
     # what it decides
 
     def _decide(self, loss: float | None) -> None:
-        if loss is not None:
+        if loss is not None:  # it moves every few steps, so the table has it where it counted
             self._move_strategy(loss)
         due = [name for name in self._slots if self._sums[name].count >= self._tensors[name].lookback]
         reasons = [reason for reason in map(self._adapt, due) if reason]
@@ -149,11 +149,8 @@ class AdaPT(Controller):
 
     def _move_strategy(self, loss: float) -> None:
         lookback = sum(own.lookback for own in self._tensors.values()) // max(len(self._tensors), 1)
-        before = self.strategy
-        self.strategy = self.rule.strategy_after(loss, self._losses, before, lookback)
+        self.strategy = self.rule.strategy_after(loss, self._losses, self.strategy, lookback)
         self._losses = (*self._losses, loss)[-self.rule.lookback[1] :]
-        if self.strategy is not before:
-            self.note("strategy", f"{before.value} to {self.strategy.value}", loss=loss)
 
     def _adapt(self, name: str) -> str:
         """Decide the lengths of a weight: the reason, empty if they stay as they were."""
