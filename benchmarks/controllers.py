@@ -98,7 +98,7 @@ def lenet5(folder: str | None) -> Task:
 
 
 def gpt() -> Task:
-    """A thousand batches of 24 windows of 64 characters; two blocks of width 96."""
+    """Eight hundred batches of 16 windows of 64 characters; two blocks of width 64."""
     text = load_shakespeare()
     generator = torch.Generator().manual_seed(0)
     held = draw_windows(text.validation_tokens, 65, 256, generator)
@@ -106,7 +106,7 @@ def gpt() -> Task:
     def batches(seed: int) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(seed)
         while True:
-            windows = draw_windows(text.train_tokens, 65, 24, generator)
+            windows = draw_windows(text.train_tokens, 65, 16, generator)
             yield windows[:, :-1], windows[:, 1:]
 
     @torch.no_grad()
@@ -114,9 +114,9 @@ def gpt() -> Task:
         return statistics.fmean(float(loss_of(net(own[:, :-1]), own[:, 1:])) for own in held.split(64))
 
     def model() -> nn.Module:
-        return GPT(len(text.vocabulary), context=64, width=96, layers=2, heads=4)
+        return GPT(len(text.vocabulary), context=64, width=64, layers=2, heads=4)
 
-    return Task("gpt", model, lambda own: torch.optim.Adam(own, lr=2e-3), batches, 1000, score, -1)
+    return Task("gpt", model, lambda own: torch.optim.Adam(own, lr=3e-3), batches, 800, score, -1)
 
 
 def plain(net: precc.PrecisionModule, optimizer: torch.optim.Optimizer, ctl: Any = None) -> Step:
