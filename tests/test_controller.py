@@ -136,6 +136,12 @@ def test_a_part_of_a_batch_has_the_size_of_the_whole_and_its_own_mean() -> None:
     compilations = net.compilations
     ctl.watch.gradient(half)
     assert net.compilations == compilations
+    wide = torch.randn(8, 7)
+    ctl.loss(net(wide[:, :-1]), y)  # of other strides
+    assert ctl.watch.batch.of_part(0, 4).args[0].stride() == (7, 1)
+    strided = net.compilations
+    ctl.watch.gradient(ctl.watch.batch.of_part(4, 8))
+    assert net.compilations == strided
 
 
 def test_a_loss_module_is_seen_wherever_it_is_called() -> None:

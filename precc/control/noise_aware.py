@@ -35,6 +35,9 @@ _NEW = 0.05
 
 _GUARDS = Guards()
 
+#: Values of each tensor that are looked at.
+_SAMPLES = 2048
+
 
 class NoiseAware(Controller):
     """Rounds as much as hides in the noise of the gradient: chosen anew by error analysis while the training goes on.
@@ -73,7 +76,7 @@ class NoiseAware(Controller):
         rule: `NoiseAwareRule`: when, and how fast.
         horizon, lost, candidates: as in `NoiseBudget`.
         loss_gap: of forward weights, relative to the running loss.
-        rows: examples that are analysed; None: a quarter of the batch, 8 at least.
+        rows: examples that are analysed; None: an eighth of the batch, 8 at least.
         probes: as in `precc.AnalysisOptions`.
         band: predicted deviations by which a loss in shadow may differ.
         guards: when the training goes wrong; None: never. A step whose gradient is not finite is left out: the
@@ -97,7 +100,7 @@ class NoiseAware(Controller):
         lost: float = 1e-3,
         candidates: Sequence[Precision | Format | str] = CANDIDATES,
         rows: int | None = None,
-        probes: int = 8,
+        probes: int = 4,
         band: float = 3.0,
         guards: Guards | None = _GUARDS,
         cost: CostModel | None = None,
@@ -110,7 +113,7 @@ class NoiseAware(Controller):
         self.rule = NoiseAwareRule() if rule is None else rule
         #: Its noise and loss gap are those of each analysis.
         self.policy = NoiseBudget(noise=1.0, theta=theta, horizon=horizon, lost=lost, candidates=candidates)
-        self.options = AnalysisOptions(probes=probes, rows=rows)
+        self.options = AnalysisOptions(probes=probes, rows=rows, samples=_SAMPLES)
         self.loss_gap, self.band, self.cost, self.target = loss_gap, band, cost, target
         super().__init__(net, optimizer, loss)
         self._rule_state = self.rule.init()
@@ -183,7 +186,7 @@ class NoiseAware(Controller):
 
     def _analysis(self, metric: dict[str, Tensor]) -> Analysis:
         rows = self.watch.batch.rows()
-        own = max(8, rows // 4) if self.options.rows is None else self.options.rows
+        own = max(8, rows // 8) if self.options.rows is None else self.options.rows
         options = replace(self.options, rows=min(own, rows) if rows else None, seed=self.steps % 2**32, metric=metric)
         return self.watch.analyze(options)
 

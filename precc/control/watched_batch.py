@@ -42,7 +42,7 @@ class WatchedBatch:
 
         def cut(leaf: Any) -> Any:
             batched = isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == rows
-            return leaf[start + torch.arange(rows, device=leaf.device) % (stop - start)] if batched else leaf
+            return _laid_out(leaf, start + torch.arange(rows, device=leaf.device) % (stop - start)) if batched else leaf
 
         own = (self.args, dict(self.kwargs), self.targets)
         args, kwargs, targets = (_pytree.tree_map(cut, tree) for tree in own)
@@ -199,6 +199,15 @@ class Watch:
         finally:
             self._listening = listening
             before.restore(self.net)
+
+
+def _laid_out(leaf: Tensor, chosen: Tensor) -> Tensor:
+    """Some rows in the strides of the tensor, which graphs are compiled for; those of expanded ones are their own."""
+    expanded = any(stride == 0 and size > 1 for stride, size in zip(leaf.stride(), leaf.shape, strict=True))
+    if expanded:
+        return leaf[chosen]
+    whole = torch.empty_strided(leaf.shape, leaf.stride(), dtype=leaf.dtype, device=leaf.device)
+    return whole.copy_(leaf.detach()[chosen])
 
 
 def _detached(own: Any) -> Any:
