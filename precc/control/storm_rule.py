@@ -3,8 +3,8 @@
 The model is linear: ``m(x, s) = f + <g, s>``, the step ``s = -radius * g / ||g||_2``, its predicted reduction
 ``m(x, 0) - m(x, s) = radius * ||g||_2``. A step is a success, and accepted, if ``rho >= eta1`` and
 ``||g|| >= eta2 * radius``: ``radius <- min(gamma * radius, radius_max)``. Otherwise ``radius <- radius / gamma``. The
-loss must be known to an error in ``(0, eta_precision * pred]``; where it is not, the coarsest finer level that has it is
-taken, at the same point and radius.
+loss must be known to an error in ``(0, eta_precision * pred]``; where it is not, the coarsest finer level that has it
+is taken, at the same point and radius.
 
 Source: Chen, Menickelly, Scheinberg, Stochastic optimization using a trust-region method and random models (2018), with
 the switch of precision of Estano, Filip, Riccietti (2022), where the interval is printed with the opposite sign.
