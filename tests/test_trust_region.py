@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import precc
 from precc import TrustRegion
-from precc.errors import CaptureError, ClosureError, FormatError, PlanError, UnsupportedError
+from precc.errors import CaptureError, ClosureError, ControllerError, FormatError, PlanError, UnsupportedError
 from precc.models.lenet5 import LeNet5
 from tests.nets import Convolutional, inputs_of, loss_of, uniform
 
@@ -343,7 +343,20 @@ def test_an_error_in_the_closure_loses_nothing() -> None:
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        ({"gate": "difference"}, ValueError),
+        ({"gate": "sources"}, ValueError),
+        ({"epsilon": "guessed"}, ValueError),
+        ({"points": "y"}, ValueError),
+        ({"gate": "difference", "epsilon": "predicted"}, ValueError),
+        ({"momentum_form": "nesterov"}, ValueError),
+        ({"on_reject": "cry"}, ValueError),
+        ({"z": -1.0}, ValueError),
+        ({"zeta": 0.5}, ValueError),
+        ({"noise_tolerance": 1.0}, ValueError),
+        ({"monotone": False, "coarsen_after": 0}, ValueError),
+        ({"levels": "budget", "budget": 0.0}, ValueError),
+        ({"levels": "budget", "budget": math.inf}, ValueError),
+        ({"budget": 0.1}, ValueError),
+        ({"loss": 3}, ControllerError),
         ({"levels": ()}, ValueError),
         ({"levels": "e4m3"}, ValueError),
         ({"levels": uniform("e4m3")}, ValueError),
@@ -351,7 +364,7 @@ def test_an_error_in_the_closure_loses_nothing() -> None:
         ({"levels": ("fp7",)}, FormatError),
         ({"levels": (3,)}, PlanError),
         ({"radius": 0.0}, ValueError),
-        ({"eta1": 0.9}, ValueError),
+        ({"eta1": 0.9, "eta2": 0.5}, ValueError),
         ({"evaluate_every": 0}, ValueError),
         ({"evaluate_every": 1.5}, ValueError),
         ({"evaluate_every": math.inf}, ValueError),

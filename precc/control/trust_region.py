@@ -1,41 +1,40 @@
 """TrustRegion: an optimizer whose step length and arithmetic are controlled together."""
 
 import math
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
-from precc.control.linear_step import LinearStep, Values, propose
-from precc.control.snapshot import Snapshot, loss_of_closure
+from precc.analysis.analysis_options import AnalysisOptions
+from precc.control.closure_optimizer import DEFAULT_LEVELS, ClosureOptimizer, Level, plans_of
+from precc.control.controller import checked_net
+from precc.control.held_point import go_back, hold
+from precc.control.linear_step import MOMENTUM_FORMS, LinearStep, Values
+from precc.control.moment import Moment, all_finite
+from precc.control.region_errors import RegionErrors
+from precc.control.snapshot import Snapshot
 from precc.control.trust_region_rule import Decision, Observation, TrustRegionRule, TrustRegionState
-from precc.errors import CaptureError, ClosureError, PlanError, UnsupportedError, expected_one_of
-from precc.module import PrecisionModule, session_of
+from precc.control.watched_batch import Loss
+from precc.errors import ControllerError, PlanError, expected_one_of
+from precc.module import PrecisionModule
 from precc.plan import PrecisionPlan
-from precc.policy import Policy, Uniform, assigned, parse_policy
-from precc.session import Session
 
 __all__ = ["TrustRegion"]
 
-Closure = Callable[[], Tensor]
-Level = PrecisionPlan | Policy | str
-
-_GATES = ("source",)
-_DEFAULT_LEVELS = (Uniform("e4m3"), Uniform("e5m10"), Uniform("float32"))
-_STATE = "trust_region"  # its key in the state_dict
+_BUDGET = "budget"
+_ON_REJECT = ("step", "restore", "shrink")
 
 
-class TrustRegion(Optimizer):
+class TrustRegion(ClosureOptimizer):
     """First-order trust region with dynamic precision, for mini-batches.
 
     Each step moves by ``radius`` (2-norm over all parameters) against the gradient G, heavy ball if there is
     momentum. Every `evaluate_every` steps the loss is also evaluated in full precision at x, which gives its
     error epsilon, and at x + p; `TrustRegionRule` then refines the level, accepts or rejects, and moves the
     radius. All evaluations of one step see the same batch, masks and batch-norm statistics, and a rejected step
-    leaves parameters, buffers and momentum as they were.
+    leaves parameters, buffers and momentum as they were. ``net.history`` has each decision, and why.
 
     Args:
         net: a net made by `precc.compile`; this optimizer sets its plan from the first step on.
@@ -43,13 +42,34 @@ class TrustRegion(Optimizer):
             MultiStepLR, ExponentialLR) shrink the region beside the rule; those that set a value (LambdaLR,
             OneCycleLR, CosineAnnealingWarmRestarts) replace what the rule found.
         eta1, eta2: least ratios to accept a step, and to double the radius.
-        levels: plans, policies or format names, coarsest first; refined in this order, never back. If one has
-            accumulators, and the net's graphs were built without, they are built again at the next call.
+        levels: plans, policies or format names, coarsest first; refined in this order. If one has accumulators, and
+            the net's graphs were built without, they are built again at the next call. ``"budget"``: plans by
+            `precc.ErrorBudget` within a budget for epsilon, which shrinks to ``min(budget / 2, 0.9 * bound)`` where the
+            gate fails; each is made from an analysis of the batch, with errors of the gradient within ``zeta``, or
+            ``(1 - eta2) / 2``.
         evaluate_every: steps between evaluations; those between are taken without one.
         momentum: mu in ``G <- mu * G + g``; the old G is dropped for a step on which the new one points uphill.
         weight_decay: adds ``weight_decay / 2 * ||x||_2**2`` to the objective, exactly in both reductions.
         loss_scale: factor on the gradient in the backward, taken off it afterwards.
-        gate: ``"source"``: epsilon of the loss at x against ``eta1 / 2 * pred``.
+        gate: ``"source"``: epsilon of the loss against ``eta1 / 2 * pred``; ``"difference"``: the error of
+            ``f(x) - f(x + p)``, which is what the ratio sees, against ``eta1 * pred``.
+        loss: of the output and the targets, for analyses; the closure then calls ``opt.loss(net(x), y)``. None: the
+            model returns its loss.
+        budget: the first one; None: 0.9 of the first bound, after a first gradient in full precision.
+        candidates: as in `precc.ErrorBudget`.
+        epsilon: ``"measured"``, or ``"predicted"``: ``|mean| + z * sigma`` by an analysis of each batch that is
+            evaluated.
+        z: see there, and in plans from a budget.
+        analysis: how batches are analysed.
+        points: where the error of the loss is looked at: ``"x"``, or ``"both"``, its maximum at x and x + p.
+        momentum_form: ``"heavy_ball"``, or ``"gradient"``: ``G <- G + mu * g``.
+        on_reject: ``"step"``: a rejected step is undone; ``"restore"``: parameters, momentum and buffers go back to the
+            last point that an evaluation accepted; ``"shrink"``: it is kept, unless its loss is not finite.
+        monotone: whether levels are refined only. If not, one goes back by a level, or to twice the budget, after
+            `coarsen_after` gates in a row and if the coarser error is below a quarter of the bound.
+        coarsen_after: see there.
+        zeta: largest error of the gradient, relative, at evaluations, in ``(0, 1 - eta2)``; None: it is not measured.
+        noise_tolerance: r in ``rho = (actual + r * epsilon) / (pred + r * epsilon)``.
 
     Rules of the net hold on every level. The loss in full precision is without them: what their formats do to the
     loss is part of epsilon.
@@ -66,269 +86,249 @@ class TrustRegion(Optimizer):
     constants, and the heavy ball is one reading of its momentum, neither of which is given there.
     """
 
+    _entry = "trust_region"
+    _attributes: ClassVar[tuple[str, ...]] = (
+        *ClosureOptimizer._attributes,
+        *("rule", "evaluate_every", "momentum_form", "on_reject", "budget", "successes", "errors"),
+        *("_made", "_buffers"),
+    )
+
     def __init__(
         self,
         net: PrecisionModule,
         radius: float = 0.1,
         eta1: float = 0.1,
         eta2: float = 0.75,
-        levels: Sequence[Level] = _DEFAULT_LEVELS,
+        levels: Sequence[Level] | str = DEFAULT_LEVELS,
         evaluate_every: int = 1,
         momentum: float = 0.0,
         weight_decay: float = 0.0,
         loss_scale: float = 1024.0,
         gate: str = "source",
+        *,
+        loss: Loss | None = None,
+        budget: float | None = None,
+        candidates: Sequence[Any] | None = None,
+        epsilon: str = "measured",
+        z: float = 2.0,
+        analysis: AnalysisOptions | None = None,
+        points: str = "x",
+        momentum_form: str = "heavy_ball",
+        on_reject: str = "step",
+        monotone: bool = True,
+        coarsen_after: int = 10,
+        zeta: float | None = None,
+        noise_tolerance: float = 0.0,
     ) -> None:
-        if not isinstance(net, PrecisionModule):
-            raise CaptureError(f"TrustRegion takes a net made by precc.compile, not {type(net).__name__}")
-        if gate not in _GATES:
-            raise ValueError(f"unknown gate {gate!r}: {expected_one_of(_GATES)}")
-        if isinstance(levels, (str, PrecisionPlan)) or not isinstance(levels, Sequence):
-            raise ValueError(f"levels is a sequence of plans, policies or format names, not {levels!r}")
+        if momentum_form not in MOMENTUM_FORMS:
+            raise ValueError(f"unknown momentum_form {momentum_form!r}: {expected_one_of(MOMENTUM_FORMS)}")
+        if on_reject not in _ON_REJECT:
+            raise ValueError(f"unknown on_reject {on_reject!r}: {expected_one_of(_ON_REJECT)}")
         if not isinstance(evaluate_every, int) or evaluate_every < 1:
             raise ValueError(f"evaluate_every counts steps, at least 1; got {evaluate_every}")
-        if not 0 < loss_scale < 2.0**127:
-            raise ValueError(f"loss_scale must be positive, and finite in float32; got {loss_scale}")
-        self.net = net
-        self.levels = tuple(_as_plan(level) for level in levels)
-        self.rule = TrustRegionRule(radius=radius, eta1=eta1, eta2=eta2, levels=len(self.levels))
+        by_budget = isinstance(levels, str) and levels == _BUDGET
+        plans = () if by_budget else plans_of(levels)
+        self.rule = TrustRegionRule(
+            radius=radius,
+            eta1=eta1,
+            eta2=eta2,
+            levels=None if by_budget else len(plans),
+            budget=budget,
+            entries=1 if gate == "difference" else 2,
+            zeta=zeta,
+            noise_tolerance=noise_tolerance,
+            coarsen_after=None if monotone else coarsen_after,
+        )
+        self.errors = RegionErrors(
+            net=checked_net(net, type(self).__name__),
+            gate=gate,
+            epsilon=epsilon,
+            points=points,
+            z=z,
+            gradient=0.5 * (1 - eta2) if zeta is None else zeta,
+            options=analysis,
+            candidates=candidates,
+            loss=loss,
+            analyses=by_budget or epsilon == "predicted",
+        )
         self.evaluate_every = evaluate_every
-        self.loss_scale = loss_scale
-        self.level = 0
-        self.steps = 0
-        #: Steps accepted and rejected, refinements, and what was not finite, stationary or judged without a gate.
-        self.events: Counter[str] = Counter()
-        parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
-        if not parameters:
-            raise ValueError(f"{type(net).__name__} has no parameter that requires a gradient")
-        super().__init__(parameters, {"lr": radius, "momentum": momentum, "weight_decay": weight_decay})
-        self._session.builds.prepare(self.levels, recompile=True)
+        self.momentum_form = momentum_form
+        self.on_reject = on_reject
+        self.budget, self.successes = budget, 0
+        self._made: PrecisionPlan | None = None  # within the budget
+        self._buffers: dict[str, Tensor] | None = None  # of the last point that an evaluation accepted
+        super().__init__(net, plans, radius, loss_scale, {"momentum": momentum, "weight_decay": weight_decay})
 
-    @property
-    def _session(self) -> Session:
-        return session_of(self.net)
-
-    @property
-    def radius(self) -> float:
-        """The present radius."""
-        return float(self.param_groups[0]["lr"])
+    def loss(self, output: Any, *targets: Any) -> Tensor:
+        """The loss of the net's output, of which the optimizer then knows the targets; for closures."""
+        if self.errors.watch is None:
+            raise ControllerError("this TrustRegion was made without loss=, and has none to call")
+        return self.errors.watch.loss(output, *targets)
 
     @property
     def plan(self) -> PrecisionPlan:
-        """The plan of the present level."""
-        return self.levels[self.level]
+        """The plan of the present level or budget."""
+        if self.rule.levels is not None:
+            return self.levels[self.level]
+        return self._session.full_precision if self._made is None else self._made
 
-    def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
-        """One step. Returns the loss at the point where it started, in the arithmetic of the step.
-
-        Args:
-            closure: evaluates the loss of one batch: ``lambda: loss_fn(net(x), y)``. One that calls backward
-                itself is accepted; its loss is then not scaled.
-
-        Raises:
-            ClosureError: no closure, or one that returns no scalar, or a loss without a gradient.
-        """
-        if closure is None:
-            raise ClosureError("TrustRegion.step needs a closure: opt.step(lambda: loss_fn(net(x), y))")
-        before = Snapshot.of(self.net)
-        try:
-            decision = Decision.REFINE
-            while decision is Decision.REFINE:
-                self.net.set_plan(self.plan)
-                before.restore(self.net)
-                loss, gradients = self._gradients(closure)
-                after = Snapshot.of(self.net)
-                decision = self._decide(closure, before, loss, gradients)
-                self._count(decision.value)
-        except BaseException:  # also Ctrl-C: a step that did not end leaves nothing behind
-            before.restore(self.net)
-            self.net.set_plan(self.plan)
-            raise
-        (before if decision is Decision.REJECT else after).restore(self.net)
-        after.restore_generators()
-        for parameter in self._parameters():
-            own = gradients.get(parameter)
-            parameter.grad = None if own is None else own.to(parameter.dtype)
-        self.steps += 1
-        return loss
-
-    def _gradients(self, closure: Closure) -> tuple[Tensor, Values]:
-        """Loss and gradient at x, the loss scale taken off."""
-        self.zero_grad(set_to_none=True)
-        runs = self._session.builds.runs
-        loss = loss_of_closure(closure)
-        if self._session.builds.runs == runs:
-            raise ClosureError("the closure did not call the net of this optimizer: does it say net(x), not model(x)?")
-        parameters = self._parameters()
-        scale = 1.0
-        if all(parameter.grad is None for parameter in parameters):
-            if not loss.requires_grad:
-                raise ClosureError(
-                    "the loss depends on no parameter of the net: is it computed under torch.no_grad, or detached?"
-                )
-            scale = self.loss_scale
-            loss.backward(torch.full_like(loss, scale))
-        if any(parameter.grad is not None and parameter.grad.is_sparse for parameter in parameters):
-            raise UnsupportedError("TrustRegion does not take sparse gradients: use Embedding(sparse=False)")
-        # in float32 at least: what the scale saved from underflow in float16 must outlive its removal
-        widened = {p: torch.promote_types(p.dtype, torch.float32) for p in parameters}
-        gradients = {p: p.grad.to(widened[p]) / scale for p in parameters if p.grad is not None}
-        self.zero_grad(set_to_none=True)
-        return loss.detach(), gradients
-
-    def _decide(self, closure: Closure, before: Snapshot, loss: Tensor, gradients: Values) -> Decision:
-        """Judge the step from x, and take it if it is accepted."""
-        state = TrustRegionState(self.radius, self.level)
-        if not all(bool(value.isfinite().all()) for value in (loss, *gradients.values())):
+    def _decide(self, moment: Moment, loss: Tensor, gradients: Values) -> Decision:
+        state = TrustRegionState(self.radius, self.level, self.budget, self.successes)
+        if self.on_reject == "restore" and self._buffers is None:
+            self._hold(moment.before.buffers)
+        if self.budget is not None and self._made is None:
+            self._made = self._plan_of(state)
+            return self._keep(Decision.BUDGET, state, "the first budget, which was given", loss)
+        if not all_finite(loss, gradients):
             self._count("nonfinite")
-            at_fault = self._finite_in_full_precision(closure, before)
-            return self._keep(*self.rule.step_without_loss(state, level_at_fault=at_fault))
-        held = {p: own["momentum_buffer"] for p, own in self.state.items() if "momentum_buffer" in own}
-        step = propose(gradients, held, self.param_groups, self.radius)
+            at_fault = all_finite(*moment.gradients(None))
+            decision, state = self.rule.step_without_loss(state, level_at_fault=at_fault)
+            moment.bad = decision is Decision.REJECT
+            where = "under this plan alone" if at_fault else "in full precision too"
+            return self._keep(decision, state, f"loss or gradient is not finite, {where}", loss)
+        step = self._propose(gradients, self.momentum_form)
         if step is None:
             self._count("stationary")
+            self._note("stationary", "the gradient is zero", level=self.level, loss=loss.item())
             return Decision.REJECT
         if self.steps % self.evaluate_every:
-            decision, state = self.rule.step_between(step.predicted_reduction, state)
-            if decision is Decision.ACCEPT:
-                self._move(step)
-            return self._keep(decision, state)
-        exact = self._session.plan == self._session.full_precision
-        epsilon = 0.0 if exact else abs(loss.item() - self._full_precision_loss(closure, before))
-        observed = Observation(step.predicted_reduction, epsilon)
-        decision, state = self.rule.step(observed, state)
+            return self._step_between(step, loss, state)
+        return self._judge(moment, step, loss, gradients, state)
+
+    def _step_between(self, step: LinearStep, loss: Tensor, state: TrustRegionState) -> Decision:
+        seen = Observation(step.predicted_reduction, math.nan)
+        decision, state = self.rule.step_between(step.predicted_reduction, state)
+        if decision is Decision.REJECT:
+            return self._keep(decision, state, self.rule.reason(decision, seen), loss, seen)
+        self._move(step)
+        return self._keep(decision, state, "not evaluated", loss, seen)
+
+    def _judge(
+        self, moment: Moment, step: LinearStep, loss: Tensor, gradients: Values, state: TrustRegionState
+    ) -> Decision:
+        """Find the errors, ask the rule, and stay at x + p if it accepts the step."""
+        coarser = self.rule.coarser(state)
+        plans = [self.plan] if coarser is None else [self.plan, self._plan_of(coarser)]
+        first = self.rule.levels is None and state.budget is None  # in full precision
+        zeta = self.rule.zeta is not None
+        here, turned = ((0.0,), None) if first else self.errors.at_x(moment, loss.item(), gradients, plans, zeta=zeta)
+        errors = self.errors.seen(here, None)
+        seen = Observation(step.predicted_reduction, 0.0 if self.errors.both else errors[0], gradient_error=turned)
+        decision, after = self.rule.step(seen, state)
         if decision is Decision.EVALUATE:
-            if not self.rule.gate(observed):
-                self._count("ungated")
-            decision, state = self._try(closure, before, loss, step, epsilon, state)
-        return self._keep(decision, state)
+            decision, after, seen, errors = self._try(moment, step, loss, here, plans, seen, state)
+        if decision in (Decision.ACCEPT, Decision.REJECT) and not self.rule.gate(seen):
+            self._count("ungated")
+        reason = self.rule.reason(decision, seen) + (", and kept" if moment.kept else "")
+        decision = self._keep(decision, after, reason, loss, seen)
+        if coarser is not None and decision is not Decision.REFINE:
+            self._coarsen(coarser, plans[1], seen, errors[1])
+        return decision
 
     def _try(
         self,
-        closure: Closure,
-        before: Snapshot,
-        loss: Tensor,
+        moment: Moment,
         step: LinearStep,
-        epsilon: float,
+        loss: Tensor,
+        here: Sequence[float],
+        plans: Sequence[PrecisionPlan],
+        seen: Observation,
         state: TrustRegionState,
-    ) -> tuple[Decision, TrustRegionState]:
-        """Evaluate at x + p; stay there if the step is accepted."""
-        origin = {parameter: parameter.detach().clone() for parameter in step.values}
-        heavy_balls = {parameter: dict(self.state[parameter]) for parameter in step.values}
-        decision = Decision.REJECT
-        try:
-            self._move(step)
-            trial = self._loss(closure, before)
-            if not math.isfinite(trial):
+    ) -> tuple[Decision, TrustRegionState, Observation, tuple[float, ...]]:
+        """Evaluate at x + p, and judge; the errors are those at both points, if the gate asks for them."""
+        with self._tentatively(step) as stay:
+            trial = moment.loss(plans[0])
+            finite = math.isfinite(trial)
+            if not finite:
                 self._count("nonfinite")
-                trial = math.inf
-            actual = loss.item() - trial + step.decay_reduction
-            decision, state = self.rule.step(Observation(step.predicted_reduction, epsilon, actual), state)
-        finally:
-            if decision is not Decision.ACCEPT:
-                with torch.no_grad():
-                    for parameter, value in origin.items():
-                        parameter.copy_(value)
-                self.state.update(heavy_balls)
-        return decision, state
+            errors = self.errors.seen(here, self.errors.at(moment, trial, plans) if self.errors.both else None)
+            actual = loss.item() - trial + step.decay_reduction if finite else -math.inf
+            seen = replace(seen, epsilon=errors[0], actual_reduction=actual)
+            decision, after = self.rule.step(seen, state)
+            moment.bad = decision is Decision.REJECT
+            moment.kept = moment.bad and self.on_reject == "shrink" and finite
+            if decision is Decision.ACCEPT or moment.kept:
+                stay()
+        return decision, after, seen, errors
 
-    def _loss(self, closure: Closure, before: Snapshot) -> float:
-        """The loss here under the plan in force, at the same moment; gradients are left as they were."""
-        before.restore(self.net)
-        loss = loss_of_closure(closure).item()
-        self.zero_grad(set_to_none=True)
-        return float(loss)
+    def _coarsen(self, coarser: TrustRegionState, plan: PrecisionPlan, seen: Observation, epsilon: float) -> None:
+        """Take the coarser level if its error is small enough; count gates anew if not."""
+        self.successes = 0
+        if not self.rule.coarsens(seen.predicted_reduction, epsilon):
+            return
+        self.level, self.budget = coarser.level, coarser.budget
+        self._made = None if self.budget is None else plan
+        self._count("coarsen")
+        reason = f"epsilon {epsilon:.3g} is far below {self.rule.bound(seen.predicted_reduction):.3g}"
+        self._note("coarsen", reason, **self._place, epsilon=epsilon)
 
-    def _finite_in_full_precision(self, closure: Closure, before: Snapshot) -> bool:
-        """Whether loss and gradient at x are finite in full precision: what is not, is then the level's fault."""
-        before.restore(self.net)
-        self._session.use_full_precision()
-        loss, gradients = self._gradients(closure)
-        self.net.set_plan(self.plan)
-        return all(bool(value.isfinite().all()) for value in (loss, *gradients.values()))
+    def _plan_of(self, state: TrustRegionState) -> PrecisionPlan:
+        if state.budget is None:
+            return self.levels[state.level]
+        return self.errors.plan_within(state.budget) or self._session.full_precision
 
-    def _full_precision_loss(self, closure: Closure, before: Snapshot) -> float:
-        self._session.use_full_precision()
-        loss = self._loss(closure, before)
-        self.net.set_plan(self.plan)
-        return loss
-
-    def _move(self, step: LinearStep) -> None:
-        with torch.no_grad():
-            for parameter, value in step.values.items():
-                parameter.add_(value)
-        for group in self.param_groups:
-            if group["momentum"]:
-                for parameter in group["params"]:
-                    if parameter in step.direction:
-                        self.state[parameter]["momentum_buffer"] = step.direction[parameter]
-
-    def _keep(self, decision: Decision, state: TrustRegionState) -> Decision:
-        self.level = state.level
+    def _keep(
+        self, decision: Decision, state: TrustRegionState, reason: str, loss: Tensor, seen: Observation | None = None
+    ) -> Decision:
+        """Take the state of the rule over, and note why."""
+        if state.budget != self.budget:
+            self._made = self._plan_of(state)
+        self.level, self.budget, self.successes = state.level, state.budget, state.successes
         for group in self.param_groups:
             group["lr"] = state.radius
+        numbers = (
+            {}
+            if seen is None
+            else {
+                "epsilon": None if math.isnan(seen.epsilon) else seen.epsilon,
+                "predicted_reduction": seen.predicted_reduction,
+                "actual_reduction": seen.actual_reduction,
+            }
+        )
+        self._note(decision.value, reason, **self._place, loss=loss.item(), **numbers)
         return decision
 
-    def _count(self, event: str) -> None:
-        self.events[event] += 1
-        self._session.events[event] += 1
+    @property
+    def _place(self) -> dict[str, Any]:
+        return {"level": self.level} if self.rule.levels is not None else {"budget": self.budget}
 
-    def _parameters(self) -> list[Tensor]:
-        return [parameter for group in self.param_groups for parameter in group["params"]]
+    def _leave(self, moment: Moment, after: Snapshot, decision: Decision) -> None:
+        super()._leave(moment, after, decision)
+        if self.on_reject != "restore":
+            return
+        if moment.bad and decision is Decision.REJECT and self._buffers is not None:
+            go_back(self.state, self._parameters())
+            for name, buffer in self.net.named_buffers():
+                if name in self._buffers:
+                    buffer.copy_(self._buffers[name])
+        elif decision is Decision.ACCEPT and self.steps % self.evaluate_every == 0:
+            self._hold(after.buffers)
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As torch's; momentum and weight decay are a group's own, the radius is one for all.
+    def _hold(self, buffers: dict[str, Tensor]) -> None:
+        hold(self.state, self._parameters())
+        self._buffers = {name: own.clone() for name, own in buffers.items()}
 
-        Raises:
-            ValueError: the group has an ``lr`` of its own, or an option outside its range.
-        """
-        radius = self.param_groups[0]["lr"] if self.param_groups else self.defaults["lr"]
-        if param_group.get("lr", radius) != radius:
-            raise ValueError(f"a trust region has one radius for all groups, {radius}; leave 'lr' out")
-        options = {**self.defaults, **param_group}
-        if not 0 <= options["momentum"] < 1:
-            raise ValueError(f"momentum must be in [0, 1), got {options['momentum']}")
-        if not 0 <= options["weight_decay"] < math.inf:
-            raise ValueError(f"weight_decay must be finite and not negative, got {options['weight_decay']}")
-        super().add_param_group({**param_group, "lr": radius})
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles take the net along."""
-        own = ("net", "levels", "rule", "evaluate_every", "loss_scale", "level", "steps", "events")
-        return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
-
-    def state_dict(self) -> dict[str, Any]:
-        """As torch's, with the level, the number of steps, the events, and the plans of the levels."""
-        own = {
-            "level": self.level,
-            "steps": self.steps,
-            "events": dict(self.events),
-            "levels": [plan.to_json() for plan in self.levels],
+    def _own_state(self) -> dict[str, Any]:
+        return {
+            **super()._own_state(),
+            "budget": self.budget,
+            "successes": self.successes,
+            "plan": None if self._made is None else self._made.to_json(),
+            "buffers": self._buffers,
         }
-        return {**super().state_dict(), _STATE: own}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Continue where a `state_dict` was taken.
+    def _checked_state(self, own: Any) -> Mapping[str, Any]:
+        own = super()._checked_state(own)
+        budget = own["budget"]
+        by_budget = self.rule.levels is None
+        if budget is not None and not (by_budget and isinstance(budget, float) and 0 < budget < math.inf):
+            raise PlanError(f"the state_dict has a budget that cannot be: {budget!r}")
+        if type(own["successes"]) is not int or own["successes"] < 0:
+            raise PlanError(f"the state_dict has a number of successes that cannot be: {own['successes']!r}")
+        return {**own, "plan": None if own["plan"] is None else PrecisionPlan.from_json(own["plan"])}
 
-        Raises:
-            PlanError: it is of another optimizer, or of other levels; nothing is changed.
-            ValueError: its parameter groups are not those of this optimizer; nothing is changed.
-        """
-        own = state_dict.get(_STATE)
-        if not isinstance(own, Mapping) or set(own) != {"level", "steps", "events", "levels"}:
-            raise PlanError("the state_dict is not one of TrustRegion: it has no whole 'trust_region' entry")
-        if [PrecisionPlan.from_json(text) for text in own["levels"]] != list(self.levels):
-            raise PlanError("the state_dict is of a TrustRegion with other levels: pass the same levels first")
-        counts = own["events"].values() if isinstance(own["events"], Mapping) else [None]
-        whole = all(type(count) is int and count >= 0 for count in (own["level"], own["steps"], *counts))
-        if not whole or own["level"] >= len(self.levels):
-            raise PlanError(
-                f"the state_dict has a level, steps or events that cannot be: {dict(own) | {'levels': '...'}}"
-            )
-        super().load_state_dict({key: value for key, value in state_dict.items() if key != _STATE})
-        self.level, self.steps, self.events = own["level"], own["steps"], Counter(own["events"])
-        self.net.set_plan(self.plan)
-
-
-def _as_plan(level: Level) -> PrecisionPlan:
-    return level if isinstance(level, PrecisionPlan) else assigned(parse_policy(level))
+    def _load(self, own: Mapping[str, Any]) -> None:
+        super()._load(own)
+        self.budget, self.successes, self._made, self._buffers = (
+            own[name] for name in ("budget", "successes", "plan", "buffers")
+        )

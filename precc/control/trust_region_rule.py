@@ -198,6 +198,26 @@ class TrustRegionRule:
         """Whether the coarser level, which has this error, is to be taken; if not, the gates are counted anew."""
         return epsilon < _COARSER * self.bound(predicted)
 
+    def reason(self, decision: Decision, observed: Observation) -> str:
+        """Why, in a clause with the numbers."""
+        predicted, epsilon, actual = observed.predicted_reduction, observed.epsilon, observed.actual_reduction
+        if not (predicted > 0 and math.isfinite(predicted)):
+            return f"the model promises no decrease, but {predicted:.3g}"
+        bound = self.bound(predicted)
+        if decision is Decision.BUDGET:
+            return f"the first budget, {_WITHIN:g} of the bound {bound:.3g}"
+        if decision is Decision.REFINE and not epsilon < bound:
+            return f"epsilon {epsilon:.3g} is not below {bound:.3g}"
+        if decision is Decision.REFINE:
+            return f"the gradient's error {observed.gradient_error:.3g} is not within zeta {self.zeta:g}"
+        tolerated = self.noise_tolerance * epsilon if self.noise_tolerance else 0.0
+        ratio = math.nan if actual is None else (actual + tolerated) / (predicted + tolerated)
+        ungated = "" if self.gate(observed) else f", though epsilon {epsilon:.3g} may be too large, bound {bound:.3g}"
+        if decision is Decision.REJECT:
+            return f"rho {ratio:.3g} is below eta1 {self.eta1:g}{ungated}"
+        name, least = ("eta2", self.eta2) if ratio >= self.eta2 else ("eta1", self.eta1)
+        return f"rho {ratio:.3g} is at least {name} {least:g}{ungated}"
+
     def _can_refine(self, state: TrustRegionState) -> bool:
         return state.budget is not None if self.levels is None else state.level + 1 < self.levels
 

@@ -1,0 +1,289 @@
+"""What optimizers have in common that evaluate a closure and choose step length and arithmetic together."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from precc.control.controller import checked_net
+from precc.control.linear_step import LinearStep, Values, propose
+from precc.control.moment import Closure, Moment
+from precc.control.snapshot import Snapshot
+from precc.control.trust_region_rule import Decision
+from precc.errors import ClosureError, ControllerError, PlanError
+from precc.module import PrecisionModule, session_of
+from precc.plan import PrecisionPlan
+from precc.policy import Policy, Uniform, assigned, parse_policy
+from precc.session import Session
+
+__all__ = ["DEFAULT_LEVELS", "ClosureOptimizer", "Level", "plans_of"]
+
+Level = PrecisionPlan | Policy | str
+
+DEFAULT_LEVELS: tuple[Level, ...] = (Uniform("e4m3"), Uniform("e5m10"), Uniform("float32"))
+
+
+class ClosureOptimizer(Optimizer):
+    """Base of `TrustRegion` and `STORM`: steps of a linear model, as long as the radius, of which it has one.
+
+    A subclass has ``_decide``, and ``_own_state`` with ``_checked_state`` and ``_load`` for what it remembers.
+
+    Args:
+        net: a net made by `precc.compile`; this optimizer sets its plan from the first step on.
+        levels: plans, policies or format names, coarsest first; none for a subclass that makes its plans.
+        radius: the first radius.
+        loss_scale: factor on the gradient in the backward, taken off it afterwards.
+        group_options: further defaults of parameter groups.
+
+    Raises:
+        CaptureError: the net is not compiled by precc.
+        ValueError, FormatError, PlanError: an option outside its range.
+    """
+
+    _entry: ClassVar[str]  #: its key in the state_dict
+    _attributes: ClassVar[tuple[str, ...]] = ("net", "levels", "loss_scale", "level", "steps", "events")
+
+    def __init__(
+        self,
+        net: PrecisionModule,
+        levels: Sequence[PrecisionPlan],
+        radius: float,
+        loss_scale: float,
+        group_options: Mapping[str, float],
+    ) -> None:
+        self.net = checked_net(net, type(self).__name__)
+        if not 0 < loss_scale < 2.0**127:
+            raise ValueError(f"loss_scale must be positive, and finite in float32; got {loss_scale}")
+        self.levels = tuple(levels)
+        self.loss_scale = loss_scale
+        self.level = 0
+        self.steps = 0
+        #: Steps accepted and rejected, refinements, and what was not finite, stationary or judged without a gate.
+        self.events: Counter[str] = Counter()
+        parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
+        if not parameters:
+            raise ValueError(f"{type(net).__name__} has no parameter that requires a gradient")
+        super().__init__(parameters, {"lr": radius, "momentum": 0.0, "weight_decay": 0.0, **group_options})
+        self._session.builds.prepare(self.levels, recompile=True)
+
+    @property
+    def _session(self) -> Session:
+        return session_of(self.net)
+
+    @property
+    def radius(self) -> float:
+        """The present radius."""
+        return float(self.param_groups[0]["lr"])
+
+    @property
+    def plan(self) -> PrecisionPlan:
+        """The plan of the present level."""
+        return self.levels[self.level]
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """What ``torch.amp.GradScaler.step`` asks first."""
+        name = type(self).__name__
+        raise ClosureError(
+            f"{name} scales its loss itself ({name}(net, loss_scale=...)), and evaluates it again: call "
+            "opt.step(closure) without the scaler"
+        )
+
+    def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
+        """One step. Returns the loss at the point where it started, in the arithmetic of the step.
+
+        Args:
+            closure: evaluates the loss of one batch: ``lambda: loss_fn(net(x), y)``. One that calls backward
+                itself is accepted; its loss is then not scaled.
+
+        Raises:
+            ClosureError: no closure, or one that returns no scalar, or a loss without a gradient.
+            ControllerError: the net has a parameter to train that this optimizer does not have.
+        """
+        if closure is None:
+            raise ClosureError(f"{type(self).__name__}.step needs a closure: opt.step(lambda: loss_fn(net(x), y))")
+        self._check_parameters()
+        moment = Moment(self.net, closure, self._parameters(), self.loss_scale, type(self).__name__)
+        try:
+            decision = Decision.REFINE
+            while decision in (Decision.REFINE, Decision.BUDGET):
+                loss, gradients = moment.gradients(self.plan)
+                after = Snapshot.of(self.net)
+                decision = self._decide(moment, loss, gradients)
+                self._count(decision.value)
+            self.net.set_plan(self.plan)
+        except BaseException:  # also Ctrl-C: a step that did not end leaves nothing behind
+            moment.before.restore(self.net)
+            self.net.set_plan(self.plan)
+            raise
+        self._leave(moment, after, decision)
+        for parameter in self._parameters():
+            own = gradients.get(parameter)
+            parameter.grad = None if own is None else own.to(parameter.dtype)
+        self.steps += 1
+        return loss
+
+    def _decide(self, moment: Moment, loss: Tensor, gradients: Values) -> Decision:
+        """Judge the step from x, and take it if it is accepted."""
+        raise NotImplementedError
+
+    def _leave(self, moment: Moment, after: Snapshot, decision: Decision) -> None:
+        """Buffers and amax history as one evaluation at x leaves them, or as before a step that was undone."""
+        undone = decision is Decision.REJECT and not moment.kept
+        (moment.before if undone else after).restore(self.net)
+        after.restore_generators()
+
+    def _propose(self, gradients: Values, form: str = "heavy_ball") -> LinearStep | None:
+        held = {p: own["momentum_buffer"] for p, own in self.state.items() if "momentum_buffer" in own}
+        return propose(gradients, held, self.param_groups, self.radius, form=form)
+
+    def _move(self, step: LinearStep) -> None:
+        with torch.no_grad():
+            for parameter, value in step.values.items():
+                parameter.add_(value)
+        for group in self.param_groups:
+            if group["momentum"]:
+                for parameter in group["params"]:
+                    if parameter in step.direction:
+                        self.state[parameter]["momentum_buffer"] = step.direction[parameter]
+
+    @contextmanager
+    def _tentatively(self, step: LinearStep) -> Iterator[Callable[[], None]]:
+        """At x + p; afterwards at x again, with the momentum of before, unless what this yields was called."""
+        origin = {parameter: parameter.detach().clone() for parameter in step.values}
+        own = {parameter: dict(self.state[parameter]) for parameter in step.values}
+        stays: list[bool] = []
+        try:
+            self._move(step)
+            yield lambda: stays.append(True)
+        finally:
+            if not stays:
+                with torch.no_grad():
+                    for parameter, value in origin.items():
+                        parameter.copy_(value)
+                self.state.update(own)
+
+    def _count(self, event: str) -> None:
+        self.events[event] += 1
+        self._session.events[event] += 1
+
+    def _note(self, event: str, reason: str, **own: Any) -> None:
+        """A row of the net's history."""
+        self._session.history.note(
+            step=self.steps,
+            controller=type(self).__name__,
+            event=event,
+            reason=reason,
+            plan=self.plan,
+            radius=self.radius,
+            **own,
+        )
+
+    def _parameters(self) -> list[Tensor]:
+        return [parameter for group in self.param_groups for parameter in group["params"]]
+
+    def _check_parameters(self) -> None:
+        held = {id(parameter) for parameter in self._parameters()}
+        new = [name for name, own in self.net.named_parameters() if own.requires_grad and id(own) not in held]
+        if new:
+            raise ControllerError(
+                f"{type(self.net).__name__} has a parameter {new[0]!r} to train, and {len(new) - 1} more, which this "
+                "optimizer does not have: opt.add_param_group({'params': [...]}), or freeze it"
+            )
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As torch's; momentum and weight decay are a group's own, the radius is one for all.
+
+        Raises:
+            ValueError: the group has an ``lr`` of its own, or an option outside its range.
+        """
+        radius = self.param_groups[0]["lr"] if self.param_groups else self.defaults["lr"]
+        if param_group.get("lr", radius) != radius:
+            raise ValueError(f"a trust region has one radius for all groups, {radius}; leave 'lr' out")
+        options = {**self.defaults, **param_group}
+        if not 0 <= options["momentum"] < 1:
+            raise ValueError(f"momentum must be in [0, 1), got {options['momentum']}")
+        if not 0 <= options["weight_decay"] < math.inf:
+            raise ValueError(f"weight_decay must be finite and not negative, got {options['weight_decay']}")
+        super().add_param_group({**param_group, "lr": radius})
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles take the net along."""
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in self._attributes}}
+
+    def _own_state(self) -> dict[str, Any]:
+        return {
+            "level": self.level,
+            "steps": self.steps,
+            "events": dict(self.events),
+            "levels": [plan.to_json() for plan in self.levels],
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's, with the level, the number of steps, the events, the plans of the levels, and what is its own."""
+        return {**super().state_dict(), self._entry: self._own_state()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Continue where a `state_dict` was taken.
+
+        Raises:
+            PlanError: it is of another optimizer, or of other levels; nothing is changed.
+            ValueError: its parameter groups are not those of this optimizer; nothing is changed.
+        """
+        own = self._checked_state(state_dict.get(self._entry))
+        super().load_state_dict({key: value for key, value in state_dict.items() if key != self._entry})
+        self._keep_dtypes(state_dict)
+        self._load(own)
+        self.net.set_plan(self.plan)
+
+    def _checked_state(self, own: Any) -> Mapping[str, Any]:
+        """An entry that can be loaded."""
+        if not isinstance(own, Mapping) or set(own) != set(self._own_state()):
+            name = type(self).__name__
+            raise PlanError(f"the state_dict is not one of {name}: it has no whole {self._entry!r} entry")
+        if [PrecisionPlan.from_json(text) for text in own["levels"]] != list(self.levels):
+            raise PlanError(
+                f"the state_dict is of a {type(self).__name__} with other levels: pass the same levels first"
+            )
+        counts = own["events"].values() if isinstance(own["events"], Mapping) else [None]
+        whole = all(type(count) is int and count >= 0 for count in (own["level"], own["steps"], *counts))
+        if not whole or own["level"] >= max(1, len(self.levels)):
+            shown = {name: own[name] for name in ("level", "steps", "events")}
+            raise PlanError(f"the state_dict has a level, steps or events that cannot be: {shown}")
+        return own
+
+    def _load(self, own: Mapping[str, Any]) -> None:
+        self.level, self.steps, self.events = own["level"], own["steps"], Counter(own["events"])
+
+    def _keep_dtypes(self, state_dict: Mapping[str, Any]) -> None:
+        """Torch loads what belongs to a parameter in its dtype; momentum of a float16 net is float32."""
+        numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
+        for number, parameter in zip(numbers, self._parameters(), strict=True):
+            for name, value in state_dict["state"].get(number, {}).items():
+                self.state[parameter][name] = value.detach().to(parameter.device, copy=True)
+
+
+def plan_of(level: Level) -> PrecisionPlan:
+    """The plan that a level means.
+
+    Raises:
+        PlanError, FormatError: it means none.
+    """
+    return level if isinstance(level, PrecisionPlan) else assigned(parse_policy(level))
+
+
+def plans_of(levels: Any) -> tuple[PrecisionPlan, ...]:
+    """The plans of levels.
+
+    Raises:
+        ValueError: not a sequence.
+        PlanError, FormatError: one of them is no level.
+    """
+    if isinstance(levels, (str, PrecisionPlan)) or not isinstance(levels, Sequence):
+        raise ValueError(f"levels is a sequence of plans, policies or format names, not {levels!r}")
+    return tuple(plan_of(level) for level in levels)
