@@ -41,6 +41,7 @@ from precc.control.late_switch import LateSwitch  # noqa: E402
 from precc.control.logit_sharpness import logit_sharpness  # noqa: E402
 from precc.control.noise_aware import NoiseAware  # noqa: E402
 from precc.control.sharpness_guard import SharpnessGuard  # noqa: E402
+from precc.control.storm import STORM  # noqa: E402
 from precc.control.trust_region import TrustRegion  # noqa: E402
 from precc.cost.bit_ops import BitOps  # noqa: E402
 from precc.cost.cost_model import CostModel  # noqa: E402
@@ -88,6 +89,7 @@ __all__ = [
     "CANDIDATES",
     "FORMATS",
     "MILP",
+    "STORM",
     "TARGETS",
     "Accumulator",
     "AdaPT",

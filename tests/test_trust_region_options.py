@@ -248,6 +248,7 @@ def test_predictions_at_both_points() -> None:
         net, opt, closure = lenet(levels=("float16",), radius=0.5, epsilon="predicted", points=points)
         opt.step(closure)
         (row,) = net.history
+        assert row.epsilon is not None
         found.append(row.epsilon)
     assert found[1] >= found[0] > 0
 
@@ -304,23 +305,23 @@ def test_gradient_scalers_are_told_that_they_are_not_needed() -> None:
 
 
 def test_a_parameter_that_is_new_or_frozen() -> None:
-    net = precc.compile(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 1)), backend="reference")
-    net[0].requires_grad_(False)
+    first, second = nn.Linear(4, 3).requires_grad_(False), nn.Linear(3, 1)
+    net = precc.compile(nn.Sequential(first, second), backend="reference")
     x = torch.randn(5, 4)
     opt = TrustRegion(net, levels=FP32)
     opt.step(lambda: net(x).square().mean())
-    net[0].weight.requires_grad_(True)
+    first.weight.requires_grad_(True)
     with pytest.raises(ControllerError, match=r"'0\.weight' to train, and 0 more"):
         opt.step(lambda: net(x).square().mean())
-    opt.add_param_group({"params": [net[0].weight]})
-    before = [own.clone() for own in net.parameters()]
+    opt.add_param_group({"params": [first.weight]})
+    before = first.weight.clone()
     opt.step(lambda: net(x).square().mean())
-    assert not torch.equal(before[0], net[0].weight)
-    net[1].weight.requires_grad_(False)
-    before = [own.clone() for own in net.parameters()]
+    assert not torch.equal(before, first.weight)
+    second.weight.requires_grad_(False)
+    before, frozen = first.weight.clone(), second.weight.clone()
     opt.step(lambda: net(x).square().mean())
-    assert torch.equal(before[2], net[1].weight)
-    assert not torch.equal(before[0], net[0].weight)
+    assert torch.equal(frozen, second.weight)
+    assert not torch.equal(before, first.weight)
 
 
 def test_a_loss_that_is_constant() -> None:
@@ -373,7 +374,7 @@ def test_a_state_dict_goes_on_bit_for_bit(family: str) -> None:
         return net, opt, lambda: opt.loss(net(x), y)
 
     net, opt, closure = start()
-    saved = []
+    saved: list[Any] = []
     for _ in range(6):
         saved.append(copy.deepcopy([net.state_dict(), opt.state_dict(), net.precision_state(), torch.get_rng_state()]))
         opt.step(closure)

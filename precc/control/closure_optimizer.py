@@ -12,20 +12,15 @@ from torch.optim import Optimizer
 
 from precc.control.controller import checked_net
 from precc.control.linear_step import LinearStep, Values, propose
-from precc.control.moment import Closure, Moment
+from precc.control.moment import Closure, Moment, all_finite
 from precc.control.snapshot import Snapshot
-from precc.control.trust_region_rule import Decision
+from precc.control.trust_region_rule import Decision, Observation
 from precc.errors import ClosureError, ControllerError, PlanError
 from precc.module import PrecisionModule, session_of
 from precc.plan import PrecisionPlan
-from precc.policy import Policy, Uniform, assigned, parse_policy
 from precc.session import Session
 
-__all__ = ["DEFAULT_LEVELS", "ClosureOptimizer", "Level", "plans_of"]
-
-Level = PrecisionPlan | Policy | str
-
-DEFAULT_LEVELS: tuple[Level, ...] = (Uniform("e4m3"), Uniform("e5m10"), Uniform("float32"))
+__all__ = ["ClosureOptimizer", "numbers_of"]
 
 
 class ClosureOptimizer(Optimizer):
@@ -131,6 +126,29 @@ class ClosureOptimizer(Optimizer):
     def _decide(self, moment: Moment, loss: Tensor, gradients: Values) -> Decision:
         """Judge the step from x, and take it if it is accepted."""
         raise NotImplementedError
+
+    def _fault(self, moment: Moment) -> tuple[bool, str]:
+        """Whether a loss or gradient that is not finite is so under the plan in force alone, and that in words."""
+        self._count("nonfinite")
+        at_fault = all_finite(*moment.gradients(None))
+        return at_fault, f"loss or gradient is not finite, {'under this plan alone' if at_fault else 'in any'}"
+
+    def _stationary(self, loss: Tensor) -> Decision:
+        self._count("stationary")
+        self._note("stationary", "the gradient is zero", level=self.level, loss=loss.item())
+        return Decision.REJECT
+
+    def _reduction(self, step: LinearStep, loss: Tensor, trial: float) -> float:
+        """The computed decrease of the objective; infinitely negative if the loss at x + p is not finite."""
+        if math.isfinite(trial):
+            return float(loss.item()) - trial + step.decay_reduction
+        self._count("nonfinite")
+        return -math.inf
+
+    def _take(self, radius: float, level: int) -> None:
+        self.level = level
+        for group in self.param_groups:
+            group["lr"] = radius
 
     def _leave(self, moment: Moment, after: Snapshot, decision: Decision) -> None:
         """Buffers and amax history as one evaluation at x leaves them, or as before a step that was undone."""
@@ -268,22 +286,12 @@ class ClosureOptimizer(Optimizer):
                 self.state[parameter][name] = value.detach().to(parameter.device, copy=True)
 
 
-def plan_of(level: Level) -> PrecisionPlan:
-    """The plan that a level means.
-
-    Raises:
-        PlanError, FormatError: it means none.
-    """
-    return level if isinstance(level, PrecisionPlan) else assigned(parse_policy(level))
-
-
-def plans_of(levels: Any) -> tuple[PrecisionPlan, ...]:
-    """The plans of levels.
-
-    Raises:
-        ValueError: not a sequence.
-        PlanError, FormatError: one of them is no level.
-    """
-    if isinstance(levels, (str, PrecisionPlan)) or not isinstance(levels, Sequence):
-        raise ValueError(f"levels is a sequence of plans, policies or format names, not {levels!r}")
-    return tuple(plan_of(level) for level in levels)
+def numbers_of(seen: Observation | None) -> dict[str, float | None]:
+    """What a history keeps of an observation."""
+    if seen is None:
+        return {}
+    return {
+        "epsilon": None if math.isnan(seen.epsilon) else seen.epsilon,
+        "predicted_reduction": seen.predicted_reduction,
+        "actual_reduction": seen.actual_reduction,
+    }

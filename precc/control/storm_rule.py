@@ -101,5 +101,20 @@ class STORMRule:
             return Decision.REFINE, replace(state, level=state.level + 1)
         return Decision.REJECT, self._shrunk(state)
 
+    def reason(self, decision: Decision, observed: Observation, gradient_norm: float, state: TrustRegionState) -> str:
+        """Why, in a clause with the numbers; the state is that of before."""
+        predicted, epsilon, actual = observed.predicted_reduction, observed.epsilon, observed.actual_reduction
+        if not (predicted > 0 and math.isfinite(predicted)):
+            return f"the model promises no decrease, but {predicted:.3g}"
+        if decision is Decision.REFINE or actual is None:
+            return f"epsilon {epsilon:.3g} is above {self.bound(predicted):.3g}"
+        ratio = actual / predicted
+        if not ratio >= self.eta1:
+            return f"rho {ratio:.3g} is below eta1 {self.eta1:g}"
+        least = self.eta2 * state.radius
+        if decision is Decision.REJECT:
+            return f"the gradient {gradient_norm:.3g} is below eta2 * radius {least:.3g}"
+        return f"rho {ratio:.3g} is at least eta1 {self.eta1:g}, the gradient {gradient_norm:.3g} at least {least:.3g}"
+
     def _shrunk(self, state: TrustRegionState) -> TrustRegionState:
         return replace(state, radius=state.radius / self.gamma)

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from precc.analysis.analysis_options import AnalysisOptions
-from precc.control.closure_optimizer import DEFAULT_LEVELS, ClosureOptimizer, Level, plans_of
+from precc.control.closure_optimizer import ClosureOptimizer, numbers_of
 from precc.control.controller import checked_net
 from precc.control.held_point import go_back, hold
+from precc.control.levels import DEFAULT_LEVELS, Level, plans_of
 from precc.control.linear_step import MOMENTUM_FORMS, LinearStep, Values
 from precc.control.moment import Moment, all_finite
 from precc.control.region_errors import RegionErrors
@@ -180,17 +181,13 @@ class TrustRegion(ClosureOptimizer):
             self._made = self._plan_of(state)
             return self._keep(Decision.BUDGET, state, "the first budget, which was given", loss)
         if not all_finite(loss, gradients):
-            self._count("nonfinite")
-            at_fault = all_finite(*moment.gradients(None))
+            at_fault, reason = self._fault(moment)
             decision, state = self.rule.step_without_loss(state, level_at_fault=at_fault)
             moment.bad = decision is Decision.REJECT
-            where = "under this plan alone" if at_fault else "in full precision too"
-            return self._keep(decision, state, f"loss or gradient is not finite, {where}", loss)
+            return self._keep(decision, state, reason, loss)
         step = self._propose(gradients, self.momentum_form)
         if step is None:
-            self._count("stationary")
-            self._note("stationary", "the gradient is zero", level=self.level, loss=loss.item())
-            return Decision.REJECT
+            return self._stationary(loss)
         if self.steps % self.evaluate_every:
             return self._step_between(step, loss, state)
         return self._judge(moment, step, loss, gradients, state)
@@ -238,15 +235,12 @@ class TrustRegion(ClosureOptimizer):
         """Evaluate at x + p, and judge; the errors are those at both points, if the gate asks for them."""
         with self._tentatively(step) as stay:
             trial = moment.loss(plans[0])
-            finite = math.isfinite(trial)
-            if not finite:
-                self._count("nonfinite")
             errors = self.errors.seen(here, self.errors.at(moment, trial, plans) if self.errors.both else None)
-            actual = loss.item() - trial + step.decay_reduction if finite else -math.inf
+            actual = self._reduction(step, loss, trial)
             seen = replace(seen, epsilon=errors[0], actual_reduction=actual)
             decision, after = self.rule.step(seen, state)
             moment.bad = decision is Decision.REJECT
-            moment.kept = moment.bad and self.on_reject == "shrink" and finite
+            moment.kept = moment.bad and self.on_reject == "shrink" and actual > -math.inf
             if decision is Decision.ACCEPT or moment.kept:
                 stay()
         return decision, after, seen, errors
@@ -273,19 +267,9 @@ class TrustRegion(ClosureOptimizer):
         """Take the state of the rule over, and note why."""
         if state.budget != self.budget:
             self._made = self._plan_of(state)
-        self.level, self.budget, self.successes = state.level, state.budget, state.successes
-        for group in self.param_groups:
-            group["lr"] = state.radius
-        numbers = (
-            {}
-            if seen is None
-            else {
-                "epsilon": None if math.isnan(seen.epsilon) else seen.epsilon,
-                "predicted_reduction": seen.predicted_reduction,
-                "actual_reduction": seen.actual_reduction,
-            }
-        )
-        self._note(decision.value, reason, **self._place, loss=loss.item(), **numbers)
+        self.budget, self.successes = state.budget, state.successes
+        self._take(state.radius, state.level)
+        self._note(decision.value, reason, **self._place, loss=loss.item(), **numbers_of(seen))
         return decision
 
     @property
