@@ -39,6 +39,7 @@ from precc.control.alrs import ALRS  # noqa: E402
 from precc.control.guards import Guards  # noqa: E402
 from precc.control.late_switch import LateSwitch  # noqa: E402
 from precc.control.logit_sharpness import logit_sharpness  # noqa: E402
+from precc.control.mpsgd import MPSGD  # noqa: E402
 from precc.control.noise_aware import NoiseAware  # noqa: E402
 from precc.control.sharpness_guard import SharpnessGuard  # noqa: E402
 from precc.control.storm import STORM  # noqa: E402
@@ -89,6 +90,7 @@ __all__ = [
     "CANDIDATES",
     "FORMATS",
     "MILP",
+    "MPSGD",
     "STORM",
     "TARGETS",
     "Accumulator",

@@ -80,7 +80,7 @@ class MPSGDRule:
         ValueError: an option outside its range.
 
     >>> rule = MPSGDRule(eta=0.5, levels=3)
-    >>> decision, state = rule.step(MPSGDObservation(0.1, 4.0, (1.0, 0.09, 0.0)), rule.init())
+    >>> decision, state = rule.step(MPSGDObservation(0.1, 4.0, (1.0, 0.09, 0.0)), MPSGDState(level=0))
     >>> decision.bound, decision.level, decision.passed
     (0.1, 1, False)
     """
@@ -98,7 +98,8 @@ class MPSGDRule:
             raise ValueError(f"scale_eta is True or False, not {self.scale_eta!r}")
 
     def init(self) -> MPSGDState:
-        return MPSGDState()
+        """On the finest level: nothing is known."""
+        return MPSGDState(self.levels - 1)
 
     def eta_of(self, rate: float, state: MPSGDState) -> float:
         """Eta of a step; where gamma grew, it stays below 1."""
@@ -111,9 +112,13 @@ class MPSGDRule:
         """The largest error that the loss may have."""
         return 0.5 * rate * self.eta_of(rate, state) * gradient_square
 
+    def passes(self, epsilon: float, bound: float) -> bool:
+        """Whether an error is small enough."""
+        return epsilon <= bound < math.inf
+
     def coarsest(self, bound: float, epsilons: Sequence[float]) -> int:
         """The coarsest level within a bound, or else the finest; also where the bound is not finite."""
-        within = (level for level, epsilon in enumerate(epsilons) if epsilon <= bound < math.inf)
+        within = (level for level, epsilon in enumerate(epsilons) if self.passes(epsilon, bound))
         return next(within, self.levels - 1)
 
     def step(self, observed: MPSGDObservation, state: MPSGDState) -> tuple[MPSGDDecision, MPSGDState]:
@@ -130,7 +135,7 @@ class MPSGDRule:
             level=level,
             bound=bound,
             epsilon=epsilon,
-            passed=epsilon <= bound < math.inf,
+            passed=self.passes(epsilon, bound),
             rate_bound=rate_bound,
             too_long=rate_bound is not None and rate > rate_bound,
             replaces=weight / total if total > 0 else 0.0,

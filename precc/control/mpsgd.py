@@ -1,0 +1,301 @@
+"""MPSGD: around an optimizer, the coarsest arithmetic whose error is small beside the decrease of a step."""
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from precc.analysis.analysis_options import AnalysisOptions
+from precc.control.controller import Controller
+from precc.control.gradient_noise import adam_metric
+from precc.control.level_errors import LevelErrors
+from precc.control.levels import DEFAULT_LEVELS, Level, plans_of
+from precc.control.loss_errors import epsilon_of
+from precc.control.moment import Moment
+from precc.control.mpsgd_rule import MPSGDDecision, MPSGDObservation, MPSGDRule, MPSGDState
+from precc.control.preconditioned import difference, square
+from precc.control.region_errors import error_between
+from precc.control.secant import SecantRule, Secants
+from precc.control.snapshot import Snapshot
+from precc.control.watched_batch import Loss
+from precc.errors import ControllerError, expected_one_of
+from precc.module import PrecisionModule, session_of
+from precc.plan import PrecisionPlan
+
+__all__ = ["MPSGD"]
+
+_EPSILONS = ("measured", "predicted")
+
+
+class MPSGD(Controller):
+    """Mixed-precision SGD: steps in the coarsest level with an error of at most ``gamma * eta / 2 * <G, P G>``.
+
+    The error is that of the loss. Gamma is the optimizer's learning rate, of several groups the smallest; G is the
+    gradient as the optimizer gets it; P is 1, or in an optimizer of Adam's kind ``1 / (sqrt(v) + eps)``.
+    ``ctl.step(loss)`` after each ``optimizer.step()`` chooses the level of the next step by the gradient of this one;
+    where this one turns out to have been computed in a level that its own gradient does not allow, that is an event,
+    ``violation``. ``ctl.backward(closure)`` in the place of forward and backward is strict: it begins with the coarsest
+    level, and evaluates again in the next finer one while the gradient does not allow it.
+
+    Errors are measured on the last batch every `measure_every` steps, under each level against full precision, and the
+    largest of the last `window` counts. The training begins in the finest level.
+
+    With ``gamma <= 2 * (1 - eta) / L`` the random iterate has ``E ||grad f||**2 = O(1 / sqrt(N))`` above a floor of
+    ``eta * sigma**2 / (1 - eta)`` for a constant eta, sigma being the noise of the gradient: eta is a policy, and with
+    ``scale_eta=True`` the floor falls with the learning rate. L is estimated from secants (`SecantRule` says how the
+    noise of batches gets into it), in Adam's metric where there is one; a rate above that is an event, ``rate``.
+
+    Args:
+        net: made by `precc.compile`; the controller sets its plan.
+        optimizer: of the net's parameters.
+        eta: in (0, 1).
+        levels: plans, policies or format names, coarsest first.
+        loss: a module, which is observed where it is called, or a function, called as ``ctl.loss(net(x), y)``. None:
+            the model's own. The strict form needs none.
+        scale_eta: eta in proportion to gamma, beginning with `eta`.
+        epsilon: ``"measured"``, or ``"predicted"`` by an analysis of the last batch: ``|mean| + z * sigma``.
+        z: see there.
+        measure_every: steps from one measurement to the next.
+        window: measurements that count.
+        lipschitz: whether L is estimated; it takes the memory of two copies of the parameters.
+        secants: how.
+        keep_iterate: whether the random iterate is kept, in ``ctl.iterate``; one more copy.
+        seed: of its choice.
+        analysis: how batches are analysed.
+
+    Raises:
+        CaptureError, ControllerError, PlanError, FormatError, ValueError: what does not fit.
+
+    Source: see `precc.control.mpsgd_rule`.
+    """
+
+    def __init__(
+        self,
+        net: PrecisionModule,
+        optimizer: Optimizer,
+        eta: float = 0.1,
+        levels: Sequence[Level] = DEFAULT_LEVELS,
+        loss: Loss | None = None,
+        *,
+        scale_eta: bool = False,
+        epsilon: str = "measured",
+        z: float = 2.0,
+        measure_every: int = 10,
+        window: int = 10,
+        lipschitz: bool = True,
+        secants: SecantRule | None = None,
+        keep_iterate: bool = False,
+        seed: int = 0,
+        analysis: AnalysisOptions | None = None,
+    ) -> None:
+        self.levels = plans_of(levels)
+        self.rule = MPSGDRule(eta=eta, levels=len(self.levels), scale_eta=scale_eta)
+        self.secant_rule = SecantRule() if secants is None else secants
+        if epsilon not in _EPSILONS:
+            raise ValueError(f"unknown epsilon {epsilon!r}: {expected_one_of(_EPSILONS)}")
+        if not 0 <= z < math.inf:
+            raise ValueError(f"z, of |mean| + z * sigma, must be finite and not negative, got {z}")
+        if type(measure_every) is not int or measure_every < 1:
+            raise ValueError(f"measure_every counts steps, at least 1; got {measure_every!r}")
+        self.epsilon, self.z, self.measure_every = epsilon, z, measure_every
+        self.lipschitz, self.keep_iterate, self.seed = lipschitz, keep_iterate, seed
+        self.options = AnalysisOptions() if analysis is None else analysis
+        self._errors = LevelErrors.of(levels=len(self.levels), window=window)
+        super().__init__(net, optimizer, loss)
+        self._rule_state = self.rule.init()
+        self._secants = self.secant_rule.init()
+        self._square = math.nan  # <G, P G> of the last step
+        self._counts = [0] * len(self.levels)
+        self._point: dict[str, Tensor] = {}  # x of the last step, and its G
+        self._turn: dict[str, Tensor] = {}
+        self._too_long = False
+        self._rate = self.rate
+        self._strict = False  # whether the step under way has its level by ctl.backward
+        #: The random iterate, by name of the parameter, if it is kept.
+        self.iterate: dict[str, Tensor] | None = None
+        session_of(net).builds.prepare(self.levels, recompile=True)
+        self.set_plan(self.plan)
+
+    @property
+    def level(self) -> int:
+        """That in force, 0 the coarsest."""
+        return self._rule_state.level
+
+    @property
+    def plan(self) -> PrecisionPlan:
+        """Of that level."""
+        return self.levels[self.level]
+
+    @property
+    def share_of_levels(self) -> tuple[float, ...]:
+        """Share of the steps that were computed in each level; NaN before the first."""
+        total = sum(self._counts)
+        return tuple(count / total if total else math.nan for count in self._counts)
+
+    @property
+    def lipschitz_estimate(self) -> float | None:
+        """L; None before two steps, or if it is not estimated."""
+        return self.secant_rule.estimate(self._secants)
+
+    @property
+    def rate(self) -> float:
+        """Gamma: the learning rate, of several groups the smallest."""
+        return min(float(group["lr"]) for group in self.optimizer.param_groups)
+
+    def backward(self, closure: Callable[[], Tensor]) -> Tensor:
+        """Loss and gradients of a batch, in the coarsest level that its gradient allows; then ``optimizer.step()``.
+
+        Args:
+            closure: evaluates the loss: ``lambda: loss_fn(net(x), y)``. It is called once for each level that is
+                tried, and at measurements, on the same masks and batch-norm statistics.
+
+        Raises:
+            ClosureError: it returns no loss of the net.
+        """
+        parameters = list(self.parameters.values())
+        moment = Moment(self.net, closure, parameters, 1.0, type(self).__name__)
+        try:
+            if self._due(self.steps):
+                reference = moment.loss(None)
+                self._note_errors(
+                    self._measure()
+                    if self.epsilon == "predicted"
+                    else [error_between(moment.loss(plan), reference) for plan in self.levels]
+                )
+            for level, plan in enumerate(self.levels):
+                loss, gradients = moment.gradients(plan)
+                after = Snapshot.of(self.net)
+                named = {name: gradients[own] for name, own in self.parameters.items() if own in gradients}
+                bound = self.rule.bound(self.rate, self._square_of(named), self._rule_state)
+                if self.rule.passes(self._errors.largest[level], bound):
+                    break
+        except BaseException:  # also Ctrl-C: nothing is left behind
+            moment.before.restore(self.net)
+            self.set_plan(self.plan)
+            raise
+        after.restore(self.net)
+        for own, gradient in gradients.items():
+            own.grad = gradient.to(own.dtype)
+        self._move_to(level, f"the coarsest whose error is within {bound:.3g}")
+        self._strict = True
+        return loss
+
+    # what it sees of a step
+
+    def _before_update(self) -> None:
+        self._rate = self.rate
+        if self.lipschitz:
+            self._turn, last = {name: own.detach().clone() for name, own in self.gradients().items()}, self._turn
+            turned = math.sqrt(square(difference(self._turn, last), metric := self._metric()))
+            moved = math.sqrt(square(difference(self.parameters, self._point), metric, inverse=True))
+            self._secants = self.secant_rule.step(turned, moved, self._secants)
+        if self.lipschitz or self.keep_iterate:
+            self._point = {name: own.detach().clone() for name, own in self.parameters.items()}
+
+    def _see_update(self) -> None:
+        super()._see_update()
+        self._square = self._square_of(self.gradients())
+
+    def _metric(self) -> dict[str, Tensor]:
+        return adam_metric(self.parameters, self.optimizer.state, self.optimizer.param_groups)
+
+    def _square_of(self, gradients: dict[str, Tensor]) -> float:
+        """``<G, P G>``; not a number as long as Adam has no P."""
+        metric = self._metric()
+        if not metric and any("betas" in group for group in self.optimizer.param_groups):
+            return math.nan
+        return square(gradients, metric)
+
+    # what it decides
+
+    def _decide(self, loss: float | None) -> None:
+        if not self._strict and self._due(self.steps - 1):
+            self._note_errors(self._measure())
+        state = self._rule_state
+        observed = MPSGDObservation(self._rate, self._square, self._errors.largest, self.lipschitz_estimate)
+        decision, after = self.rule.step(observed, state)
+        self._counts[state.level] += 1
+        self._rule_state = replace(after, level=state.level)
+        self._draw(decision)
+        self._tell(decision, loss)
+        if not self._strict:
+            self._move_to(decision.level, f"the coarsest whose error is within {decision.bound:.3g}", loss=loss)
+        self._strict = False
+
+    def _due(self, steps: int) -> bool:
+        return steps % self.measure_every == 0 or not self._errors.observed[0]
+
+    def _measure(self) -> list[float]:
+        """Errors of the loss of the last batch under each level."""
+        if not self.watch.has_loss:
+            raise ControllerError(
+                "errors of levels are those of the loss of the last batch: MPSGD(net, optimizer, loss=loss_fn), and "
+                "loss = ctl.loss(net(x), y) in the training"
+            )
+        rules = session_of(self.net).rules
+        if self.epsilon == "predicted":
+            analysis = self.watch.analyze(self.options)
+            return [epsilon_of(analysis.predict(plan.under(rules)), self.z) for plan in self.levels]
+        reference, *found = [self._loss_under(plan) for plan in (None, *self.levels)]
+        return [error_between(own, reference) for own in found]
+
+    def _loss_under(self, plan: PrecisionPlan | None) -> float:
+        with self.watch.in_plan(plan):
+            return float(self.watch.evaluate().item())
+
+    def _note_errors(self, errors: Sequence[float]) -> None:
+        self._errors = self._errors.noted([abs(own) for own in errors])
+
+    def _draw(self, decision: MPSGDDecision) -> None:
+        """Whether the point where this step began is the random iterate now; a resumed training draws the same."""
+        if self.keep_iterate and random.Random(f"{self.seed}:{self.steps}").random() < decision.replaces:
+            self.iterate = self._point
+
+    def _tell(self, decision: MPSGDDecision, loss: float | None) -> None:
+        if not decision.passed:
+            reason = f"epsilon {decision.epsilon:.3g} is above {decision.bound:.3g}, by the gradient of its own step"
+            self.note("violation", reason, level=self.level, epsilon=decision.epsilon, loss=loss)
+        if decision.too_long and not self._too_long:
+            reason = f"the learning rate {self._rate:.3g} is above 2 * (1 - eta) / L = {decision.rate_bound:.3g}"
+            self.note("rate", reason, level=self.level, loss=loss)
+        self._too_long = decision.too_long
+
+    def _move_to(self, level: int, reason: str, **numbers: Any) -> None:
+        changed = level != self.level
+        self._rule_state = replace(self._rule_state, level=level)
+        self.set_plan(self.plan)
+        if changed:
+            self.note("level", reason, level=level, epsilon=self._errors.largest[level], **numbers)
+
+    # what it remembers
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "levels": [plan.to_json() for plan in self.levels],
+            "rule": asdict(self._rule_state),
+            "errors": [list(own) for own in self._errors.observed],
+            "slopes": list(self._secants.slopes),
+            "counts": list(self._counts),
+            "too_long": self._too_long,
+            "point": self._point,
+            "turn": self._turn,
+            "iterate": self.iterate,
+        }
+
+    def _load(self, state: dict[str, Any]) -> None:
+        if not isinstance(state, dict) or set(state) != set(self._state()):
+            raise ControllerError("the state_dict is not one of MPSGD: it has not all of its entries")
+        if [PrecisionPlan.from_json(text) for text in state["levels"]] != list(self.levels):
+            raise ControllerError("the state_dict is of an MPSGD with other levels: pass the same levels first")
+        rule = MPSGDState(**state["rule"])
+        if type(rule.level) is not int or not 0 <= rule.level < len(self.levels):
+            raise ControllerError(f"the state_dict has a level that cannot be: {rule.level!r}")
+        self._errors = LevelErrors(self._errors.window, tuple(tuple(own) for own in state["errors"]))
+        self._secants = Secants(tuple(state["slopes"]))
+        self._counts, self._too_long = list(state["counts"]), state["too_long"]
+        self._point, self._turn, self.iterate = (state[name] for name in ("point", "turn", "iterate"))
+        self._rule_state, self._strict = rule, False
