@@ -43,6 +43,7 @@ bench: .venv/.complete  ## the published numbers: JSON files in benchmarks/resul
 	$(RUN) benchmarks/compile_time.py
 	$(RUN) benchmarks/step_overhead.py
 	$(RUN) benchmarks/trust_region_lenet5.py
+	$(RUN) benchmarks/gate.py
 	$(RUN) benchmarks/tiny_llama_shakespeare.py
 	$(RUN) benchmarks/error_model.py
 	$(RUN) benchmarks/analysis_cost.py

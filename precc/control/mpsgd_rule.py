@@ -7,7 +7,9 @@ constant of the gradient, an iterate R drawn with the weights ``2 * (1 - eta) * 
 ``E ||grad f(x_R)||**2 = O(1 / sqrt(N))`` above a floor of ``eta * sigma**2 / (1 - eta)`` where eta is constant, as the
 noise is in G too; with eta proportional to gamma, ``eta_k = eta * gamma_k / gamma_0``, the floor falls with gamma.
 
-Source: Estano, Filip, Riccietti (2022), after Ghadimi and Lan (2013); their claim leaves the floor out.
+Source: Estano, Filip, Riccietti (2022), after Ghadimi and Lan (2013). From the descent lemma, with w_k the weights,
+``sum w_k E ||grad f(x_k)||**2 <= 2 * (f(x_1) - min f) + sigma**2 * sum (L * gamma_k**2 + 2 * eta_k * gamma_k)``; their
+claim leaves out the last term, which is the floor, and the first 2.
 Errors are absolute, in units of the loss.
 """
 
