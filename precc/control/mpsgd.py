@@ -47,7 +47,8 @@ class MPSGD(Controller):
     With ``gamma <= 2 * (1 - eta) / L`` the random iterate has ``E ||grad f||**2 = O(1 / sqrt(N))`` above a floor of
     ``eta * sigma**2 / (1 - eta)`` for a constant eta, sigma being the noise of the gradient: eta is a policy, and with
     ``scale_eta=True`` the floor falls with the learning rate. L is estimated from secants (`SecantRule` says how the
-    noise of batches gets into it), in Adam's metric where there is one; a rate above that is an event, ``rate``.
+    noise of batches gets into it), in Adam's metric where there is one; a rate above that is an event, ``rate``. The
+    weights of the random iterate have the estimate of their time, and no L before the second step.
 
     Args:
         net: made by `precc.compile`; the controller sets its plan.

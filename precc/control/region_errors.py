@@ -96,6 +96,8 @@ class RegionErrors:
             plans: that in force, perhaps others.
             reference: the loss in full precision, if it is known.
         """
+        if self._exact(plans[0]) and len(plans) == 1:
+            return (0.0,)
         if self.epsilon == "predicted" and math.isfinite(loss):
             analysis, rules = self._analyze(), session_of(self.net).rules
             return tuple(epsilon_of(analysis.predict(plan.under(rules)), self.z) for plan in plans)
