@@ -197,7 +197,7 @@ class ClosureOptimizer(Optimizer):
             controller=type(self).__name__,
             event=event,
             reason=reason,
-            plan=self.plan,
+            plan=self.plan.under(self._session.rules),
             radius=self.radius,
             **own,
         )
