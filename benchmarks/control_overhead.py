@@ -2,7 +2,8 @@
 
 LeNet-5 on MNIST in batches of 512, and a small GPT; NoiseAware as it comes, TrustRegion with a ratio every 100
 steps. The overhead is all the time that the controller takes (its steps and hooks; of TrustRegion: what evaluated
-steps take more than others), relative to that of the steps without it. Captures of graphs are left out: they are in the first steps.
+steps take more than others), relative to that of the steps without it. Captures of graphs are left out: they are in
+the first steps.
 
 Writes benchmarks/results/control_overhead.json. usage: python benchmarks/control_overhead.py [--data DIR] [--quick]
 """

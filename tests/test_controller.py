@@ -136,12 +136,19 @@ def test_a_part_of_a_batch_has_the_size_of_the_whole_and_its_own_mean() -> None:
     compilations = net.compilations
     ctl.watch.gradient(half)
     assert net.compilations == compilations
+
+
+def test_a_part_of_a_batch_has_the_strides_of_the_whole() -> None:
+    net, _, ctl = made()
     wide = torch.randn(8, 7)
-    ctl.loss(net(wide[:, :-1]), y)  # of other strides
-    assert ctl.watch.batch.of_part(0, 4).args[0].stride() == (7, 1)
-    strided = net.compilations
-    ctl.watch.gradient(ctl.watch.batch.of_part(4, 8))
-    assert net.compilations == strided
+    ctl.loss(net(wide[:, :-1]), torch.randint(3, (8,)))
+    half = ctl.watch.batch.of_part(4, 8)
+    assert half.args[0].stride() == (7, 1)
+    assert torch.equal(half.args[0], wide[[4, 5, 6, 7, 4, 5, 6, 7], :-1])
+    ctl.watch.gradient(half)
+    assert net.compilations == 1
+    ctl.loss(net(wide[:1, :-1].expand(8, 6)), torch.randint(3, (8,)))
+    assert ctl.watch.batch.of_part(0, 4).rows() == 8
 
 
 def test_a_loss_module_is_seen_wherever_it_is_called() -> None:
