@@ -65,6 +65,7 @@ from precc.formats import (  # noqa: E402
     Scaling,
     parse_format,
 )
+from precc.loss_scaling import LossScaling  # noqa: E402
 from precc.module import PrecisionModule  # noqa: E402
 from precc.plan import PrecisionPlan  # noqa: E402
 from precc.policies.bit_budget import BitBudget  # noqa: E402
@@ -82,6 +83,7 @@ from precc.rounding import Rounding, RoundingMode  # noqa: E402
 from precc.rounding.transforms import ShiftSqueeze, random_hadamard  # noqa: E402
 from precc.rule import Rule  # noqa: E402
 from precc.target import TARGETS, Target  # noqa: E402
+from precc.update_formats import UpdateFormats  # noqa: E402
 
 __all__ = [
     "ACCUMULATORS",
@@ -120,6 +122,7 @@ __all__ = [
     "InfeasibleError",
     "Lagrangian",
     "LateSwitch",
+    "LossScaling",
     "Memory",
     "NoiseAware",
     "NoiseBudget",
@@ -150,6 +153,7 @@ __all__ = [
     "recomputed",
     "Threshold",
     "Uniform",
+    "UpdateFormats",
     "calibrate",
     "WeightBits",
     "compile",

@@ -6,7 +6,7 @@ from functools import lru_cache
 from precc.accumulation.sums import Sums
 from precc.precision import AS_STORED, Precision
 from precc.rule import Rule
-from precc.slots import Slot, names_result
+from precc.slots import Slot, names_result, names_update
 
 __all__ = ["FirstMatch", "first_match"]
 
@@ -35,11 +35,13 @@ class FirstMatch:
             return self._positions.setdefault(name, found)
 
     def precision(self, name: str, otherwise: Precision) -> Precision:
-        """What the slot of this name gets, of an operand or a result; `otherwise`, if no rule decides it."""
+        """What the slot of this name gets, unless it is an accumulator; `otherwise`, if no rule decides it."""
         position = self.position(name)
         if position is None:
             return otherwise
-        if names_result(name) and not self.rules[position].decides_results:
+        rule = self.rules[position]
+        kept = (names_result(name) and not rule.decides_results) or (names_update(name) and not rule.decides_updates)
+        if kept:
             return AS_STORED
         return self._precisions[position] or otherwise
 

@@ -10,6 +10,7 @@ from precc.plan import PrecisionPlan
 from precc.rule import Rule
 from precc.rule_checks import check_decisions, check_paths
 from precc.slot_checks import brought_slots, check_slots, slot_names, unknown_slots
+from precc.slots import update_slots
 
 __all__ = ["NetGraphs"]
 
@@ -106,7 +107,8 @@ class NetGraphs:
             check_paths(own, net)
             if _trained(self.known):
                 names = slot_names(self.known) | brought_slots(plan.multiply_adds, net)
-                check_decisions(own, names, awaited=self._awaited(net))
+                updates = update_slots(net) if any(rule.decides_updates for rule in own) else ()
+                check_decisions(own, names, updates=updates, awaited=self._awaited(net))
 
     def check_names(
         self, names: Collection[str], brought: Iterable[str], net: nn.Module, *, namer: str = "the plan"

@@ -22,12 +22,14 @@ from precc.errors import PlanError
 from precc.files import write_whole
 from precc.first_match import FirstMatch, first_match
 from precc.formats import Format
+from precc.loss_scaling import LossScaling
 from precc.plan_diff import OWN_SUMS, PlanDiff, difference
 from precc.plan_document import arguments_of, text_of
 from precc.precision import AS_STORED, Precision
 from precc.provenance import Provenance
 from precc.rule import Rule, parse_rules
-from precc.slots import ACCUMULATOR, Role, Slot, names_result
+from precc.slots import ACCUMULATOR, UPDATES, Role, Slot, names_result, names_update
+from precc.update_formats import UpdateChoice, UpdateFormats, checked_update
 
 __all__ = ["PrecisionPlan"]
 
@@ -51,6 +53,10 @@ class PrecisionPlan:
         rules: hold over all of this; what they decide of the named slots and accumulators takes the place of it.
         default_result: in what each result is stored that is not named, such as ``fc/product/fprop.result``, or
             ``blocks.0/add/fprop.result`` of a sum of two activations; None: as the tensors are.
+        default_update: in what `precc.RoundedUpdates` rounds gradients, momentum, steps and master weights that are not
+            named, such as ``fc/weight/update.master``: `UpdateFormats`, a format for all four, or formats by
+            ``"master"`` and so on; None: as the tensors are.
+        loss_scaling: what `precc.LossScaler` scales losses by: a `LossScaling`, a number that stays, or None: by 1.
 
     Raises:
         PlanError: the name of an accumulator among the slots, or the other way round; rules that are none, or beside
@@ -71,6 +77,8 @@ class PrecisionPlan:
     accumulators: Mapping[str, Sums | None]
     rules: tuple[Rule, ...]
     default_result: Precision | None
+    default_update: UpdateFormats
+    loss_scaling: LossScaling | None
 
     def __init__(
         self,
@@ -83,6 +91,8 @@ class PrecisionPlan:
         accumulators: Mapping[str, Sums | Format | str | None] = _NOTHING,
         rules: Sequence[Rule] = (),
         default_result: Precision | Format | str | None = None,
+        default_update: UpdateChoice = None,
+        loss_scaling: LossScaling | float | None = None,
     ) -> None:
         _check_names(slots, accumulators)
         if isinstance(default_accumulator, TwoPasses):
@@ -90,6 +100,8 @@ class PrecisionPlan:
         object.__setattr__(self, "rules", parse_rules(rules))
         stored = AS_STORED if default_result is None else Precision.of(default_result)
         object.__setattr__(self, "default_result", None if stored == AS_STORED else stored)
+        object.__setattr__(self, "default_update", UpdateFormats.of(default_update))
+        object.__setattr__(self, "loss_scaling", LossScaling.of(loss_scaling))
         decided = self._first_match
         own = {name: decided.precision(name, Precision.of(choice)) for name, choice in slots.items()}
         object.__setattr__(self, "default", Precision.of(default))
@@ -119,13 +131,16 @@ class PrecisionPlan:
         return self.rules[: max(telling, default=0)]
 
     def _tells(self, rule: Rule) -> bool:
+        if rule.decides_updates:
+            return any(self.default_update.precision(what) != rule.precision for what in UPDATES)
         sums = rule.decides_sums and rule.accumulator != self.default_accumulator
+        kept = rule.keeps_all and (self.default_result is not None or bool(self.default_update))
         default = self.default_result if rule.decides_results else self.default
-        return sums or rule.precision not in (None, default)
+        return sums or kept or rule.precision not in (None, default)
 
     @cached_property
     def _content(self) -> tuple[Any, ...]:
-        defaults = self.default, self.default_accumulator, self.default_result
+        defaults = self.default, self.default_accumulator, self.default_result, self.default_update, self.loss_scaling
         return *defaults, self.telling_rules, frozenset(self._exceptions.items())
 
     @cached_property
@@ -147,11 +162,13 @@ class PrecisionPlan:
         return partial(PrecisionPlan, **arguments), ()
 
     def precision(self, slot: str) -> Precision:
-        """The precision of the slot of an operand or a result, named or not; float64 rounds none."""
+        """The precision of the slot of an operand, a result or an update, named or not; float64 rounds none."""
         own = self.slots.get(slot)
         return own if own is not None else self._first_match.precision(slot, self._default_of(slot))
 
     def _default_of(self, slot: str) -> Precision:
+        if names_update(slot):
+            return self.default_update.precision(slot.rpartition(".")[2])
         return (self.default_result or AS_STORED) if names_result(slot) else self.default
 
     def accumulator(self, slot: str) -> Sums | None:
@@ -171,6 +188,12 @@ class PrecisionPlan:
         """Whether any result has a precision."""
         named = any(names_result(name) and own != AS_STORED for name, own in self.slots.items())
         return named or self.default_result is not None or any(rule.decides_results for rule in self.rules)
+
+    @cached_property
+    def rounds_updates(self) -> bool:
+        """Whether any update has a precision; those are rounded by a `precc.RoundedUpdates`."""
+        named = any(names_update(name) and own != AS_STORED for name, own in self.slots.items())
+        return named or bool(self.default_update) or any(rule.decides_updates for rule in self.rules)
 
     def under(self, rules: Sequence[Rule]) -> "PrecisionPlan":
         """The same plan with these rules before its own; made once.
@@ -198,9 +221,10 @@ class PrecisionPlan:
         return {}
 
     def rounds(self, dtype: torch.dtype) -> bool:
-        """Whether there may be a slot or a sum that rounds values of a dtype."""
-        of_rules = (rule.precision for rule in self.rules)
-        choices = {self.default, *self.slots.values(), *filter(None, (*of_rules, self.default_result))}
+        """Whether there may be a slot or a sum in a graph that rounds values of a dtype."""
+        of_rules = (rule.precision for rule in self.rules if not rule.decides_updates)
+        named = (own for name, own in self.slots.items() if not names_update(name))
+        choices = {self.default, *named, *filter(None, (*of_rules, self.default_result))}
         return self.rounds_sums or any(choice.changes(dtype) for choice in choices)
 
     def resolve(self, multiply_adds: Mapping[str, int]) -> "PrecisionPlan":
@@ -215,7 +239,9 @@ class PrecisionPlan:
 
     @property
     def average_bits(self) -> float:
-        """Storage bits of an operand, averaged over the slots, weighted by multiply-adds; results are none.
+        """Storage bits of an operand, averaged over the slots, weighted by multiply-adds.
+
+        Results and updates are no operands, and count nothing.
 
         Raises:
             PlanError: slots are named whose work is not known yet, or rules decide slots of which none is named; or
@@ -224,8 +250,8 @@ class PrecisionPlan:
         if self.in_two_passes:
             first = self.in_two_passes[0]
             raise PlanError(f"average_bits: {first!r} is of two passes, and values decide how much the second does")
-        slots = {name: own for name, own in self.slots.items() if not names_result(name)}
-        ruled = {rule.precision for rule in self.rules if not rule.decides_results}
+        slots = {name: own for name, own in self.slots.items() if not (names_result(name) or names_update(name))}
+        ruled = {rule.precision for rule in self.rules if not (rule.decides_results or rule.decides_updates)}
         if {*ruled, *slots.values()} <= {self.default, None}:
             return float(self.default.bits)
         unknown = [name for name in slots if name not in self.multiply_adds]
@@ -274,6 +300,8 @@ class PrecisionPlan:
         made_by = f" by {self.provenance.policy}" if self.provenance.policy else ""
         sums = "" if self.default_accumulator is None else f", sums in {self.default_accumulator}"
         sums += "" if self.default_result is None else f", results in {self.default_result}"
+        sums += f", updates in {self.default_update}" if self.default_update else ""
+        sums += "" if self.loss_scaling is None else f", the loss scaled by {self.loss_scaling}"
         exceptions = self._exceptions
         but = " but:" if exceptions or self.rules else ""
         lines = [f"plan{made_by}: {self.default} in every slot{sums}{but}", *(f"  {rule}" for rule in self.rules)]
@@ -328,6 +356,9 @@ def _check_names(slots: Mapping[str, Any], accumulators: Mapping[str, Any]) -> N
     for name in slots:
         if name.endswith(f".{ACCUMULATOR}"):
             raise PlanError(f"{name!r} is an accumulator, not an operand: it goes into accumulators=")
+        if names_update(name):
+            Slot.parse(name)
+            checked_update(Precision.of(slots[name]), f"slot {name!r}")
     for name in accumulators:
         own = Slot.parse(name)
         if own.operand != ACCUMULATOR:

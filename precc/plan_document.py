@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from precc.errors import PlanError
+from precc.loss_scaling import LossScaling
 from precc.plan_json import (
     malformed_as_plan_error,
     precision_from_json,
@@ -15,6 +17,8 @@ from precc.plan_json import (
 )
 from precc.provenance_json import provenance_from_json, provenance_to_json
 from precc.rule_json import rules_from_json, rules_to_json
+from precc.slots import UPDATES
+from precc.update_formats import UpdateFormats
 
 if TYPE_CHECKING:
     from precc.plan import PrecisionPlan
@@ -34,11 +38,13 @@ _ENTRIES = (
     "multiply_adds",
     "provenance",
     "default_result",
+    "default_update",
+    "loss_scaling",
 )
 
 
 def text_of(plan: "PrecisionPlan") -> str:
-    """A plan as text; without entries for rules and for the default of results if it has none."""
+    """A plan as text; without entries for rules, results, updates and loss scaling if it has none."""
     document = {
         "precc_plan": PLAN_VERSION,
         "default": precision_to_json(plan.default),
@@ -46,6 +52,8 @@ def text_of(plan: "PrecisionPlan") -> str:
         "default_accumulator": sums_to_json(plan.default_accumulator),
         "accumulators": {name: sums_to_json(own) for name, own in sorted(plan.accumulators.items())},
         **({} if plan.default_result is None else {"default_result": precision_to_json(plan.default_result)}),
+        **({"default_update": _updates_to_json(plan.default_update)} if plan.default_update else {}),
+        **({} if plan.loss_scaling is None else {"loss_scaling": asdict(plan.loss_scaling)}),
         **({"rules": rules_to_json(plan.rules)} if plan.rules else {}),
         "multiply_adds": dict(sorted(plan.multiply_adds.items())),
         "provenance": provenance_to_json(plan.provenance),
@@ -79,7 +87,27 @@ def arguments_of(text: str) -> dict[str, Any]:
             "accumulators": {name: sums_from_json(own) for name, own in sums.items()},
             "rules": rules_from_json(document.get("rules", [])),
             "default_result": None if stored is None else precision_from_json(stored),
+            "default_update": _updates_from_json(document.get("default_update")),
+            "loss_scaling": _scaling_from_json(document.get("loss_scaling")),
         }
+
+
+def _updates_to_json(updates: UpdateFormats) -> dict[str, Any]:
+    return {what: precision_to_json(own) for what, own in updates}
+
+
+def _updates_from_json(document: Any) -> UpdateFormats | None:
+    if document is None:
+        return None
+    refuse_unknown(document, UPDATES)
+    return UpdateFormats(**{what: precision_from_json(own) for what, own in document.items()})
+
+
+def _scaling_from_json(document: Any) -> LossScaling | None:
+    if document is None:
+        return None
+    refuse_unknown(document, tuple(LossScaling.__slots__))
+    return LossScaling(**document)
 
 
 def _document_of(text: str) -> dict[str, Any]:

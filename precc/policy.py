@@ -7,10 +7,12 @@ from precc.accumulation.accumulator import Accumulator
 from precc.accumulation.named import parse_accumulator
 from precc.errors import FormatError, PlanError, UnsupportedError
 from precc.formats import Format, Scaling, Transform, format_of_dtype
+from precc.loss_scaling import LossScaling
 from precc.plan import PrecisionPlan
 from precc.precision import Precision, misfit
 from precc.provenance import Provenance
 from precc.rounding import NEAREST_EVEN, Rounding, RoundingMode
+from precc.update_formats import UpdateChoice, UpdateFormats
 
 __all__ = ["Policy", "Uniform", "assigned", "parse_policy"]
 
@@ -37,7 +39,10 @@ class Uniform:
             format: to it after every fused multiply-add. Default: as the tensors' own arithmetic does.
         results: in what products store their results, and sums of two activations theirs: a precision, a format, or its
             name; default: as the tensors are.
-        elementwise, update: widen the policy to other values; not available in this version.
+        update: in what `precc.RoundedUpdates` rounds gradient buffer, momentum, step and master weight:
+            `UpdateFormats`, formats by ``"master"`` and so on, or one format for all four; default: as the tensors are.
+        loss_scaling: what `precc.LossScaler` scales losses by: a `LossScaling`, or a number that stays.
+        elementwise: widens the policy to other values; not available in this version.
 
     Raises:
         FormatError: unknown format, rounding, scaling or accumulator, or a combination that makes no sense.
@@ -53,6 +58,8 @@ class Uniform:
     transform: Transform | None
     accumulator: Accumulator | None
     results: Precision | None
+    update: UpdateFormats
+    loss_scaling: LossScaling | None
 
     def __init__(
         self,
@@ -64,24 +71,22 @@ class Uniform:
         results: Precision | Format | str | None = None,
         elementwise: None = None,
         accumulator: Accumulator | Format | str | None = None,
-        update: None = None,
+        update: UpdateChoice = None,
+        loss_scaling: LossScaling | float | None = None,
     ) -> None:
-        later = {
-            "elementwise": elementwise,
-            "update": update,
-        }
-        for name, value in later.items():
-            if value is not None:
-                raise UnsupportedError(
-                    f"Uniform({name}={value!r}): this version rounds operands, sums and results of products, and sums "
-                    "of two activations"
-                )
+        if elementwise is not None:
+            raise UnsupportedError(
+                f"Uniform(elementwise={elementwise!r}): this version rounds operands, sums and results of products, "
+                "sums of two activations, and updates"
+            )
         own = Precision(format, rounding, scaling, transform)  # a combination that makes no sense is said here
         for name in ("format", "rounding", "scaling", "transform"):
             object.__setattr__(self, name, getattr(own, name))
         sums = None if accumulator is None else parse_accumulator(accumulator)
         object.__setattr__(self, "accumulator", sums)
         object.__setattr__(self, "results", None if results is None else Precision.of(results))
+        object.__setattr__(self, "update", UpdateFormats.of(update))
+        object.__setattr__(self, "loss_scaling", LossScaling.of(loss_scaling))
         if sums is not None and (why := misfit([own, own], sums.operand_formats)):
             raise FormatError(f"Uniform sums in {sums}, {why}")
 
@@ -95,12 +100,16 @@ class Uniform:
         options += "" if self.transform is None else f", transform={self.transform.value!r}"
         options += "" if self.accumulator is None else f", accumulator={str(self.accumulator)!r}"
         options += "" if self.results is None else f", results={str(self.results)!r}"
+        options += f", update={str(self.update)!r}" if self.update else ""
+        options += "" if self.loss_scaling is None else f", loss_scaling={str(self.loss_scaling)!r}"
         provenance = Provenance(policy=f"Uniform({self.format.name!r}{options})")
         return PrecisionPlan(
             self._precision,
             provenance=provenance,
             default_accumulator=self.accumulator,
             default_result=self.results,
+            default_update=self.update,
+            loss_scaling=self.loss_scaling,
         )
 
 

@@ -13,7 +13,8 @@ from precc.errors import PlanError, expected_one_of
 from precc.formats import Format, Scaling, Transform, parse_format
 from precc.precision import Precision
 from precc.rounding import NEAREST_EVEN, Rounding, RoundingMode
-from precc.slots import ACCUMULATOR, RESULT, Role, Slot
+from precc.slots import ACCUMULATOR, RESULT, UPDATES, Role, Slot
+from precc.update_formats import checked_update
 
 __all__ = ["Rule", "parse_rules"]
 
@@ -33,10 +34,11 @@ class Rule:
         role: pattern of roles, ``"fprop"``, ``"dgrad*"``, ``"wgrad"``; default: all.
         family: pattern of op families, ``"product"``; default: all.
         operand: pattern of operands, ``"weight"``, ``"input"``, ``"grad_output"``, ``"a"``, ``"b"``; default: all. Just
-            ``"result"``: what the op stores, in the place of its operands.
+            ``"result"``: what the op stores, in the place of its operands. ``"gradient"``, ``"momentum"``, ``"step"``,
+            ``"master"``: updates of parameters, whose names the family fits; with the role ``"update"`` all four.
         keep: a format to compute in as plain PyTorch does: operands rounded to it to nearest even, neither scaled nor
-            transformed, and, unless there is an operand, sums as the tensors' own arithmetic does them, and results as
-            they are.
+            transformed, and, unless there is an operand, sums as the tensors' own arithmetic does them, and results and
+            updates as they are.
             Where tensors have a narrower dtype, as under autocast, it changes nothing, and the report says so.
         format: the format of operands.
         rounding, scaling, transform: with a format, as in `Precision`.
@@ -106,6 +108,8 @@ class Rule:
         }
         for name, value in fields.items():
             object.__setattr__(self, name, value)
+        if self.decides_updates:
+            _check_update(self)
 
     @property
     def precision(self) -> Precision | None:
@@ -117,7 +121,7 @@ class Rule:
     @property
     def decides_sums(self) -> bool:
         """Whether products get its accumulator; where that is None, they sum as the tensors' own arithmetic does."""
-        return self.accumulator is not None or (self.keep is not None and self.operand is None)
+        return self.accumulator is not None or self.keeps_all
 
     @property
     def decides_results(self) -> bool:
@@ -125,8 +129,19 @@ class Rule:
         return self.operand == RESULT
 
     @property
-    def _decides_result(self) -> bool:
-        return self.decides_results or (self.keep is not None and self.operand is None)
+    def decides_updates(self) -> bool:
+        """Whether updates get its precision."""
+        return self.role == Role.UPDATE.value or self.operand in UPDATES
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether it leaves sums, results and updates as they are without it."""
+        return self.keep is not None and self.operand is None and not self.decides_updates
+
+    def _decides_value(self, slot: Slot) -> bool:
+        if slot.is_update:
+            return self.keeps_all or (self.decides_updates and _fits(self.operand, slot.operand))
+        return (self.decides_results or self.keeps_all) if slot.is_result else self._decides_operand(slot.operand)
 
     def _decides_operand(self, operand: str) -> bool:
         return (self.keep or self.format) is not None and _fits(self.operand, operand)
@@ -137,10 +152,7 @@ class Rule:
 
     def fits(self, slot: Slot) -> bool:
         """Whether the rule decides a slot that no rule before it decides."""
-        if slot.operand == ACCUMULATOR:
-            decides = self.decides_sums
-        else:
-            decides = self._decides_result if slot.is_result else self._decides_operand(slot.operand)
+        decides = self.decides_sums if slot.operand == ACCUMULATOR else self._decides_value(slot)
         own = decides and _fits(self.role, slot.role.value) and _fits(self.family, slot.family)
         return own and self.covers(slot.layer)
 
@@ -201,6 +213,17 @@ def _check_choices(given: Sequence[str], operand: str | None) -> None:
         raise PlanError(
             f"a rule has accumulator= and the operand {operand!r}: an accumulator is of a whole product; make two rules"
         )
+
+
+def _check_update(rule: Rule) -> None:
+    if not _fits(rule.role, Role.UPDATE.value):
+        raise PlanError(f"a rule has the operand {rule.operand!r}, which is of updates, and the role {rule.role!r}")
+    if rule.operand is not None and not any(_fits(rule.operand, what) for what in UPDATES):
+        raise PlanError(f"a rule of updates has the operand {rule.operand!r}: {expected_one_of(UPDATES)}, or a pattern")
+    if rule.accumulator is not None:
+        raise PlanError("a rule of updates has accumulator=: updates are no sums of products")
+    if rule.precision is not None:
+        checked_update(rule.precision, "a rule of updates")
 
 
 def _fits(pattern: str | None, name: str) -> bool:

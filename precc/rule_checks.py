@@ -40,22 +40,27 @@ def _why_no_module(rule: Rule, paths: Sequence[str], net: nn.Module) -> str:
     return f"no module fits the path {rule.path!r} ({hint})"
 
 
-def check_decisions(rules: Sequence[Rule], names: Collection[str], *, awaited: Collection[str] = ()) -> None:
+def check_decisions(
+    rules: Sequence[Rule], names: Collection[str], *, updates: Collection[str] = (), awaited: Collection[str] = ()
+) -> None:
     """Refuse required rules that decide none of a net's slots; those that rules before them decide do not count.
 
     Args:
         rules: in their order.
-        names: of all slots, accumulators too.
+        names: of all slots of graphs, accumulators too.
+        updates: of all slots of updates: what a rule that is not for them leaves as it is there is no decision.
         awaited: paths of modules whose slots are still to come: a rule that covers one is not judged.
 
     Raises:
         PlanError: there is one.
     """
-    counts = first_match(tuple(rules)).counts(names) if rules else []
-    for position, count in enumerate(counts):
-        rule = rules[position]
+    decided = first_match(tuple(rules))
+    in_graphs, in_updates = decided.counts(names), decided.counts(updates)
+    for position, rule in enumerate(rules):
+        count = in_updates[position] if rule.decides_updates else in_graphs[position]
         if not count and rule.required and not any(map(rule.covers, awaited)):
-            raise PlanError(f"{rule} decides no slot: {_why_no_slot(position, rules, names)}; {_WAY_OUT}")
+            own = updates if rule.decides_updates else names
+            raise PlanError(f"{rule} decides no slot: {_why_no_slot(position, rules, own)}; {_WAY_OUT}")
 
 
 def _why_no_slot(position: int, rules: Sequence[Rule], names: Collection[str]) -> str:

@@ -7,7 +7,7 @@ from torch import nn
 
 from precc.captured_graph import CapturedGraph
 from precc.errors import PlanError
-from precc.slots import ATTENTION, RESULT, Slot
+from precc.slots import ATTENTION, RESULT, Slot, names_update, update_slots
 
 __all__ = ["brought_slots", "check_slots", "slot_names", "unknown_slots"]
 
@@ -28,13 +28,21 @@ def check_slots(
     """
     unknown = unknown_slots(names, brought, graphs, net, awaited=awaited)
     if unknown:
-        operands = {slot.name for graph in graphs for slot in graph.slots}
-        known = slot_names(graphs) if RESULT in unknown[0].rpartition(".")[2] else operands
+        known = _of_kind(unknown[0], graphs, net)
         some = ", ".join(repr(name) for name in unknown[:3])
         raise PlanError(
             f"{namer} names {len(unknown)} slot(s) that the net does not have: {some}; {_nearest(unknown[0], known)}"
             + _attention_hint(unknown, known)
         )
+
+
+def _of_kind(wanted: str, graphs: Sequence[CapturedGraph], net: nn.Module) -> set[str]:
+    """The slots that one of such a name could be: of updates, with results, or operands."""
+    if names_update(wanted):
+        return update_slots(net)
+    if RESULT in wanted.rpartition(".")[2]:
+        return slot_names(graphs)
+    return {slot.name for graph in graphs for slot in graph.slots}
 
 
 def _nearest(wanted: str, known: Collection[str]) -> str:
@@ -84,6 +92,8 @@ def unknown_slots(
     if not names or not any(graph.training for graph in graphs):
         return []  # a plan that names no slot fits any net: controllers switch between such plans at each step
     strange = {*names} - slot_names(graphs) - brought_slots(brought, net)
+    if any(map(names_update, strange)):
+        strange -= update_slots(net)
     return sorted(name for name in strange if not awaited or Slot.parse(name).layer not in awaited)
 
 

@@ -3,6 +3,9 @@
 A name is ``<module path>/<op family>[#k]/<role>.<operand>``, for instance ``conv2/product/fprop.weight``;
 k counts the calls of that family in the module, from 0, and 0 is not written. Names depend on
 the model alone: they are the same in train, eval, no_grad, with dynamic shapes, in every backend and in the export.
+
+Those of the optimizer's step are ``<path of the parameter>/update.<what>``: ``conv2/weight/update.master``, where the
+name of the parameter in its module stands in the place of the family.
 """
 
 from collections.abc import Hashable, Mapping
@@ -18,12 +21,16 @@ __all__ = [
     "ADDITION",
     "ATTENTION",
     "RESULT",
+    "UPDATES",
     "CallNumbers",
     "Role",
     "Slot",
     "aliases_of",
     "bound_aliases_of",
     "names_result",
+    "names_update",
+    "update_slot",
+    "update_slots",
 ]
 
 #: What stands in a slot's name for the operand where the slot is the product's running sum.
@@ -31,6 +38,10 @@ ACCUMULATOR = "accumulator"
 
 #: Likewise where the slot is the result that an op stores.
 RESULT = "result"
+
+#: What has slots in the optimizer's step, in the order in which it is rounded: the buffer that gradients are added up
+#: in, the states of the optimizer, what is added to the parameter, and the parameter.
+UPDATES = ("gradient", "momentum", "step", "master")
 
 #: The op family of sums of two activations, as of a residual stream.
 ADDITION = "add"
@@ -43,18 +54,19 @@ _BOUND = "forward.__self__"
 
 
 class Role(Enum):
-    """Which of a layer's products a node is."""
+    """Which of a layer's products a node is, or the step of the optimizer."""
 
     FPROP = "fprop"  #: the forward product
     DGRAD = "dgrad"  #: gradient with respect to the activation
     WGRAD = "wgrad"  #: gradient with respect to the weight
     DGRAD_A = "dgrad_a"  #: of a product of two activations: gradient with respect to the first
     DGRAD_B = "dgrad_b"  #: and to the second
+    UPDATE = "update"  #: the optimizer's step
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One operand of one product, its running sum, or its result; or the result of a sum of two activations.
+    """One operand of one product, its running sum, or its result; the result of a sum of two activations; an update.
 
     >>> Slot.parse("layers.0/product#1/dgrad_a.b")
     Slot(layer='layers.0', family='product', call=1, role=<Role.DGRAD_A: 'dgrad_a'>, operand='b')
@@ -85,8 +97,8 @@ class Slot:
 
     @property
     def results(self) -> "tuple[Slot, ...]":
-        """That slot alone; none for fused attention, which stores what its kernel likes."""
-        return () if self.family == ATTENTION else (self.result,)
+        """That slot alone; none for fused attention, which stores what its kernel likes, and for updates."""
+        return () if self.family == ATTENTION or self.is_update else (self.result,)
 
     @property
     def is_result(self) -> bool:
@@ -95,8 +107,13 @@ class Slot:
 
     @property
     def accumulators(self) -> "tuple[Slot, ...]":
-        """That slot alone; none for fused attention, which sums as its kernel does."""
-        return () if self.family == ATTENTION else (self.accumulator,)
+        """That slot alone; none for fused attention, which sums as its kernel does, and for updates."""
+        return () if self.family == ATTENTION or self.is_update else (self.accumulator,)
+
+    @property
+    def is_update(self) -> bool:
+        """Whether it is of the optimizer's step."""
+        return self.role is Role.UPDATE
 
     @property
     def name(self) -> str:
@@ -120,12 +137,34 @@ class Slot:
         if role not in {choice.value for choice in Role}:
             valid = expected_one_of(choice.value for choice in Role)
             raise PlanError(f"slot name {name!r} has the role {role!r}: {valid}")
+        if role == Role.UPDATE.value and operand not in UPDATES:
+            raise PlanError(f"slot name {name!r} has the update {operand!r}: {expected_one_of(UPDATES)}")
         return cls(layer, family, int(call or 0), Role(role), operand)
 
 
 def names_result(slot: str) -> bool:
     """Whether the slot of this name is that of a result."""
     return slot.endswith(f".{RESULT}")
+
+
+def names_update(slot: str) -> bool:
+    """Whether the slot of this name is one of the optimizer's step."""
+    return slot.rpartition("/")[2].startswith(f"{Role.UPDATE.value}.")
+
+
+def update_slot(parameter: str, what: str) -> str:
+    """The name of a slot of the update of a parameter, by its path.
+
+    >>> update_slot("blocks.0.fc.weight", "master")
+    'blocks.0.fc/weight/update.master'
+    """
+    layer, _, own = parameter.rpartition(".")
+    return Slot(layer, own, 0, Role.UPDATE, what).name
+
+
+def update_slots(net: nn.Module) -> set[str]:
+    """The names of all slots of updates of a net's parameters, those that are frozen now too."""
+    return {update_slot(name, what) for name, _ in net.named_parameters() for what in UPDATES}
 
 
 def aliases_of(net: nn.Module) -> dict[str, str]:

@@ -25,6 +25,7 @@ from precc.errors import AnalysisError, PlanError
 from precc.files import write_whole
 from precc.plan import PrecisionPlan
 from precc.precision import Precision
+from precc.slots import names_update
 from precc.source import Source
 
 __all__ = ["Analysis"]
@@ -316,7 +317,8 @@ class Analysis:
             raise PlanError(f"not a plan: {plan!r:.40}{hint}")
         if plan.rounds_results and not self.results:
             raise AnalysisError(_NO_RESULTS)
-        strange = sorted({*plan.slots, *plan.accumulators} - set(self.records))
+        named = {name for name in (*plan.slots, *plan.accumulators) if not names_update(name)}
+        strange = sorted(named - set(self.records))
         if strange:
             near = get_close_matches(strange[0], self.records, n=1)
             hint = f": did you mean {near[0]!r}?" if near else ""

@@ -26,6 +26,7 @@ from precc.errors import AnalysisError, PreccError
 from precc.formats import Granularity
 from precc.plan import PrecisionPlan
 from precc.precision import Precision
+from precc.slots import names_update
 from precc.warn_caller import warn_caller
 
 __all__ = ["run_analysis"]
@@ -166,9 +167,10 @@ def _check_inference(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
 
 def _along_axes(plan: PrecisionPlan) -> list[Precision]:
     """The precisions of a plan that can be predicted only if they are candidates."""
-    ruled = (rule.precision for rule in plan.rules if rule.precision is not None)
+    ruled = (rule.precision for rule in plan.rules if rule.precision is not None and not rule.decides_updates)
     stored = [plan.default_result] if plan.default_result is not None else []
-    every = dict.fromkeys([plan.default, *plan.slots.values(), *ruled, *stored])
+    named = (own for name, own in plan.slots.items() if not names_update(name))
+    every = dict.fromkeys([plan.default, *named, *ruled, *stored])
     usual = (None, Granularity.TENSOR, Granularity.STATIC)
     return [own for own in every if own.granularity not in usual and own.transform is None]
 
