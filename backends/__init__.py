@@ -1,15 +1,21 @@
 """Backends: one a file, file name = the name that `precc.compile` takes."""
 
+from collections.abc import Callable
+
+from torch import Tensor
+
 from precc.analysis.magnitude_counts import TENSOR_OPS, Counting
 from precc.backends.cpp.backend import Cpp
+from precc.backends.cpp.kernels import round_compiled
 from precc.backends.cpp.magnitudes import COMPILED
 from precc.backends.inductor import Inductor
 from precc.backends.reference import Reference
 from precc.errors import BackendError, expected_one_of
 from precc.protocols import Backend
+from precc.rounding import Row, quantize
 from precc.warn_caller import warn_caller
 
-__all__ = ["BACKENDS", "eager_backend", "fastest_counting", "find_backend"]
+__all__ = ["BACKENDS", "eager_backend", "fastest_counting", "fastest_rounding", "find_backend"]
 
 #: By name, in order of preference: the first one is what ``"auto"`` means.
 BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (Inductor(), Cpp(), Reference())}
@@ -40,6 +46,11 @@ def eager_backend() -> Backend:
 def fastest_counting() -> Counting:
     """How magnitudes are counted: by compiled kernels, where this machine can build them."""
     return COMPILED if _has_kernels() else TENSOR_OPS  # the same numbers
+
+
+def fastest_rounding() -> Callable[[Tensor, Row, int], Tensor]:
+    """How tensors outside of graphs are rounded: by compiled kernels, where this machine can build them."""
+    return round_compiled if _has_kernels() else quantize  # bit for bit the same
 
 
 def _has_kernels() -> bool:

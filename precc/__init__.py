@@ -84,6 +84,7 @@ from precc.rounding.transforms import ShiftSqueeze, random_hadamard  # noqa: E40
 from precc.rule import Rule  # noqa: E402
 from precc.target import TARGETS, Target  # noqa: E402
 from precc.update_formats import UpdateFormats  # noqa: E402
+from precc.updates.rounded_updates import RoundedUpdates  # noqa: E402
 
 __all__ = [
     "ACCUMULATORS",
@@ -140,6 +141,7 @@ __all__ = [
     "RandomChoice",
     "Recomputed",
     "Roofline",
+    "RoundedUpdates",
     "Rounding",
     "RoundingMode",
     "Rule",

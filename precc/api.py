@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from precc.backends import eager_backend, fastest_counting, find_backend
+from precc.backends import eager_backend, fastest_counting, fastest_rounding, find_backend
 from precc.backends.onnx.export import export_onnx
 from precc.compile_options import CompileOptions
 from precc.errors import CaptureError, PlanError, expected_one_of
@@ -112,6 +112,7 @@ def compile(
         fused_attention=attention == "fused",
         recurrent=any(isinstance(module, nn.RNNBase) for module in model.modules()),
         regions=paths,
+        rounding=fastest_rounding(),
     )
     _tell_outside(model, paths)
     return wrap(model, Session(options, first, rules=own))

@@ -1,10 +1,14 @@
 """How a net is compiled."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from precc.analysis.findings import Analyzer
 from precc.pipeline import Pipeline
 from precc.protocols import Backend
+from precc.rounding import Row, quantize
 
 __all__ = ["CompileOptions"]
 
@@ -19,6 +23,7 @@ class CompileOptions:
     `live` is whether graphs have slots for any plan, or only those that the net's one plan rounds in.
     `lacking` says what a faster backend would need on this machine; empty if there is none. `recurrent`: the model has
     recurrent layers, which are opened step by step, so that each length of the input needs a graph of its own.
+    `rounding` computes what `precc.rounding.quantize` does, of tensors outside of graphs.
     """
 
     pipeline: Pipeline
@@ -35,3 +40,4 @@ class CompileOptions:
     lacking: str = ""
     recurrent: bool = False
     regions: tuple[str, ...] = ()
+    rounding: Callable[[Tensor, Row, int], Tensor] = quantize

@@ -26,6 +26,7 @@ from precc.recomputation import CheckpointPlans, enclosing_checkpoints
 from precc.rule import Rule
 from precc.shallow_clone import base_name
 from precc.strict_dynamo import strict_dynamo
+from precc.training_parts import TrainingParts
 from precc.warn_caller import warn_caller
 
 __all__ = ["Session", "Watcher"]
@@ -46,6 +47,7 @@ class Session:
         graph_breaks: why the capture was interrupted.
         events: what controllers counted.
         history: what they decided, and why.
+        parts: what rounds updates and scales losses, outside of graphs.
         watchers: see each call that records gradients: its arguments, named ones, and its output.
         reach: what graphs are built for beside operands; widened by the first plan that needs more.
         amax: largest magnitudes of the slots with delayed scales.
@@ -64,6 +66,7 @@ class Session:
     graph_breaks: list[str] = field(default_factory=list)
     events: Counter[str] = field(default_factory=Counter)
     history: History = field(default_factory=History)
+    parts: TrainingParts = field(default_factory=TrainingParts)
     watchers: list[Watcher] = field(default_factory=list)
     reach: InitVar[Reach] = _OPERANDS
     amax: AmaxHistory = field(default_factory=AmaxHistory)

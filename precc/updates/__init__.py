@@ -1,0 +1,1 @@
+"""The optimizer's step, rounded: gradient buffer, momentum, step and master weight."""
