@@ -19,8 +19,10 @@ from precc.plan import PrecisionPlan
 from precc.precision_state import load_state, state_of
 from precc.regions import check_regions, with_regions
 from precc.report.precision_report import PrecisionReport
+from precc.report.training_lines import training_lines
 from precc.session import Session
 from precc.shallow_clone import SharedClone, base_name, clone_as, plain
+from precc.slots import update_slots
 
 __all__ = ["PUBLIC_NAMES", "PrecisionModule", "original", "read_plan", "session_of", "wrap"]
 
@@ -87,6 +89,7 @@ class PrecisionModule(SharedClone):
     def report(self) -> PrecisionReport:
         """The per-layer precision report: formats, multiply-adds, what was compiled and what was not rounded."""
         session = session_of(self)
+        trained = [path for path, own in self.named_parameters() if own.requires_grad]
         return PrecisionReport.of(
             title=base_name(self),
             backend=session.options.backend.name,
@@ -98,6 +101,8 @@ class PrecisionModule(SharedClone):
             outside=session.graphs.outside(self) if session.graphs.known else [],
             executed=session.builds.tally.by_format,
             events=session.events,
+            updates=update_slots(self),
+            training=training_lines(session.plan, trained, session.parts),
         )
 
     @property

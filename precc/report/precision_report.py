@@ -1,7 +1,7 @@
 """The per-layer precision report of a net, as text."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -65,10 +65,14 @@ class PrecisionReport:
         outside: Sequence[str],
         executed: Mapping[str, int],
         events: Mapping[str, int],
+        updates: Collection[str] = (),
+        training: Sequence[str] = (),
     ) -> "PrecisionReport":
+        """The report; `updates` are the slots of updates, `training` lines on what is done outside of graphs."""
         rows = _rows(plan, graphs)
         notes = [_compiled(backend, graphs, [row.multiply_adds for row in rows], live=live)]
-        notes += _rules(plan, graphs)
+        notes += _rules(plan, graphs, updates)
+        notes += training
         notes += [f"a faster backend cannot run here: {lacking}"] * bool(lacking)
         notes += _narrower(plan, graphs)
         notes += _unscaled_integers(plan, graphs)
@@ -177,16 +181,18 @@ def _compiled(backend: str, graphs: Sequence[CapturedGraph], work: Sequence[int]
     )
 
 
-def _rules(plan: PrecisionPlan, graphs: Sequence[CapturedGraph]) -> list[str]:
+def _rules(plan: PrecisionPlan, graphs: Sequence[CapturedGraph], updates: Collection[str]) -> list[str]:
     """One line a rule: how many of the slots known so far it decides."""
     decided = first_match(plan.rules)
     operands = decided.counts({slot.name for graph in graphs for slot in graph.slots})
     sums = decided.counts(_accumulators(graphs))
     summing = any(graph.accumulates for graph in graphs)
     lines = []
-    stored = decided.counts(_results(graphs))
-    for rule, slots, accumulators, results in zip(plan.rules, operands, sums, stored, strict=True):
-        decides = [f"{slots} slots"] * (not rule.decides_results) + [f"{results} results"] * rule.decides_results
+    stored, updated = decided.counts(_results(graphs)), decided.counts(updates)
+    every = zip(plan.rules, operands, sums, stored, updated, strict=True)
+    for rule, slots, accumulators, results, steps in every:
+        decides = [f"{results} results"] * rule.decides_results + [f"{steps} updates"] * rule.decides_updates
+        decides = decides or [f"{slots} slots"]
         decides += [f"{accumulators} accumulators"] * (summing and rule.decides_sums)
         lines.append(f"{rule} decides {' and '.join(decides)}")
     return lines
