@@ -39,6 +39,7 @@ from precc.control.alrs import ALRS  # noqa: E402
 from precc.control.guards import Guards  # noqa: E402
 from precc.control.late_switch import LateSwitch  # noqa: E402
 from precc.control.logit_sharpness import logit_sharpness  # noqa: E402
+from precc.control.loss_scaler import LossScaler  # noqa: E402
 from precc.control.mpsgd import MPSGD  # noqa: E402
 from precc.control.noise_aware import NoiseAware  # noqa: E402
 from precc.control.sharpness_guard import SharpnessGuard  # noqa: E402
@@ -123,6 +124,7 @@ __all__ = [
     "InfeasibleError",
     "Lagrangian",
     "LateSwitch",
+    "LossScaler",
     "LossScaling",
     "Memory",
     "NoiseAware",
