@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from precc.accumulation.sums import Sums, parse_sums
+from precc.accumulation.sums import Sums
 from precc.accumulation.two_passes import TwoPasses
 from precc.analysis.error_estimate import ErrorEstimate
 from precc.cost.plan_cost import PlanCost
@@ -23,13 +23,14 @@ from precc.files import write_whole
 from precc.first_match import FirstMatch, first_match
 from precc.formats import Format
 from precc.loss_scaling import LossScaling
+from precc.plan_arguments import check_names, counted, parsed_accumulator
 from precc.plan_diff import OWN_SUMS, PlanDiff, difference
 from precc.plan_document import arguments_of, text_of
 from precc.precision import AS_STORED, Precision
 from precc.provenance import Provenance
 from precc.rule import Rule, parse_rules
-from precc.slots import ACCUMULATOR, UPDATES, Role, Slot, names_result, names_update
-from precc.update_formats import UpdateChoice, UpdateFormats, checked_update
+from precc.slots import UPDATES, Slot, names_result, names_update
+from precc.update_formats import UpdateChoice, UpdateFormats
 
 __all__ = ["PrecisionPlan"]
 
@@ -94,7 +95,7 @@ class PrecisionPlan:
         default_update: UpdateChoice = None,
         loss_scaling: LossScaling | float | None = None,
     ) -> None:
-        _check_names(slots, accumulators)
+        check_names(slots, accumulators)
         if isinstance(default_accumulator, TwoPasses):
             raise PlanError("two passes are named product by product, in accumulators=: the backward has none")
         object.__setattr__(self, "rules", parse_rules(rules))
@@ -106,11 +107,11 @@ class PrecisionPlan:
         own = {name: decided.precision(name, Precision.of(choice)) for name, choice in slots.items()}
         object.__setattr__(self, "default", Precision.of(default))
         object.__setattr__(self, "slots", MappingProxyType(own))
-        work = {name: _count(number) for name, number in multiply_adds.items()}
+        work = {name: counted(number) for name, number in multiply_adds.items()}
         object.__setattr__(self, "multiply_adds", MappingProxyType(work))
         object.__setattr__(self, "provenance", provenance)
-        sums = {name: decided.accumulator(name, _accumulator(choice)) for name, choice in accumulators.items()}
-        object.__setattr__(self, "default_accumulator", _accumulator(default_accumulator))
+        sums = {name: decided.accumulator(name, parsed_accumulator(choice)) for name, choice in accumulators.items()}
+        object.__setattr__(self, "default_accumulator", parsed_accumulator(default_accumulator))
         object.__setattr__(self, "accumulators", MappingProxyType(sums))
 
     @cached_property
@@ -343,31 +344,3 @@ class PrecisionPlan:
             raise PlanError(f"cannot read the plan {str(path)!r}: {error}") from error
         except PlanError as error:
             raise PlanError(f"{str(path)!r}: {error}") from error
-
-
-def _accumulator(choice: Sums | Format | str | None) -> Sums | None:
-    return None if choice is None else parse_sums(choice)
-
-
-def _check_names(slots: Mapping[str, Any], accumulators: Mapping[str, Any]) -> None:
-    for entries in (slots, accumulators):
-        if not isinstance(entries, Mapping) or not all(isinstance(name, str) for name in entries):
-            raise PlanError(f"slots and accumulators are choices by slot name, not {entries!r}")
-    for name in slots:
-        if name.endswith(f".{ACCUMULATOR}"):
-            raise PlanError(f"{name!r} is an accumulator, not an operand: it goes into accumulators=")
-        if names_update(name):
-            Slot.parse(name)
-            checked_update(Precision.of(slots[name]), f"slot {name!r}")
-    for name in accumulators:
-        own = Slot.parse(name)
-        if own.operand != ACCUMULATOR:
-            raise PlanError(f"{name!r} is no accumulator: their names end in '.{ACCUMULATOR}'")
-        if isinstance(accumulators[name], TwoPasses) and own.role is not Role.FPROP:
-            raise PlanError(f"{name!r} cannot be computed in two passes: those are of products of the forward")
-
-
-def _count(work: Any) -> int:
-    if type(work) is not int or work < 0:
-        raise PlanError(f"the plan is malformed: multiply-adds are {work!r}")
-    return work

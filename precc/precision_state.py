@@ -81,8 +81,8 @@ class _State:
         counts = {name: _entries(state, name, _is_count, "counts") for name in ("multiply_adds", "events")}
         amax = _entries(state, "amax", _is_record, f"lists of 1 to {MAX_HISTORY} numbers above 0")
         for slot in amax:
-            if Slot.parse(slot).operand == ACCUMULATOR:
-                raise PlanError(f"the precision_state has an amax history of {slot!r}: an accumulator has none")
+            if (own := Slot.parse(slot)).operand == ACCUMULATOR or own.is_update:
+                raise PlanError(f"the precision_state has an amax history of {slot!r}: sums and updates have none")
         return cls(
             None if plan is None else PrecisionPlan.from_json(plan),
             rules_from_json(state.get("rules", [])),

@@ -41,26 +41,32 @@ def _why_no_module(rule: Rule, paths: Sequence[str], net: nn.Module) -> str:
 
 
 def check_decisions(
-    rules: Sequence[Rule], names: Collection[str], *, updates: Collection[str] = (), awaited: Collection[str] = ()
+    rules: Sequence[Rule],
+    names: Collection[str],
+    *,
+    updates: Collection[str] | None = None,
+    awaited: Collection[str] = (),
 ) -> None:
     """Refuse required rules that decide none of a net's slots; those that rules before them decide do not count.
 
     Args:
         rules: in their order.
         names: of all slots of graphs, accumulators too.
-        updates: of all slots of updates: what a rule that is not for them leaves as it is there is no decision.
+        updates: of all slots of updates; where they are not known, rules of updates are not judged. What other rules
+            leave as it is there is no decision.
         awaited: paths of modules whose slots are still to come: a rule that covers one is not judged.
 
     Raises:
         PlanError: there is one.
     """
     decided = first_match(tuple(rules))
-    in_graphs, in_updates = decided.counts(names), decided.counts(updates)
-    for position, rule in enumerate(rules):
-        count = in_updates[position] if rule.decides_updates else in_graphs[position]
-        if not count and rule.required and not any(map(rule.covers, awaited)):
-            own = updates if rule.decides_updates else names
-            raise PlanError(f"{rule} decides no slot: {_why_no_slot(position, rules, own)}; {_WAY_OUT}")
+    for of_updates, known in ((False, names), (True, updates)):
+        counts = [1] * len(rules) if known is None else decided.counts(known)
+        for position, (rule, count) in enumerate(zip(rules, counts, strict=True)):
+            judged = rule.required and rule.decides_updates is of_updates and not any(map(rule.covers, awaited))
+            if judged and not count:
+                why = _why_no_slot(position, rules, known or ())
+                raise PlanError(f"{rule} decides no slot: {why}; {_WAY_OUT}")
 
 
 def _why_no_slot(position: int, rules: Sequence[Rule], names: Collection[str]) -> str:

@@ -298,3 +298,20 @@ def test_the_command_line_shows_them(tmp_path: Any, capsys: pytest.CaptureFixtur
     MANY.save(tmp_path / "plan.json")
     main(["plan", "show", str(tmp_path / "plan.json")])
     assert "updates in momentum float8_e4m3fn/tensor" in capsys.readouterr().out
+
+
+def test_policies_pass_rules_of_updates_on() -> None:
+    net = compiled(policy="bf16")
+    analysis = net.analyze(torch.randn(4, 4), loss=lambda output: output.square().mean())
+    rules = [Rule("0", role="update", format="bf16"), Rule("0", role="wgrad", keep="fp32")]
+    for policy in (precc.ErrorBudget(gradient=0.1), precc.Threshold(10.0)):
+        plan = policy.assign(analysis, rules=rules)
+        assert plan.precision("0/weight/update.master") == Precision("bf16")
+        net.set_plan(plan, recompile=True)
+
+
+def test_updates_have_no_amax_history() -> None:
+    net = compiled()
+    state = net.precision_state() | {"amax": {"0/weight/update.master": [1.0]}}
+    with pytest.raises(PlanError, match="sums and updates have none"):
+        net.load_precision_state(state)
