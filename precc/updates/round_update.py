@@ -83,6 +83,7 @@ def round_update(
         key: of the random bits, one a step of the optimizer: `precc.rounding.draw_key`; for rows that draw none, any.
         rounding: computes what `quantize` does.
 
+    >>> import torch
     >>> rows = UpdateRows.of(PrecisionPlan("fp32", default_update={"master": "e4m3"}), "fc.weight", torch.ones(2))
     >>> round_update(torch.ones(2), torch.tensor([0.05, 0.1]), rows)
     tensor([1.0000, 1.1250])

@@ -48,7 +48,7 @@ class RoundedUpdates:
     ``step = new - old`` in the dtype of the parameter, then the parameter, ``master(old + step)``. Parameters without a
     gradient stay as they are. The plan is read at each step: ``net.set_plan`` acts on the next one, and compiles
     nothing. Where a plan rounds nothing, nothing is copied. Stochastic bits have one key a step, from torch's default
-    generator: its saved state repeats them.
+    generator: its saved state repeats them, and replicas that are trained in parallel need the same one.
 
     Call ``optimizer.step()`` as before, with or without a closure, or through a GradScaler. The net's precision state
     has the plan; this has no state of its own.
