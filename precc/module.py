@@ -89,7 +89,6 @@ class PrecisionModule(SharedClone):
     def report(self) -> PrecisionReport:
         """The per-layer precision report: formats, multiply-adds, what was compiled and what was not rounded."""
         session = session_of(self)
-        trained = [path for path, own in self.named_parameters() if own.requires_grad]
         return PrecisionReport.of(
             title=base_name(self),
             backend=session.options.backend.name,
@@ -102,7 +101,7 @@ class PrecisionModule(SharedClone):
             executed=session.builds.tally.by_format,
             events=session.events,
             updates=update_slots(self),
-            training=training_lines(session.plan, trained, session.parts),
+            training=training_lines(session.plan, self, session.parts),
         )
 
     @property

@@ -169,7 +169,7 @@ class PrecisionPlan:
 
     def _default_of(self, slot: str) -> Precision:
         if names_update(slot):
-            return self.default_update.precision(slot.rpartition(".")[2])
+            return self.default_update.precision(Slot.parse(slot).operand)
         return (self.default_result or AS_STORED) if names_result(slot) else self.default
 
     def accumulator(self, slot: str) -> Sums | None:
@@ -193,8 +193,17 @@ class PrecisionPlan:
     @cached_property
     def rounds_updates(self) -> bool:
         """Whether any update has a precision; those are rounded by a `precc.RoundedUpdates`."""
-        named = any(names_update(name) and own != AS_STORED for name, own in self.slots.items())
-        return named or bool(self.default_update) or any(rule.decides_updates for rule in self.rules)
+        return any(own != AS_STORED for own in self._updates)
+
+    @cached_property
+    def _updates(self) -> frozenset[Precision]:
+        named = (own for name, own in self.slots.items() if names_update(name))
+        ruled = (rule.precision for rule in self.rules if rule.decides_updates)
+        return frozenset({*named, *filter(None, ruled), *(own for _, own in self.default_update)})
+
+    def changes_updates(self, dtype: torch.dtype) -> bool:
+        """Whether there may be an update that rounding changes, of a parameter of this dtype."""
+        return any(own.changes(dtype) for own in self._updates)
 
     def under(self, rules: Sequence[Rule]) -> "PrecisionPlan":
         """The same plan with these rules before its own; made once.

@@ -49,9 +49,10 @@ class TrainingParts:
     _version: int | None = None  # of the parameters, at a forward that recorded gradients and lacked something
     _told: set[str] = field(default_factory=set)
 
-    def lacking(self, plan: PrecisionPlan) -> list[str]:
+    def lacking(self, plan: PrecisionPlan, net: nn.Module) -> list[str]:
         """What a plan asks for that nothing does, with the way out."""
         rounds = plan.rounds_updates and not len(self.rounding)
+        rounds = rounds and any(map(plan.changes_updates, {own.dtype for own in net.parameters()}))
         scales = plan.loss_scaling is not None and not len(self.scaling)
         return [
             *["updates are not rounded: precc.RoundedUpdates(net, optimizer) does"] * rounds,
@@ -60,7 +61,7 @@ class TrainingParts:
 
     def see_forward(self, net: nn.Module, plan: PrecisionPlan) -> None:
         """A forward records gradients: warn, once, if parameters have changed since one before, and something lacks."""
-        lacking = [what for what in self.lacking(plan) if what not in self._told]
+        lacking = [what for what in self.lacking(plan, net) if what not in self._told]
         if not lacking:
             self._version = None
             return

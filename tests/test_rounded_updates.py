@@ -14,7 +14,9 @@ from torch.optim import SGD, Adafactor, Adagrad, Adam, AdamW, Optimizer, RMSprop
 import precc
 from precc import Precision, PrecisionPlan, RoundedUpdates, Rule, UpdateFormats, round_to
 from precc.errors import CaptureError, ControllerError, PlanError, PrecisionWarning, UnsupportedError
+from precc.models.lenet5 import LeNet5, example_inputs
 from precc.updates.round_update import UpdateRows, lost_to_nearest, round_update
+from tests.golden import check_golden
 
 Make = Callable[[Iterable[Tensor]], Optimizer]
 
@@ -132,7 +134,7 @@ def test_optimizers_step_as_by_hand(name: str, kinds: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("update", [None, "fp32", "fp64"])
 def test_what_changes_nothing_copies_nothing(update: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, net = mlp(), compiled(mlp(), {"master": update, "gradient": update} if update else None)
+    plain, net = mlp(), compiled(mlp(), update)
     first, second = Adam(plain.parameters()), Adam(net.parameters())
     rounded = RoundedUpdates(net, second, count_every=1)
     train(plain, first)
@@ -333,6 +335,9 @@ def test_a_training_that_rounds_no_updates_is_told_once() -> None:
     assert told[0].filename == __file__
     optimizer.step()
     net(x)
+    stored = compiled(mlp(), "fp32")
+    train(stored, SGD(stored.parameters(), lr=0.1), 3)
+    assert "updates are not rounded" not in str(stored.report())
     other = compiled(mlp(), {"master": "bf16"})
     optimizer = SGD(other.parameters(), lr=0.1)
     RoundedUpdates(other, optimizer)
@@ -532,3 +537,23 @@ def test_formats_of_updates_are_values() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert UpdateFormats(master="bf16") != UpdateFormats(step="bf16")
+
+
+def test_the_report_of_a_training() -> None:
+    torch.manual_seed(0)
+    plan = PrecisionPlan(
+        "e4m3", {"fc3/weight/update.master": "fp32"}, default_update={"master": "e4m3", "step": "bf16"}, loss_scaling=64
+    )
+    rules = [Rule("conv*", role="update", format=Precision("bf16").format, rounding="stochastic")]
+    net = precc.compile(LeNet5(), plan=plan, rules=rules, backend="reference")
+    optimizer, scaler = SGD(net.parameters(), lr=2.0**-6), precc.LossScaler(net)
+    RoundedUpdates(net, optimizer)
+    for factor in (1.0, float("inf")):
+        optimizer.zero_grad()
+        scaler.scale(net(example_inputs()[0]).square().mean() * factor).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    lost = "updates that nearest rounding of the master weight loses, in the last counted step: conv1.bias 100.0%"
+    lines = str(net.report()).splitlines()
+    assert sum(line.startswith(lost) for line in lines) == 1
+    check_golden("report_updates.txt", "\n".join(line for line in lines if not line.startswith(lost)))

@@ -48,6 +48,8 @@ def test_other_updates_are_refused(what: str) -> None:
         Slot.parse(f"fc/weight/update.{what}")
     with pytest.raises(PlanError):
         PrecisionPlan("e4m3", {f"fc/weight/update.{what}": "bf16"})
+    with pytest.raises(PlanError):
+        PrecisionPlan("e4m3").precision(f"fc/weight/update.{what}")
 
 
 def test_operands_are_no_updates() -> None:

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from torch import nn
+
 from precc.plan import PrecisionPlan
 from precc.slots import UPDATES, update_slot
 from precc.training_parts import TrainingParts
@@ -10,20 +12,21 @@ from precc.update_formats import UpdateFormats
 __all__ = ["training_lines"]
 
 
-def training_lines(plan: PrecisionPlan, trained: Sequence[str], parts: TrainingParts) -> list[str]:
+def training_lines(plan: PrecisionPlan, net: nn.Module, parts: TrainingParts) -> list[str]:
     """One line for each choice of formats, for what is not rounded, lost, or not scaled.
 
     Args:
         plan: in force.
-        trained: paths of the parameters that require gradients.
+        net: whose parameters are trained.
         parts: what rounds and scales.
     """
+    trained = [path for path, own in net.named_parameters() if own.requires_grad]
     lines = _formats(plan, trained) if plan.rounds_updates else []
     lines += _lost(parts)
     scales = [f"{own.get_scale():g}" for own in parts.scaling]
     now = f" (now {', '.join(scales)})" if scales else ""
     lines += [f"loss scaled by {plan.loss_scaling}{now}"] * (plan.loss_scaling is not None)
-    return lines + parts.lacking(plan)
+    return lines + parts.lacking(plan, net)
 
 
 def _formats(plan: PrecisionPlan, trained: Sequence[str]) -> list[str]:

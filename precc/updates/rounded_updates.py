@@ -137,6 +137,7 @@ class RoundedUpdates:
         self._step = None
         plan = self._session.plan
         if not plan.rounds_updates:
+            self._lost = {}
             return None
         if len(args) > 1 and args[1] is not None:
             return (args[0], self._around(args[1], plan), *args[2:]), kwargs
@@ -210,7 +211,7 @@ class RoundedUpdates:
         parameter, rows, rounding = move.parameter, move.rows, self._session.options.rounding
         if step.counted and move.old is not None and rows.master is not None:
             self._lost[move.path] = lost_to_nearest(move.old, _taken(move, rounding, step.key), rows.master)
-        if move.old is not None and rows.step is not None:
+        if move.old is not None and _acts(rows.step, parameter):
             parameter.copy_(round_update(move.old, parameter - move.old, rows, step.key, rounding=rounding))
         elif rows.master is not None:
             self._round(parameter, rows.master, step.key)
@@ -222,9 +223,14 @@ def _taken(move: _Move, rounding: Callable[[Tensor, Row, int], Tensor], key: int
     return step if move.rows.step is None else rounding(step, move.rows.step, key)
 
 
+def _acts(row: Row | None, tensor: Tensor) -> bool:
+    """Whether rounding may change any value of a tensor."""
+    return row is not None and not row.is_identity(tensor.dtype)
+
+
 def _kept(parameter: Tensor, rows: UpdateRows, *, counted: bool) -> Tensor | None:
     """A copy of a parameter before a step, where the step is rounded or counted."""
-    needed = rows.step is not None or (counted and rows.master is not None)
+    needed = _acts(rows.step, parameter) or (counted and _acts(rows.master, parameter))
     return parameter.detach().clone() if needed else None
 
 
