@@ -522,8 +522,10 @@ def test_several_optimizers_and_frozen_parameters() -> None:
     net = compiled(mlp(), {"master": "e4m3"})
     net[2].bias.requires_grad_(False)
     optimizers = [SGD(net[0].parameters(), lr=0.1), SGD(net[2].parameters(), lr=0.1)]
-    for own in optimizers:
+    outside = "updates are not rounded, for precc.RoundedUpdates has no optimizer of them: 2.weight"
+    for own, notes in zip(optimizers, ([outside], []), strict=True):
         RoundedUpdates(net, own)
+        assert [note for note in net.report().notes if note.startswith("updates are not")] == notes
     net(torch.ones(2, 6)).square().mean().backward()
     for own in optimizers:
         own.step()

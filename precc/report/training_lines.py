@@ -20,21 +20,33 @@ def training_lines(plan: PrecisionPlan, net: nn.Module, parts: TrainingParts) ->
         net: whose parameters are trained.
         parts: what rounds and scales.
     """
-    trained = [path for path, own in net.named_parameters() if own.requires_grad]
-    lines = _formats(plan, trained) if plan.rounds_updates else []
+    found = _formats(plan, net) if plan.rounds_updates else {}
+    lines = [f"updates in {formats}: {', '.join(paths)}" for formats, paths in found.items()]
     lines += _lost(parts)
+    lines += _outside([path for paths in found.values() for path in paths], parts)
     scales = [f"{own.get_scale():g}" for own in parts.scaling]
     now = f" (now {', '.join(scales)})" if scales else ""
     lines += [f"loss scaled by {plan.loss_scaling}{now}"] * (plan.loss_scaling is not None)
     return lines + parts.lacking(plan, net)
 
 
-def _formats(plan: PrecisionPlan, trained: Sequence[str]) -> list[str]:
+def _formats(plan: PrecisionPlan, net: nn.Module) -> dict[UpdateFormats, list[str]]:
+    """The parameters that are trained whose updates have formats, by these."""
     found: dict[UpdateFormats, list[str]] = {}
-    for path in trained:
-        own = {what: plan.precision(update_slot(path, what)) for what in UPDATES}
-        found.setdefault(UpdateFormats(**own), []).append(path)
-    return [f"updates in {formats}: {', '.join(paths)}" for formats, paths in found.items() if formats]
+    for path, parameter in net.named_parameters():
+        own = UpdateFormats(**{what: plan.precision(update_slot(path, what)) for what in UPDATES})
+        if own and parameter.requires_grad:
+            found.setdefault(own, []).append(path)
+    return found
+
+
+def _outside(paths: Sequence[str], parts: TrainingParts) -> list[str]:
+    """Parameters whose optimizer nothing rounds, where another one's is."""
+    inside = {path for own in parts.rounding for path in own.paths}
+    outside = [path for path in paths if path not in inside]
+    if not outside or not inside:
+        return []
+    return [f"updates are not rounded, for precc.RoundedUpdates has no optimizer of them: {', '.join(outside)}"]
 
 
 def _lost(parts: TrainingParts) -> list[str]:
