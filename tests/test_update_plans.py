@@ -15,6 +15,7 @@ from precc import LossScaling, Precision, PrecisionPlan, Rule, Uniform, UpdateFo
 from precc.errors import FormatError, PlanError
 from precc.precision import AS_STORED
 from precc.slots import UPDATES, Role, Slot, names_update, update_slot, update_slots
+from precc.updates.same_updates import with_updates_of
 
 PATHS = st.lists(st.from_regex(r"[a-z_][a-z0-9_]{0,5}", fullmatch=True), min_size=1, max_size=4).map(".".join)
 
@@ -317,3 +318,26 @@ def test_updates_have_no_amax_history() -> None:
     state = net.precision_state() | {"amax": {"0/weight/update.master": [1.0]}}
     with pytest.raises(PlanError, match="sums and updates have none"):
         net.load_precision_state(state)
+
+
+def test_updates_and_loss_scaling_of_another_plan() -> None:
+    plan = PrecisionPlan(
+        "bf16", {"a/product/fprop.weight": "fp16", "a/weight/update.master": "fp16"}, rules=[Rule("z", format="fp16")]
+    )
+    other = PrecisionPlan(
+        "e4m3",
+        {"a/product/fprop.input": "fp16", "a/weight/update.step": "fp16"},
+        default_update={"gradient": "bf16"},
+        loss_scaling=LossScaling(8.0, dynamic=True),
+        rules=[Rule("b", format="e5m2"), Rule("b", role="update", format="e5m2")],
+    )
+    found = with_updates_of(plan, other)
+    assert found == PrecisionPlan(
+        "bf16",
+        {"a/product/fprop.weight": "fp16", "a/weight/update.step": "fp16"},
+        default_update={"gradient": "bf16"},
+        loss_scaling=LossScaling(8.0, dynamic=True),
+        rules=[Rule("b", role="update", format="e5m2"), Rule("z", format="fp16")],
+    )
+    assert with_updates_of(found, other) is found
+    assert with_updates_of(plan, plan) is plan
