@@ -39,6 +39,9 @@ NOISY = 0.15
 #: Coarsest first; tensors of fewer than 16 bits have a float32 scale.
 LEVELS = tuple(precc.PrecisionPlan(own) for own in (*map(precc.scaled, ("e2m1", "e2m3", "e4m3")), "bf16", "float32"))
 
+#: A ratio every 10 steps: F evaluations an epoch.
+REGION: dict[str, Any] = {"momentum": 0.9, "evaluate_every": 10}
+
 Batch = tuple[Tensor, Tensor]
 Step = Callable[[Tensor, Tensor], Tensor]
 
@@ -119,12 +122,19 @@ def gpt() -> Task:
     return Task("gpt", model, lambda own: torch.optim.Adam(own, lr=3e-3), batches, 800, score, -1)
 
 
-def plain(net: precc.PrecisionModule, optimizer: torch.optim.Optimizer, ctl: Any = None) -> Step:
+def flat(output: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits and targets."""
+    return output.flatten(0, -2), y.flatten()
+
+
+def plain(
+    net: precc.PrecisionModule, optimizer: torch.optim.Optimizer, ctl: Any = None, *, watched: bool = False
+) -> Step:
     """A step of a usual loop, with a scheduler or without."""
 
     def step(x: Tensor, y: Tensor) -> Tensor:
         optimizer.zero_grad()
-        loss = loss_of(net(x), y) if ctl is None else ctl.loss(net(x), y)
+        loss = ctl.loss(net(x), y) if watched else loss_of(net(x), y)
         loss.backward()
         optimizer.step()
         if ctl is not None:
@@ -134,9 +144,15 @@ def plain(net: precc.PrecisionModule, optimizer: torch.optim.Optimizer, ctl: Any
     return step
 
 
-def closed(net: precc.PrecisionModule, optimizer: Any) -> Step:
-    """A step of an optimizer with a closure."""
-    return lambda x, y: optimizer.step(lambda: loss_of(net(x), y)).detach()
+def closed(make: Callable[..., Any], *, analysed: bool = False) -> Callable[..., Step]:
+    """An optimizer with a closure, in the place of the task's."""
+
+    def begin(task: Task, net: precc.PrecisionModule) -> Step:
+        optimizer = make(net)
+        loss = optimizer.loss if analysed else loss_of
+        return lambda x, y: optimizer.step(lambda: loss(net(x), y)).detach()  # type: ignore[no-any-return]
+
+    return begin
 
 
 def static(plan: precc.PrecisionPlan) -> Callable[..., Step]:
@@ -149,12 +165,16 @@ def static(plan: precc.PrecisionPlan) -> Callable[..., Step]:
     return begin
 
 
-def around(make: Callable[..., Any]) -> Callable[..., Step]:
-    """A scheduler around the task's optimizer."""
+def around(
+    make: Callable[..., Any], plan: precc.PrecisionPlan | None = None, *, watched: bool = False
+) -> Callable[..., Step]:
+    """A scheduler around the task's optimizer, from a plan on; some want to see the loss."""
 
     def begin(task: Task, net: precc.PrecisionModule) -> Step:
+        if plan is not None:
+            net.set_plan(plan)
         optimizer = task.optimizer(net.parameters())
-        return plain(net, optimizer, make(net, optimizer, task))
+        return plain(net, optimizer, make(net, optimizer, task), watched=watched)
 
     return begin
 
@@ -165,7 +185,25 @@ RUNS: dict[str, Callable[..., Step]] = {
     "e4m3, scaled": static(LEVELS[2]),
     "e2m3, scaled": static(LEVELS[1]),
     "e2m1, scaled": static(LEVELS[0]),
-    "NoiseAware": around(lambda net, optimizer, task: precc.NoiseAware(net, optimizer, loss=loss_of)),
+    "NoiseAware": around(lambda net, optimizer, task: precc.NoiseAware(net, optimizer, loss=loss_of), watched=True),
+    "MPSGD": around(
+        lambda net, optimizer, task: precc.MPSGD(net, optimizer, levels=LEVELS, loss=loss_of), watched=True
+    ),
+    "AdaPT": around(lambda net, optimizer, task: precc.AdaPT(net, optimizer)),
+    "LateSwitch": around(
+        lambda net, optimizer, task: precc.LateSwitch(net, optimizer, total_steps=task.steps, at=0.8), LEVELS[1]
+    ),
+    "SharpnessGuard": around(
+        lambda net, optimizer, task: precc.SharpnessGuard(net, optimizer, loss_of, LEVELS[2:], logits=flat),
+        LEVELS[1],
+        watched=True,
+    ),
+    "TrustRegion": closed(lambda net: precc.TrustRegion(net, levels=LEVELS, **REGION)),
+    "TrustRegion, difference": closed(lambda net: precc.TrustRegion(net, levels=LEVELS, gate="difference", **REGION)),
+    "TrustRegion, budget": closed(
+        lambda net: precc.TrustRegion(net, levels="budget", loss=loss_of, **REGION), analysed=True
+    ),
+    "STORM": closed(lambda net: precc.STORM(net, levels=LEVELS, momentum=0.9)),
 }
 
 
