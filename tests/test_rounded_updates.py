@@ -391,8 +391,8 @@ class Strange(SGD):
 
 def test_optimizers_that_move_several_times_a_step_are_refused() -> None:
     net = compiled(mlp(), "bf16")
-    for make in (torch.optim.LBFGS, lambda _: precc.TrustRegion(net)):
-        with pytest.raises(UnsupportedError, match="several moves"):
+    for make, message in ((torch.optim.LBFGS, "several moves"), (lambda _: precc.TrustRegion(net), "itself")):
+        with pytest.raises(UnsupportedError, match=message):
             RoundedUpdates(net, make(net.parameters()))
     optimizer = Twice(net.parameters(), lr=0.1)
     RoundedUpdates(net, optimizer)

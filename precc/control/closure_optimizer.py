@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from precc.control.closure_state import checked_closure_state
 from precc.control.controller import checked_net
 from precc.control.linear_step import LinearStep, Values, propose
 from precc.control.moment import Closure, Moment, all_finite
+from precc.control.rounded_moves import RoundedMoves
 from precc.control.snapshot import Snapshot
 from precc.control.trust_region_rule import Decision, Observation
-from precc.errors import ClosureError, ControllerError, PlanError
+from precc.errors import ClosureError, ControllerError, UnsupportedError
 from precc.module import PrecisionModule, session_of
 from precc.plan import PrecisionPlan
 from precc.session import Session
@@ -27,6 +29,9 @@ class ClosureOptimizer(Optimizer):
     """Base of `TrustRegion` and `STORM`: steps of a linear model, as long as the radius, of which it has one.
 
     A subclass has ``_decide``, and ``_own_state`` with ``_checked_state`` and ``_load`` for what it remembers.
+
+    What a plan says of updates holds: gradient buffers, momentum, steps and parameters are rounded, of steps that are
+    tried too. The predicted reduction is that of the step before it is rounded.
 
     Args:
         net: a net made by `precc.compile`; this optimizer sets its plan from the first step on.
@@ -65,6 +70,35 @@ class ClosureOptimizer(Optimizer):
             raise ValueError(f"{type(net).__name__} has no parameter that requires a gradient")
         super().__init__(parameters, {"lr": radius, "momentum": 0.0, "weight_decay": 0.0, **group_options})
         self._session.builds.prepare(self.levels, recompile=True)
+        self._attach()
+
+    def _attach(self) -> None:
+        """It rounds updates and scales losses, as plans say."""
+        self._moves = RoundedMoves(self.net)
+        self._session.parts.rounding.add(self)
+        self._session.parts.scaling.add(self)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Of the parameters whose updates it rounds as its plans say."""
+        held = {id(own) for own in self._parameters()}
+        return tuple(path for path, own in self.net.named_parameters() if id(own) in held)
+
+    def lost(self) -> Mapping[str, float]:
+        """Share of the elements whose last step nearest rounding of the master weight loses, by path."""
+        return self._moves.lost()
+
+    def get_scale(self) -> float:
+        """The factor of the next loss: of the plan's loss scaling, or else `loss_scale`.
+
+        Raises:
+            UnsupportedError: the plan's is dynamic.
+        """
+        scaling = self.plan.loss_scaling
+        if scaling is not None and scaling.dynamic:
+            name = type(self).__name__
+            raise UnsupportedError(f"{name} evaluates a loss at one scale: loss scaling of its plans is not dynamic")
+        return self.loss_scale if scaling is None else scaling.initial
 
     @property
     def _session(self) -> Session:
@@ -89,6 +123,11 @@ class ClosureOptimizer(Optimizer):
             "opt.step(closure) without the scaler"
         )
 
+    @property
+    def _ruled(self) -> PrecisionPlan:
+        """The plan, under the net's rules."""
+        return self.plan.under(self._session.rules)
+
     def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
         """One step. Returns the loss at the point where it started, in the arithmetic of the step.
 
@@ -103,11 +142,13 @@ class ClosureOptimizer(Optimizer):
         if closure is None:
             raise ClosureError(f"{type(self).__name__}.step needs a closure: opt.step(lambda: loss_fn(net(x), y))")
         self._check_parameters()
-        moment = Moment(self.net, closure, self._parameters(), self.loss_scale, type(self).__name__)
+        self._moves.begin(self._ruled, self._parameters())
+        moment = Moment(self.net, closure, self._parameters(), self.get_scale(), type(self).__name__)
         try:
             decision = Decision.REFINE
             while decision in (Decision.REFINE, Decision.BUDGET):
-                loss, gradients = moment.gradients(self.plan)
+                loss, exact = moment.gradients(self.plan)
+                gradients = self._moves.gradients(exact, self._ruled)
                 after = Snapshot.of(self.net)
                 decision = self._decide(moment, loss, gradients)
                 self._count(decision.value)
@@ -161,14 +202,13 @@ class ClosureOptimizer(Optimizer):
         return propose(gradients, held, self.param_groups, self.radius, form=form)
 
     def _move(self, step: LinearStep) -> None:
-        with torch.no_grad():
-            for parameter, value in step.values.items():
-                parameter.add_(value)
+        self._moves.move(step.values, self._ruled)
+        held = self._moves.momentum(step.direction, self._ruled)
         for group in self.param_groups:
             if group["momentum"]:
                 for parameter in group["params"]:
-                    if parameter in step.direction:
-                        self.state[parameter]["momentum_buffer"] = step.direction[parameter]
+                    if parameter in held:
+                        self.state[parameter]["momentum_buffer"] = held[parameter]
 
     @contextmanager
     def _tentatively(self, step: LinearStep) -> Iterator[Callable[[], None]]:
@@ -197,7 +237,7 @@ class ClosureOptimizer(Optimizer):
             controller=type(self).__name__,
             event=event,
             reason=reason,
-            plan=self.plan.under(self._session.rules),
+            plan=self._ruled,
             radius=self.radius,
             **own,
         )
@@ -234,16 +274,22 @@ class ClosureOptimizer(Optimizer):
         """Copies and pickles take the net along."""
         return {**super().__getstate__(), **{name: getattr(self, name) for name in self._attributes}}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "net" in state:  # torch calls it for a state_dict too
+            self._attach()
+
     def _own_state(self) -> dict[str, Any]:
         return {
             "level": self.level,
             "steps": self.steps,
             "events": dict(self.events),
             "levels": [plan.to_json() for plan in self.levels],
+            "net": self.net.precision_state(),
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """As torch's, with the level, the number of steps, the events, the plans of the levels, and what is its own."""
+        """As torch's, with level, steps, events, plans of the levels, its own, and the net's precision state."""
         return {**super().state_dict(), self._entry: self._own_state()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -254,26 +300,20 @@ class ClosureOptimizer(Optimizer):
             ValueError: its parameter groups are not those of this optimizer; nothing is changed.
         """
         own = self._checked_state(state_dict.get(self._entry))
-        super().load_state_dict({key: value for key, value in state_dict.items() if key != self._entry})
+        before = self.net.precision_state()
+        self.net.load_precision_state(own["net"])
+        try:
+            super().load_state_dict({key: value for key, value in state_dict.items() if key != self._entry})
+        except BaseException:
+            self.net.load_precision_state(before)
+            raise
         self._keep_dtypes(state_dict)
         self._load(own)
         self.net.set_plan(self.plan)
 
     def _checked_state(self, own: Any) -> Mapping[str, Any]:
         """An entry that can be loaded."""
-        if not isinstance(own, Mapping) or set(own) != set(self._own_state()):
-            name = type(self).__name__
-            raise PlanError(f"the state_dict is not one of {name}: it has no whole {self._entry!r} entry")
-        if [PrecisionPlan.from_json(text) for text in own["levels"]] != list(self.levels):
-            raise PlanError(
-                f"the state_dict is of a {type(self).__name__} with other levels: pass the same levels first"
-            )
-        counts = own["events"].values() if isinstance(own["events"], Mapping) else [None]
-        whole = all(type(count) is int and count >= 0 for count in (own["level"], own["steps"], *counts))
-        if not whole or own["level"] >= max(1, len(self.levels)):
-            shown = {name: own[name] for name in ("level", "steps", "events")}
-            raise PlanError(f"the state_dict has a level, steps or events that cannot be: {shown}")
-        return own
+        return checked_closure_state(own, list(self._own_state()), self.levels, type(self).__name__, self._entry)
 
     def _load(self, own: Mapping[str, Any]) -> None:
         self.level, self.steps, self.events = own["level"], own["steps"], Counter(own["events"])

@@ -11,6 +11,7 @@ from precc.control.watched_batch import Loss, Watch
 from precc.errors import CaptureError, ControllerError
 from precc.module import PrecisionModule, session_of
 from precc.plan import PrecisionPlan
+from precc.updates.same_updates import with_updates_of
 
 __all__ = ["Controller", "checked_net"]
 
@@ -116,8 +117,8 @@ class Controller:
         return {name: own.grad for name, own in self.parameters.items() if own.grad is not None}
 
     def set_plan(self, plan: PrecisionPlan) -> None:
-        """Have the net compute in a plan from the next step on."""
-        self.net.set_plan(plan, recompile=True)
+        """Have the net compute in a plan from the next step on; what the present one says of updates goes on."""
+        self.net.set_plan(with_updates_of(plan, session_of(self.net).plan), recompile=True)
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed training needs of the controller and of precc, beside net, optimizer and generators."""

@@ -11,7 +11,16 @@ from torch.utils.hooks import RemovableHandle
 from precc.analysis.metric import metric_norm
 from precc.errors import ControllerError
 
-__all__ = ["GradientNoise", "MicroBatches", "NoiseSource", "adam_metric", "noise_of_moments", "noise_of_parts"]
+__all__ = [
+    "GradientNoise",
+    "MicroBatches",
+    "NoiseSource",
+    "adam_metric",
+    "adam_moments",
+    "noise_of_moments",
+    "noise_of_parts",
+    "rounding_of_halves",
+]
 
 Vector = Mapping[str, Tensor]
 
@@ -58,6 +67,23 @@ def noise_of_parts(parts: Sequence[Vector], metric: Vector) -> float:
     mean = {name: sum(part[name] for part in parts) / k for name in parts[0]}
     squares = (metric_norm({name: part[name] - own for name, own in mean.items()}, metric) ** 2 for part in parts)
     return k / (k - 1) * sum(squares)
+
+
+def rounding_of_halves(first: Vector, second: Vector, metric: Vector) -> tuple[float, float]:
+    """Of the errors a and b of the gradients of two halves of a batch: what persists from batch to batch, what passes.
+
+    What persists is their inner product, ``<a, b>``, or 0 where that is negative: errors by chance are independent, and
+    what both have in common all batches have. The rest of ``||(a + b) / 2||**2`` passes.
+
+    >>> from torch import tensor
+    >>> rounding_of_halves({"w": tensor([1.0, 0.5])}, {"w": tensor([1.0, -0.5])}, {})
+    (0.75, 0.25)
+    """
+    mean = {name: (first[name] + second[name]) / 2 for name in first}
+    apart = {name: (first[name] - second[name]) / 2 for name in first}
+    whole, half = metric_norm(mean, metric) ** 2, metric_norm(apart, metric) ** 2
+    persisting = max(whole - half, 0.0)
+    return persisting, whole - persisting
 
 
 def noise_of_moments(first: Vector, second: Vector, metric: Vector) -> float:

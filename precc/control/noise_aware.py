@@ -23,7 +23,7 @@ from precc.errors import ControllerError, InfeasibleError
 from precc.formats import Format
 from precc.module import PrecisionModule, session_of
 from precc.plan import PrecisionPlan
-from precc.policies.noise_budget import NoiseBudget
+from precc.policies.noise_budget import NoiseBudget, without_forward_weights
 from precc.precision import Precision
 from precc.target import Target
 
@@ -38,12 +38,17 @@ _GUARDS = Guards()
 #: Values of each tensor that are looked at.
 _SAMPLES = 2048
 
+#: Plans that are proposed at most, each after the errors of the one before were measured.
+_TRIES = 3
+
 
 class NoiseAware(Controller):
     """Rounds as much as hides in the noise of the gradient: chosen anew by error analysis while the training goes on.
 
     At some steps the last batch is analysed (its first `rows` examples), the noise of the gradient measured, and the
-    cheapest plan within `NoiseBudget` proposed. `NoiseAwareRule` says what is taken of it. Before a plan is taken its
+    cheapest plan within `NoiseBudget` proposed. Its error of the gradient is measured on the halves of the batch, where
+    what they have in common persists, and a plan that exceeds the budget is proposed again with a tighter one.
+    `NoiseAwareRule` says what is taken of it. Before a plan is taken its
     loss is evaluated on that batch (*shadow*), and it is refused if that differs from full precision's by more than
     predicted. If the loss of the training leaves the band of `guards`, or is not finite, the plan is rolled back.
 
@@ -100,7 +105,7 @@ class NoiseAware(Controller):
         lost: float = 1e-3,
         candidates: Sequence[Precision | Format | str] = CANDIDATES,
         rows: int | None = None,
-        probes: int = 4,
+        probes: int = 8,
         band: float = 3.0,
         guards: Guards | None = _GUARDS,
         cost: CostModel | None = None,
@@ -121,6 +126,7 @@ class NoiseAware(Controller):
         self._guarded = GuardState()
         self._norm: float | None = None
         self._running: float | None = None
+        self._tightness = 1.0  # of theta: errors measured under plans, relative to predicted ones
         self.probe = NoiseProbe(self.watch, optimizer)
 
     def close(self) -> None:
@@ -146,6 +152,7 @@ class NoiseAware(Controller):
             self._running = loss if self._running is None else (1 - _NEW) * self._running + _NEW * loss
         if self.steps >= self._rule_state.due:
             self._analyse()
+            self.probe.forget()
         elif self.steps + 1 == self._rule_state.due:
             self.probe.arm()
 
@@ -166,7 +173,8 @@ class NoiseAware(Controller):
         noise = self.probe.measure(ranks, metric, 0.0 if self._rule_state.plan is None else self.policy.theta)
         policy = replace(self.policy, noise=noise.variance, batch=self.probe.examples(ranks))
         analysis = self._analysis(metric) if ranks.decides else None
-        text, reason = ranks.told(None if analysis is None else self._proposed(policy, analysis))
+        said = None if analysis is None else self._proposed(policy, analysis, metric)
+        text, reason, self._tightness = ranks.told(said)
         plan = PrecisionPlan.from_json(text)
         figures: dict[str, Any] = {"noise": noise.variance, "noise_source": noise.source.value, "loss": self._running}
         self.note("analysis", reason, budget=policy.theta**2 * noise.variance, **figures)
@@ -190,17 +198,26 @@ class NoiseAware(Controller):
         options = replace(self.options, rows=min(own, rows) if rows else None, seed=self.steps % 2**32, metric=metric)
         return self.watch.analyze(options)
 
-    def _proposed(self, policy: NoiseBudget, analysis: Analysis) -> tuple[str, str]:
-        """A plan as text, and why; float32 if no other hides in the noise."""
+    def _proposed(self, policy: NoiseBudget, analysis: Analysis, metric: dict[str, Tensor]) -> tuple[str, str, float]:
+        """A plan as text, why, and the tightness that it took; float32 if no other hides in the noise."""
         running = abs(analysis.loss if self._running is None else self._running)
-        own = replace(policy, loss_gap=max(self.loss_gap * running, 1e-30))
+        gap, tightness = max(self.loss_gap * running, 1e-30), self._tightness
+        exact = self.probe.exact_halves() if self.probe.has_halves else None
         try:
-            plan = own.assign(analysis, cost=self.cost, target=self.target, rules=session_of(self.net).rules)
+            for _ in range(_TRIES):
+                own = replace(policy, loss_gap=gap, theta=policy.theta * tightness)
+                plan = own.assign(analysis, cost=self.cost, target=self.target, rules=session_of(self.net).rules)
+                reason = f"{plan.average_bits:.3g} bits hide in the noise"
+                if exact is None or not policy.noise:
+                    break
+                spent = self.probe.rounding(without_forward_weights(plan), exact, metric, policy.horizon) / policy.noise
+                reason = f"{reason}: measured {spent:.3g} of it, {policy.theta**2:.3g} allowed"
+                tightness = min(1.0, tightness * _tightened(policy.theta**2, spent))
+                if spent <= policy.theta**2:
+                    break
         except InfeasibleError as error:
-            return PrecisionPlan("float32", {}, analysis.multiply_adds).resolve(analysis.multiply_adds).to_json(), str(
-                error
-            )
-        return plan.to_json(), f"{plan.average_bits:.3g} bits hide in the noise"
+            plan, reason = PrecisionPlan("float32").resolve(analysis.multiply_adds), str(error)
+        return plan.to_json(), reason, tightness
 
     def _shadow(self, plan: PrecisionPlan, analysis: Analysis) -> str:
         """Why a plan is refused, after its loss on the last batch; empty if it is not."""
@@ -237,17 +254,26 @@ class NoiseAware(Controller):
             "rule": self._rule_state.to_json(),
             "running": self._running,
             "armed": self.probe.armed,
+            "tightness": self._tightness,
             "guarded": self._guarded.to_json(),
         }
 
     def _load(self, state: dict[str, Any]) -> None:
-        if not isinstance(state, dict) or set(state) != {"rule", "running", "armed", "guarded"}:
+        if not isinstance(state, dict) or set(state) != {"rule", "running", "armed", "tightness", "guarded"}:
             raise ControllerError(f"not a state of NoiseAware: {state!r:.80}")
         read, guarded = NoiseAwareState.from_json(state["rule"]), GuardState.from_json(state["guarded"])
         self._rule_state, self._guarded, self._running = read, guarded, state["running"]
+        self._tightness = state["tightness"]
         self.probe.disarm()
         if state["armed"]:
             self.probe.arm()
+
+
+def _tightened(allowed: float, spent: float) -> float:
+    """The factor on theta after a plan whose errors were measured: at once tighter, slowly looser."""
+    if spent > allowed:
+        return max(math.sqrt(allowed / spent), 0.25)
+    return 1.25 if spent < 0.5 * allowed else 1.0
 
 
 def _bits(plan: PrecisionPlan | None) -> str:

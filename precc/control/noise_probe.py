@@ -1,6 +1,6 @@
 """Where a training shows how noisy its gradient is: the first source that there is."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -13,10 +13,12 @@ from precc.control.gradient_noise import (
     adam_moments,
     noise_of_moments,
     noise_of_parts,
+    rounding_of_halves,
 )
 from precc.control.ranks import Ranks
 from precc.control.watched_batch import Watch
 from precc.errors import ControllerError
+from precc.plan import PrecisionPlan
 
 __all__ = ["NoiseProbe"]
 
@@ -37,6 +39,7 @@ class NoiseProbe:
         self._micro: MicroBatches | None = None
         self._spread: float | None = None
         self._backwards = 1
+        self._exact: list[dict[str, Tensor]] | None = None  # halves of the last batch, at the parameters of now
 
     @property
     def parameters(self) -> dict[str, Tensor]:
@@ -46,6 +49,11 @@ class NoiseProbe:
     def metric(self) -> dict[str, Tensor]:
         """Weights of the squares in the optimizer's norm; none of SGD."""
         return adam_metric(self.parameters, self.optimizer.state, self.optimizer.param_groups)
+
+    @property
+    def has_halves(self) -> bool:
+        """Whether halves of the last batch can be evaluated."""
+        return self.watch.has_loss and self.watch.batch.rows() >= 2
 
     @property
     def armed(self) -> bool:
@@ -65,6 +73,7 @@ class NoiseProbe:
 
     def see(self, gradients: Mapping[str, Tensor]) -> None:
         """The optimizer is about to use these."""
+        self._exact = None
         if self._micro is not None:
             self._spread, self._backwards = self._micro.variance(gradients), max(self._micro.count, 1)
             self.disarm()
@@ -92,7 +101,7 @@ class NoiseProbe:
             with self.watch.in_plan(None):
                 own = self.watch.gradient()
             return GradientNoise(ranks.noise(own, metric) / self._backwards, NoiseSource.RANKS)
-        if self.watch.has_loss and self.watch.batch.rows() >= 2:
+        if self.has_halves:
             return GradientNoise(self.of_halves(metric), NoiseSource.HALVES)
         moments = adam_moments(self.parameters, self.optimizer.state, self.optimizer.param_groups)
         if moments is None:
@@ -104,9 +113,41 @@ class NoiseProbe:
 
     def of_halves(self, metric: Mapping[str, Tensor]) -> float:
         """By the last batch, in full precision; each half is evaluated as often as makes a batch of the same size."""
+        parts = [{name: own / 2 for name, own in half.items()} for half in self.exact_halves()]
+        return noise_of_parts(parts, metric) / self._backwards
+
+    def forget(self) -> None:
+        """Give back the memory of gradients."""
+        self._exact = None
+
+    def exact_halves(self) -> list[dict[str, Tensor]]:
+        """Gradients of the halves of the last batch in full precision, found once a step."""
+        if self._exact is None:
+            self._exact = self.halves(None)
+        return self._exact
+
+    def halves(self, plan: PrecisionPlan | None) -> list[dict[str, Tensor]]:
+        """Gradients of the halves of the last batch under a plan, None being full precision."""
         batch = self.watch.batch
         middle = batch.rows() // 2
-        with self.watch.in_plan(None):
-            halves = [self.watch.gradient(batch.of_part(*ends)) for ends in ((0, middle), (middle, 2 * middle))]
-        parts = [{name: own / 2 for name, own in half.items()} for half in halves]
-        return noise_of_parts(parts, metric) / self._backwards
+        ends = ((0, middle), (middle, 2 * middle))
+        with self.watch.in_plan(plan):
+            return [self.watch.gradient(batch.of_part(*own)) for own in ends]
+
+    def rounding(
+        self, plan: PrecisionPlan, exact: Sequence[Mapping[str, Tensor]], metric: Mapping[str, Tensor], horizon: float
+    ) -> float:
+        """Mean square of the gradient's error of a step under a plan, measured; what persists counts 1 + horizon times.
+
+        Args:
+            plan: under which halves of the last batch are evaluated.
+            exact: their gradients in full precision.
+            metric: of the norm.
+            horizon: as in `precc.NoiseBudget`.
+        """
+        errors = [
+            {name: own[name] - value for name, value in right.items()}
+            for own, right in zip(self.halves(plan), exact, strict=True)
+        ]
+        persisting, passing = rounding_of_halves(errors[0], errors[1], metric)
+        return persisting * (1 + horizon) + passing / self._backwards

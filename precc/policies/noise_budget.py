@@ -17,7 +17,7 @@ from precc.policies.budget_policy import BudgetPolicy
 from precc.precision import Precision
 from precc.slots import Role, Slot
 
-__all__ = ["NoiseBudget"]
+__all__ = ["NoiseBudget", "without_forward_weights"]
 
 #: Problems that are solved at most, each linearised about the plan before.
 _ROUNDS = 6
@@ -156,15 +156,18 @@ class _Charges:
         """What the whole analysis predicts for the gradient's error of a plan, with the charges of what persists."""
         rows = np.arange(len(self.choices.errors.names))
         chosen = solution.choices[np.array(self.choices.errors.groups, np.int64)]
-        rest = {name: own for name, own in plan.slots.items() if not _is_forward_weight(Slot.parse(name))}
-        # rules are in the slots that are named, which is all
-        alone = PrecisionPlan("float64", rest, accumulators=plan.accumulators)
-        predicted = self.choices.analysis.predict(alone).gradient ** 2
+        predicted = self.choices.analysis.predict(without_forward_weights(plan)).gradient ** 2
         return predicted + self.extra * float(self.persisting[rows, chosen].sum())
 
 
 def _rows(analysis: Analysis) -> int:
     return max(analysis.batch.rows, 1)
+
+
+def without_forward_weights(plan: PrecisionPlan) -> PrecisionPlan:
+    """A plan that names all slots, with the forward weights not rounded: what rule (G) is about."""
+    rest = {name: own for name, own in plan.slots.items() if not _is_forward_weight(Slot.parse(name))}
+    return PrecisionPlan("float64", rest, accumulators=plan.accumulators)
 
 
 def _is_forward_weight(slot: Slot) -> bool:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
+from precc.control.closure_optimizer import ClosureOptimizer
 from precc.control.controller import checked_net
-from precc.control.trust_region import TrustRegion
 from precc.errors import ControllerError, UnsupportedError
 from precc.module import PrecisionModule, session_of
 from precc.plan import PrecisionPlan
@@ -63,7 +63,8 @@ class RoundedUpdates:
     Raises:
         CaptureError: the net is not compiled by precc.
         ControllerError: no optimizer, one of other parameters, or one that has a RoundedUpdates already.
-        UnsupportedError: LBFGS or TrustRegion, which move parameters several times a step.
+        UnsupportedError: LBFGS, which moves parameters several times a step, or an optimizer of precc, which rounds
+            them itself.
     """
 
     def __init__(
@@ -250,7 +251,9 @@ def _gradient(optimizer: Optimizer, path: str, parameter: Tensor) -> Tensor:
 def _checked(optimizer: Any) -> Optimizer:
     if not isinstance(optimizer, Optimizer):
         raise ControllerError(f"RoundedUpdates goes around an optimizer of torch.optim, not {type(optimizer).__name__}")
-    if isinstance(optimizer, (LBFGS, TrustRegion)):
+    if isinstance(optimizer, ClosureOptimizer):
+        raise UnsupportedError(f"{type(optimizer).__name__} rounds its updates itself, as the plan says")
+    if isinstance(optimizer, LBFGS):
         raise UnsupportedError(
             f"RoundedUpdates is for optimizers that move parameters once a step: {type(optimizer).__name__} tries "
             "several moves"
