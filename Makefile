@@ -52,6 +52,8 @@ bench: .venv/.complete  ## the published numbers: JSON files in benchmarks/resul
 	$(RUN) benchmarks/thresholding.py
 	$(RUN) benchmarks/roofline.py
 	$(RUN) benchmarks/weight_budgets.py
+	$(RUN) benchmarks/controllers.py
+	$(RUN) benchmarks/control_overhead.py
 
 clean:  ## remove the environment and what was built
 	rm -rf .venv build out precc.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -40,7 +40,7 @@ NOISY = 0.15
 LEVELS = tuple(precc.PrecisionPlan(own) for own in (*map(precc.scaled, ("e2m1", "e2m3", "e4m3")), "bf16", "float32"))
 
 #: A ratio every 10 steps: F evaluations an epoch.
-REGION: dict[str, Any] = {"momentum": 0.9, "evaluate_every": 10}
+REGION: dict[str, Any] = {"evaluate_every": 10}
 
 Batch = tuple[Tensor, Tensor]
 Step = Callable[[Tensor, Tensor], Tensor]
@@ -198,12 +198,13 @@ RUNS: dict[str, Callable[..., Step]] = {
         LEVELS[1],
         watched=True,
     ),
+    "TrustRegion, float32": closed(lambda net: precc.TrustRegion(net, levels=LEVELS[4:], **REGION)),
     "TrustRegion": closed(lambda net: precc.TrustRegion(net, levels=LEVELS, **REGION)),
     "TrustRegion, difference": closed(lambda net: precc.TrustRegion(net, levels=LEVELS, gate="difference", **REGION)),
     "TrustRegion, budget": closed(
         lambda net: precc.TrustRegion(net, levels="budget", loss=loss_of, **REGION), analysed=True
     ),
-    "STORM": closed(lambda net: precc.STORM(net, levels=LEVELS, momentum=0.9)),
+    "STORM": closed(lambda net: precc.STORM(net, levels=LEVELS)),
 }
 
 

@@ -42,6 +42,7 @@ from precc.control.logit_sharpness import logit_sharpness  # noqa: E402
 from precc.control.loss_scaler import LossScaler  # noqa: E402
 from precc.control.mpsgd import MPSGD  # noqa: E402
 from precc.control.noise_aware import NoiseAware  # noqa: E402
+from precc.control.noise_aware_rule import NoiseAwareRule  # noqa: E402
 from precc.control.sharpness_guard import SharpnessGuard  # noqa: E402
 from precc.control.storm import STORM  # noqa: E402
 from precc.control.trust_region import TrustRegion  # noqa: E402
@@ -128,6 +129,7 @@ __all__ = [
     "LossScaling",
     "Memory",
     "NoiseAware",
+    "NoiseAwareRule",
     "NoiseBudget",
     "NestedInteger",
     "PlanCost",

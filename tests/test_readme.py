@@ -30,7 +30,7 @@ def test_the_code_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert PrecisionPlan.from_json(plan.to_json()) == plan
     assert len(plan.slots) == len(plan.accumulators) == 2
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 10
+    assert len(blocks) == 11
     for block in blocks:
         exec(block, names)
     assert {entry.name for entry in tmp_path.iterdir()} == {"net.onnx", "plan.json", "run.pt", "step.precc"}
