@@ -2,8 +2,8 @@
 
 LeNet-5 on MNIST in batches of 512, and a small GPT; NoiseAware as it comes, TrustRegion with a ratio every 100
 steps. The overhead is all the time that the controller takes (its steps and hooks; of TrustRegion: what evaluated
-steps take more than others), relative to that of the steps without it. Captures of graphs are left out: they are in
-the first steps.
+steps take more than others), relative to that of the steps without it. Captures of graphs are left out, those of the
+net in the first steps and those of the steps that are analysed; with the latter there is a share of its own.
 
 Writes benchmarks/results/control_overhead.json. usage: python benchmarks/control_overhead.py [--data DIR] [--quick]
 """
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import precc
+from precc.analysis import run_analysis
 from precc.files import write_whole
 from precc.models.gpt import GPT
 from precc.models.lenet5 import LeNet5
@@ -69,7 +70,16 @@ def noise_aware(model: nn.Module, batch: Batches, steps: int) -> dict[str, Any]:
     net = precc.compile(model)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.03, momentum=0.9)
     ctl = precc.NoiseAware(net, optimizer, loss=loss_of)
-    hook, spent = ctl._before_update, [0.0]
+    hook, spent, captured = ctl._before_update, [0.0], [0.0]
+    trace = run_analysis.trace_step
+
+    def traced(*args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        found = trace(*args, **kwargs)
+        captured[0] += time.perf_counter() - start
+        return found
+
+    run_analysis.trace_step = traced
 
     def timed() -> None:
         start = time.perf_counter()
@@ -92,8 +102,16 @@ def noise_aware(model: nn.Module, batch: Batches, steps: int) -> dict[str, Any]:
         if step >= WARM:
             own.append(time.perf_counter() - middle + spent[0])
             rest.append(middle - start - spent[0])
+    run_analysis.trace_step = trace
     analyses = sum(row.event == "analysis" for row in net.history)
-    return {**measured(own, rest), "analyses": analyses, "recompilations": net.compilations - compilations}
+    with_capture = sum(own) / sum(rest)
+    own.append(-captured[0])
+    return {
+        **measured(own, rest),
+        "overhead_with_capture": with_capture,
+        "analyses": analyses,
+        "recompilations": net.compilations - compilations,
+    }
 
 
 def trust_region(model: nn.Module, batch: Batches, steps: int) -> dict[str, Any]:
