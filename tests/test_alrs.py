@@ -14,7 +14,7 @@ from torch import nn
 
 from precc.control.alrs import ALRS
 from precc.control.alrs_rule import ALRSRule
-from precc.errors import ControllerError
+from precc.errors import ControllerError, UnsupportedError
 
 RULE = ALRSRule(8)
 
@@ -216,3 +216,21 @@ def test_states_that_do_not_fit(state: Any) -> None:
     with pytest.raises(ControllerError):
         alrs.load_state_dict(state)
     assert alrs.bits == 6
+
+
+@pytest.mark.parametrize("unscaled", [False, True])
+def test_fused_optimizers_through_a_grad_scaler(unscaled: bool) -> None:
+    """They take the scale off in their step, which is too late for the rate."""
+    optimizer = torch.optim.Adam(own := scales(1), lr=1.0, fused=True)
+    alrs = ALRS(optimizer, 8, 8)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    scaler.scale(own[0].sum() * 0.125).backward()
+    if unscaled:
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        assert alrs.rates == {0: 0.875}
+        return
+    with pytest.raises(UnsupportedError, match=r"ALRS needs .* fused Adam .*scaler.unscale_\(optimizer\)"):
+        scaler.step(optimizer)
+    assert optimizer.param_groups[0]["lr"] == 1.0
+    assert own[0].tolist() == [1.0, 1.0]

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from precc.control.alrs_rule import ALRSRule
 from precc.control.running_band import checked_count
+from precc.control.unscaled import refuse_scaled
 from precc.errors import ControllerError
 
 __all__ = ["ALRS"]
@@ -42,6 +43,7 @@ class ALRS:
 
     Raises:
         ControllerError: what does not fit.
+        UnsupportedError: at a step whose gradients still have the scale of a GradScaler.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class ALRS:
 
     def _set(self) -> None:
         self._put_back()  # of a step that was not ended
+        refuse_scaled(self.optimizer, type(self).__name__)
         for position in self.groups:
             group = self.optimizer.param_groups[position]
             own = group["lr"]

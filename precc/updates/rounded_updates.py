@@ -11,6 +11,7 @@ from torch.optim import LBFGS, Optimizer
 
 from precc.control.closure_optimizer import ClosureOptimizer
 from precc.control.controller import checked_net
+from precc.control.unscaled import refuse_scaled
 from precc.errors import ControllerError, UnsupportedError
 from precc.module import PrecisionModule, session_of
 from precc.plan import PrecisionPlan
@@ -237,11 +238,7 @@ def _kept(parameter: Tensor, rows: UpdateRows, *, counted: bool) -> Tensor | Non
 
 def _gradient(optimizer: Optimizer, path: str, parameter: Tensor) -> Tensor:
     """The gradient buffer of a parameter, free of any loss scale."""
-    if getattr(optimizer, "grad_scale", None) is not None:
-        raise UnsupportedError(
-            f"the gradient of {path!r} still has the loss scale, which a fused {type(optimizer).__name__} takes off "
-            "by itself: call scaler.unscale_(optimizer) before scaler.step(optimizer), or use fused=False"
-        )
+    refuse_scaled(optimizer, f"RoundedUpdates of {path!r}")
     assert parameter.grad is not None
     if parameter.grad.is_sparse:
         raise UnsupportedError(f"the gradient of {path!r} is sparse, and the plan rounds it: use sparse=False")
