@@ -219,8 +219,7 @@ def _run(net: PrecisionModule, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         session.tangents.follow(output)
     if torch.is_grad_enabled():
         session.parts.see_forward(net, session.plan)
-        for see in session.watchers:
-            see(args, kwargs, output)
+        session.watched(args, kwargs, output)
     return output
 
 

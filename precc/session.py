@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import InitVar, dataclass, field
 from typing import Any
-from weakref import ReferenceType, ref
+from weakref import ReferenceType, WeakMethod, ref
 
 from torch import nn
 
@@ -48,7 +48,8 @@ class Session:
         events: what controllers counted.
         history: what they decided, and why.
         parts: what rounds updates and scales losses, outside of graphs.
-        watchers: see each call that records gradients: its arguments, named ones, and its output.
+        watchers: see each call that records gradients: its arguments, named ones, and its output; not kept alive.
+        aside: whether calls are evaluations beside the training, which nobody watches.
         reach: what graphs are built for beside operands; widened by the first plan that needs more.
         amax: largest magnitudes of the slots with delayed scales.
         rules: hold over each plan that is used, but not over `use_full_precision`.
@@ -67,7 +68,8 @@ class Session:
     events: Counter[str] = field(default_factory=Counter)
     history: History = field(default_factory=History)
     parts: TrainingParts = field(default_factory=TrainingParts)
-    watchers: list[Watcher] = field(default_factory=list)
+    watchers: list[WeakMethod[Watcher]] = field(default_factory=list)
+    aside: bool = False
     reach: InitVar[Reach] = _OPERANDS
     amax: AmaxHistory = field(default_factory=AmaxHistory)
     rules: tuple[Rule, ...] = ()
@@ -118,6 +120,24 @@ class Session:
 
     def _unruled(self, plan: PrecisionPlan | None) -> PrecisionPlan:
         return self.full_precision if plan is None else plan
+
+    def watch(self, see: Watcher) -> None:
+        """Show calls to a method, as long as its object lives."""
+        self.watchers.append(WeakMethod(see))
+
+    def unwatch(self, see: Watcher) -> None:
+        """Show them no more."""
+        self.watchers = [own for own in self.watchers if own() not in (None, see)]
+
+    def watched(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
+        """Show a call that records gradients to those who watch."""
+        if self.aside:
+            return
+        self.watchers = [own for own in self.watchers if own() is not None]
+        for own in self.watchers:
+            see = own()
+            if see is not None:
+                see(args, kwargs, output)
 
     def net(self, region: str) -> nn.Module:
         """The net, for the one of its regions that is called; the root's path is empty.

@@ -34,6 +34,7 @@ def main(rank: int, folder: Path) -> None:
     rows = [[row.step, row.event, row.plan, row.noise, row.noise_source] for row in net.history]
     values = [float(own.double().sum()) for own in net.parameters()]
     (folder / f"{rank}.json").write_text(json.dumps({"rows": rows, "values": values, "noise": noise}))
+    distributed.barrier()  # or one may leave while the other still reads
     distributed.destroy_process_group()
 
 

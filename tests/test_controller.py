@@ -66,7 +66,7 @@ def train(net: precc.PrecisionModule, optimizer: torch.optim.Optimizer, ctl: Con
 
 def test_it_sees_gradients_as_the_optimizer_gets_them() -> None:
     net, optimizer, ctl = made()
-    net(torch.randn(8, 6)).sum().backward()
+    ctl.loss(net(torch.randn(8, 6)), torch.randint(3, (8,))).backward()
     nn.utils.clip_grad_norm_(net.parameters(), 1e-3)
     clipped = float(sum(own.grad.norm() for own in net.parameters() if own.grad is not None))
     optimizer.step()
@@ -131,7 +131,7 @@ def test_a_part_of_a_batch_has_the_size_of_the_whole_and_its_own_mean() -> None:
     x, y = torch.randn(8, 6), torch.randint(3, (8,))
     ctl.loss(net(x), y)
     half = ctl.watch.batch.of_part(0, 4)
-    assert half.rows() == 8
+    assert half.rows == 8
     torch.testing.assert_close(ctl.watch.evaluate(half), F.cross_entropy(net(x[:4]), y[:4]))
     compilations = net.compilations
     ctl.watch.gradient(half)
@@ -148,7 +148,7 @@ def test_a_part_of_a_batch_has_the_strides_of_the_whole() -> None:
     ctl.watch.gradient(half)
     assert net.compilations == 1
     ctl.loss(net(wide[:1, :-1].expand(8, 6)), torch.randint(3, (8,)))
-    assert ctl.watch.batch.of_part(0, 4).rows() == 8
+    assert ctl.watch.batch.of_part(0, 4).rows == 8
 
 
 def test_a_loss_module_is_seen_wherever_it_is_called() -> None:
@@ -159,7 +159,7 @@ def test_a_loss_module_is_seen_wherever_it_is_called() -> None:
     criterion(net(x), y)
     with torch.no_grad():
         criterion(net(x[:2]), y[:2])  # a validation
-    assert ctl.watch.batch.rows() == 8
+    assert ctl.watch.batch.rows == 8
     criterion(net(x).flatten(0), torch.randn(24))
     with pytest.raises(ControllerError, match="something else than the net's output"):
         ctl.watch.batch  # noqa: B018

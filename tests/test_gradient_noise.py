@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from precc.control.gradient_noise import MicroBatches, adam_metric, adam_moments, noise_of_moments, noise_of_parts
+from precc.control.gradient_noise import (
+    MicroBatches,
+    adam_metric,
+    adam_moments,
+    noise_of_moments,
+    noise_of_parts,
+    rounding_of_halves,
+)
 from precc.errors import ControllerError
 
 
@@ -33,21 +40,21 @@ def test_of_moments_by_hand() -> None:
     assert noise_of_moments(first, second, {}) == pytest.approx(2.0), "a negative variance counts as 0"
 
 
-@pytest.mark.parametrize("scale", [1.0, 0.125])
-def test_micro_batches_give_the_spread_of_their_parts(scale: float) -> None:
+def test_micro_batches_give_the_spread_of_their_parts() -> None:
     net = nn.Linear(3, 2, bias=False)
     xs = [torch.randn(4, 3) for _ in range(3)]
     watch = MicroBatches({"weight": net.weight}, {})
     parts = []
     for x in xs:
-        loss = (net(x).square().mean() / 3) / scale
+        loss = net(x).square().mean()
         parts.append({"weight": torch.autograd.grad(loss, net.weight, retain_graph=True)[0]})
         loss.backward()
     watch.close()
     assert watch.count == 3
     assert net.weight.grad is not None
-    used = {"weight": net.weight.grad * scale}  # as after the removal of a loss scale
-    assert watch.variance(used) == pytest.approx(noise_of_parts(parts, {}) * scale**2, rel=1e-4)
+    assert watch.total == pytest.approx(float(net.weight.grad.norm()))
+    assert watch.part == pytest.approx(math.sqrt(sum(float(own["weight"].square().sum()) for own in parts) / 3))
+    assert watch.variance == pytest.approx(noise_of_parts(parts, {}) / 9, rel=1e-4), "of the mean, not of the sum"
     net(xs[0]).sum().backward()
     assert watch.count == 3, "it is closed"
 
@@ -56,7 +63,25 @@ def test_one_backward_has_no_spread() -> None:
     net = nn.Linear(3, 2)
     watch = MicroBatches(dict(net.named_parameters()), {})
     net(torch.randn(4, 3)).sum().backward()
-    assert watch.variance({name: own.grad for name, own in net.named_parameters() if own.grad is not None}) is None
+    assert watch.variance is None
+
+
+def test_a_parameter_that_misses_some_backwards_counts_as_zero_there() -> None:
+    a, b = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+    watch = MicroBatches({"a": a, "b": b}, {})
+    (2 * a + 3 * b).sum().backward()
+    (4 * a).sum().backward()
+    assert watch.count == 2
+    # parts (2, 3) and (4, 0) about (3, 1.5)
+    assert watch.variance == pytest.approx((2 + 4.5) / 2)
+
+
+def test_rounding_of_halves_by_hand() -> None:
+    first, second = {"w": torch.tensor([2.0, 1.0])}, {"w": torch.tensor([2.0, -3.0])}
+    # <a, b> = 1; |(a + b) / 2|**2 = 5
+    assert rounding_of_halves(first, second, {}) == pytest.approx((1.0, 4.0))
+    opposite = {"w": -first["w"]}
+    assert rounding_of_halves(first, opposite, {}) == (0.0, 0.0)
 
 
 def test_the_metric_and_the_moments_of_adam() -> None:

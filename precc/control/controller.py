@@ -1,14 +1,17 @@
 """What schedulers of precision have in common: around a net and any optimizer, one step after each of its steps."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 from weakref import ReferenceType, ref
 
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
+from precc.control.ranks import Ranks
+from precc.control.unscaled import refuse_scaled
 from precc.control.watched_batch import Loss, Watch
-from precc.errors import CaptureError, ControllerError
+from precc.errors import CaptureError, ControllerError, UnsupportedError
+from precc.graph_builds import LIVE
 from precc.module import PrecisionModule, session_of
 from precc.plan import PrecisionPlan
 from precc.updates.same_updates import with_updates_of
@@ -35,19 +38,35 @@ class Controller:
         ControllerError: the optimizer is none, or not of the net's parameters.
     """
 
+    #: Whether it decides the same on all ranks of a distributed training.
+    _for_ranks: ClassVar[bool] = False
+
     def __init__(self, net: PrecisionModule, optimizer: Optimizer, loss: Loss | None = None) -> None:
         self.net = checked_net(net, type(self).__name__)
-        self.optimizer = _checked_optimizer(net, optimizer, type(self).__name__)
+        self.optimizer = checked_optimizer(net, optimizer, type(self).__name__)
+        if not self._for_ranks and Ranks.present().size > 1:
+            raise UnsupportedError(
+                f"{type(self).__name__} decides by the batch of one rank, and others decide otherwise"
+            )
         self.watch = Watch(net, loss)
         #: Steps of the optimizer so far.
         self.steps = 0
         self._updates = 0  # steps of the optimizer since the last of the controller
         self._names = _trained(net)
+        self._skipped = False  # whether the last row says that a step was left out
+        self._set: PrecisionPlan | None = None  # that it has set
+        self._before: PrecisionPlan | None = None  # that somebody else had set before
         own = ref(self)
         self._hooks = [
-            optimizer.register_step_pre_hook(lambda *_: _call(own, "_see_gradients")),
-            optimizer.register_step_post_hook(lambda *_: _call(own, "_see_update")),
+            optimizer.register_step_pre_hook(lambda _, args, kwargs: _before_step(own, args, kwargs)),
+            optimizer.register_step_post_hook(lambda *_: _after_step(own)),
         ]
+
+    def __reduce__(self) -> Any:
+        raise ControllerError(
+            f"a {type(self).__name__} is of one net and one optimizer: make another for copies of these, and "
+            "load_state_dict(ctl.state_dict())"
+        )
 
     def close(self) -> None:
         """Let go of net and optimizer; the net keeps its plan."""
@@ -68,16 +87,21 @@ class Controller:
         If the optimizer made none since the last call, as where a GradScaler skips one, that is noted, and no more.
 
         Raises:
-            ControllerError: parameters were added or frozen since the controller was made.
+            ControllerError: parameters were added or frozen since the controller was made, or a loss was given to it
+                and not called.
         """
         if _trained(self.net) != self._names:
             raise ControllerError(_changed(self._names, _trained(self.net)))
         value = _number(loss)
         if not self._updates:
-            self.note("skipped", "the optimizer made no step since the last call", loss=value)
+            if not self._skipped:
+                self.note("skipped", "the optimizer made no step since the last call", loss=value)
+            self._skipped = True
             return
-        self._updates = 0
+        if self.watch.expects_loss:
+            self.watch.batch  # noqa: B018 - it says what is wrong, at the first step
         self._decide(value)
+        self._updates, self._skipped = 0, False
 
     def note(self, event: str, reason: str, **own: Any) -> None:
         """A row of ``net.history``, and a count in its events."""
@@ -88,6 +112,7 @@ class Controller:
         session.events[event] += 1
 
     def _see_gradients(self) -> None:
+        refuse_scaled(self.optimizer, type(self).__name__)
         self._before_update()
 
     def _see_update(self) -> None:
@@ -117,8 +142,17 @@ class Controller:
         return {name: own.grad for name, own in self.parameters.items() if own.grad is not None}
 
     def set_plan(self, plan: PrecisionPlan) -> None:
-        """Have the net compute in a plan from the next step on; what the present one says of updates goes on."""
-        self.net.set_plan(with_updates_of(plan, session_of(self.net).plan), recompile=True)
+        """Have the net compute in a plan from the next step on.
+
+        What it says of updates holds, or, if it says nothing of them, what the plan said that somebody else set last.
+        """
+        session = session_of(self.net)
+        if session.chosen is not self._set or self._before is None:
+            self._before = session.plan
+        says = plan.rounds_updates or plan.loss_scaling is not None
+        own = plan if says else with_updates_of(plan, self._before)
+        self.net.set_plan(own, recompile=True)
+        self._set = session.chosen
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed training needs of the controller and of precc, beside net, optimizer and generators."""
@@ -143,13 +177,13 @@ class Controller:
         if type(state_dict["steps"]) is not int or state_dict["steps"] < 0:
             raise ControllerError(f"the state_dict has steps {state_dict['steps']!r}")
         before = self._state()
-        self._load(state_dict["own"])
         try:
+            self._load(state_dict["own"])
             self.net.load_precision_state(state_dict["net"])
         except BaseException:
             self._load(before)
             raise
-        self.steps, self._updates = state_dict["steps"], 0
+        self.steps, self._updates, self._skipped, self._set = state_dict["steps"], 0, False, None
 
 
 def checked_net(net: Any, who: str) -> PrecisionModule:
@@ -163,13 +197,22 @@ def checked_net(net: Any, who: str) -> PrecisionModule:
     return net
 
 
-def _trained(net: PrecisionModule) -> tuple[str, ...]:
-    return tuple(name for name, own in net.named_parameters() if own.requires_grad)
+def checked_optimizer(net: PrecisionModule, optimizer: Any, who: str) -> Optimizer:
+    """An optimizer that a scheduler of precision can go around, as it is.
 
-
-def _checked_optimizer(net: PrecisionModule, optimizer: Any, who: str) -> Optimizer:
+    Raises:
+        ControllerError: it is none, is not of the net's parameters, or chooses precision itself.
+        UnsupportedError: it moves parameters several times a step, or the net's graphs are for one plan.
+    """
     if not isinstance(optimizer, Optimizer):
         raise ControllerError(f"{who} goes around an optimizer of torch.optim, not {type(optimizer).__name__}")
+    session = session_of(net)
+    if any(own is optimizer for own in session.parts.rounding):
+        raise ControllerError(f"{type(optimizer).__name__} chooses precision itself, and {who} cannot go around it")
+    if isinstance(optimizer, LBFGS):
+        raise UnsupportedError(f"{who} goes around optimizers that move parameters once a step: LBFGS does not")
+    if session.builds.only_plan is not None:
+        raise UnsupportedError(f"{who} changes plans, and the net was compiled for one: {LIVE}")
     held = {id(own) for group in optimizer.param_groups for own in group["params"]}
     named = {name: own for name, own in net.named_parameters() if own.requires_grad}
     if not named:
@@ -181,6 +224,10 @@ def _checked_optimizer(net: PrecisionModule, optimizer: Any, who: str) -> Optimi
             "it is of other parameters. Make it of net.parameters(), or freeze what is not trained"
         )
     return optimizer
+
+
+def _trained(net: PrecisionModule) -> tuple[str, ...]:
+    return tuple(name for name, own in net.named_parameters() if own.requires_grad)
 
 
 def _changed(before: Sequence[str], now: Sequence[str]) -> str:
@@ -204,7 +251,29 @@ def _number(loss: Tensor | float | None) -> float | None:
     return float(loss)
 
 
-def _call(own: "ReferenceType[Controller]", method: str) -> None:
+def _before_step(own: "ReferenceType[Controller]", args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Show a controller the gradients of a step; where a closure is to compute them, after it."""
     controller = own()  # an optimizer outlives controllers that are gone
+    if controller is None:
+        return None
+    if len(args) > 1 and args[1] is not None:
+        return (args[0], _around(controller, args[1]), *args[2:]), kwargs
+    if kwargs.get("closure") is not None:
+        return args, {**kwargs, "closure": _around(controller, kwargs["closure"])}
+    controller._see_gradients()
+    return None
+
+
+def _around(controller: "Controller", closure: Callable[[], Any]) -> Callable[[], Any]:
+    def evaluate() -> Any:
+        loss = closure()
+        controller._see_gradients()
+        return loss
+
+    return evaluate
+
+
+def _after_step(own: "ReferenceType[Controller]") -> None:
+    controller = own()
     if controller is not None:
-        getattr(controller, method)()
+        controller._see_update()

@@ -1,5 +1,6 @@
 """How noisy the gradient of a batch is: its variance, from what a training has at hand."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -89,7 +90,8 @@ def rounding_of_halves(first: Vector, second: Vector, metric: Vector) -> tuple[f
 def noise_of_moments(first: Vector, second: Vector, metric: Vector) -> float:
     """From the running means m of gradients and v of their squares, both without bias: ``sum M * max(v - m**2, 0)``.
 
-    The means reach over many steps, so what the gradient itself changed by in that time counts as noise.
+    The means reach over many steps, so what the gradient itself changed by in that time counts as noise; and m has a
+    noise of its own, by which the estimate is too low: ``(1 - beta) / (1 + beta)`` of it, 5% at 0.9.
     """
     spread = {name: (second[name] - first[name].square()).clamp(min=0.0).sqrt() for name in first}
     return metric_norm(spread, metric) ** 2
@@ -141,9 +143,8 @@ class MicroBatches:
 
     parameters: Mapping[str, Tensor]
     metric: Vector
-    _last: dict[str, Tensor] = field(default_factory=dict)
-    _squares: dict[str, float] = field(default_factory=dict)
-    _counts: dict[str, int] = field(default_factory=dict)
+    _total: dict[str, Tensor] = field(default_factory=dict)
+    _squares: dict[str, list[float]] = field(default_factory=dict)  # of each part
     _hooks: list[RemovableHandle] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -155,10 +156,9 @@ class MicroBatches:
             total = parameter.grad
             if total is None:
                 return
-            part = total - self._last[name] if name in self._last else total
-            self._squares[name] = self._squares.get(name, 0.0) + metric_norm({name: part}, self.metric) ** 2
-            self._counts[name] = self._counts.get(name, 0) + 1
-            self._last[name] = total.detach().clone()
+            part = total - self._total[name] if name in self._total else total
+            self._squares.setdefault(name, []).append(metric_norm({name: part}, self.metric) ** 2)
+            self._total[name] = total.detach().clone()
 
         return see
 
@@ -169,17 +169,23 @@ class MicroBatches:
 
     @property
     def count(self) -> int:
-        """Backwards, if all parameters were in each; else 0."""
-        counts = set(self._counts.values())
-        return counts.pop() if len(counts) == 1 else 0
+        """Backwards; what a parameter did not take part in adds nothing to it."""
+        return max(map(len, self._squares.values()), default=0)
 
-    def variance(self, used: Vector) -> float | None:
-        """Of the gradient that the optimizer uses; None unless it is the sum of two parts at least.
+    @property
+    def total(self) -> float:
+        """Norm of the sum of all parts."""
+        return metric_norm(self._total, self.metric)
 
-        A loss scale, or a clipping, that was applied to the sum applies to its noise.
-        """
-        k, total = self.count, metric_norm(self._last, self.metric)
-        if k < 2 or not total:
+    @property
+    def part(self) -> float:
+        """Root mean square of the norms of the parts."""
+        return math.sqrt(sum(map(sum, self._squares.values())) / max(self.count, 1))
+
+    @property
+    def variance(self) -> float | None:
+        """Of the mean of the parts: ``sum ||c - mean||**2 / (k * (k - 1))``; None of fewer than two."""
+        k = self.count
+        if k < 2:
             return None
-        spread = max(sum(self._squares.values()) - total**2 / k, 0.0)
-        return k / (k - 1) * spread * (metric_norm(used, self.metric) / total) ** 2
+        return max(sum(map(sum, self._squares.values())) - self.total**2 / k, 0.0) / (k * (k - 1))

@@ -44,6 +44,8 @@ class LateSwitch(Controller):
         PlanError: at the first step, if the plan would not fit the net.
     """
 
+    _for_ranks = True
+
     def __init__(
         self,
         net: PrecisionModule,

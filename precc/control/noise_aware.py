@@ -5,25 +5,25 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from precc.analysis.analysis import Analysis
 from precc.analysis.analysis_options import AnalysisOptions
 from precc.assignment.candidates import CANDIDATES
 from precc.control.controller import Controller
 from precc.control.guards import Alarm, GuardEvent, GuardReading, Guards, GuardState
-from precc.control.noise_aware_rule import NoiseAwareRule, NoiseAwareState, NoiseDecision, Proposal
+from precc.control.noise_aware_rule import NoiseAwareRule, NoiseAwareState, NoiseDecision
 from precc.control.noise_probe import NoiseProbe
+from precc.control.plan_change import changed_share
+from precc.control.plan_proposer import PlanProposer
 from precc.control.ranks import Ranks
 from precc.control.watched_batch import Loss
 from precc.cost.cost_model import CostModel
-from precc.errors import ControllerError, InfeasibleError
+from precc.errors import ControllerError
 from precc.formats import Format
 from precc.module import PrecisionModule, session_of
 from precc.plan import PrecisionPlan
-from precc.policies.noise_budget import NoiseBudget, without_forward_weights
+from precc.policies.noise_budget import NoiseBudget
 from precc.precision import Precision
 from precc.target import Target
 
@@ -39,7 +39,10 @@ _GUARDS = Guards()
 _SAMPLES = 2048
 
 #: Plans that are proposed at most, each after the errors of the one before were measured.
-_TRIES = 3
+_TRIES = 4
+
+#: Steps by which an analysis is put off that says nothing.
+_LATER = 10
 
 
 class NoiseAware(Controller):
@@ -92,6 +95,8 @@ class NoiseAware(Controller):
         CaptureError, ControllerError, PlanError, FormatError: what does not fit.
     """
 
+    _for_ranks = True
+
     def __init__(
         self,
         net: PrecisionModule,
@@ -103,7 +108,7 @@ class NoiseAware(Controller):
         horizon: float = 10.0,
         loss_gap: float = 0.005,
         lost: float = 1e-3,
-        candidates: Sequence[Precision | Format | str] = CANDIDATES,
+        candidates: Sequence[Precision | Format | str] | None = None,
         rows: int | None = None,
         probes: int = 8,
         band: float = 3.0,
@@ -117,17 +122,46 @@ class NoiseAware(Controller):
             raise ControllerError(f"band is a number of deviations, above 0, not {band!r}")
         self.rule = NoiseAwareRule() if rule is None else rule
         #: Its noise and loss gap are those of each analysis.
-        self.policy = NoiseBudget(noise=1.0, theta=theta, horizon=horizon, lost=lost, candidates=candidates)
-        self.options = AnalysisOptions(probes=probes, rows=rows, samples=_SAMPLES)
-        self.loss_gap, self.band, self.cost, self.target = loss_gap, band, cost, target
+        self.policy = NoiseBudget(
+            noise=1.0,
+            theta=theta,
+            horizon=horizon,
+            lost=lost,
+            candidates=CANDIDATES if candidates is None else candidates,
+        )
+        options = AnalysisOptions(probes=probes, rows=rows, samples=_SAMPLES)
+        if guards is not None and not isinstance(guards, Guards):
+            raise ControllerError(f"guards is precc.Guards(...) or None, not {guards!r:.60}")
         super().__init__(net, optimizer, loss)
         self._rule_state = self.rule.init()
         self.guards = guards
         self._guarded = GuardState()
         self._norm: float | None = None
         self._running: float | None = None
+        self._most = 0  # examples of the largest batch
         self._tightness = 1.0  # of theta: errors measured under plans, relative to predicted ones
         self.probe = NoiseProbe(self.watch, optimizer)
+        self.proposer = PlanProposer(self.watch, self.probe, options, loss_gap, band, cost, target)
+        self._begin()
+
+    def _begin(self) -> None:
+        """In full precision."""
+        plan = session_of(self.net).plan
+        if plan.rounds_sums or plan.rounds_results:
+            raise ControllerError(
+                "NoiseAware chooses the precisions of operands, and the net's plan rounds sums or results: say so in "
+                "rules of the net, which hold over every plan"
+            )
+        if session_of(self.net).chosen is not None:
+            self.set_plan(session_of(self.net).full_precision)
+            self.note("begin", "the training begins in full precision, in the place of the net's plan")
+        if self._rule_state.due == 1:
+            self.probe.arm()
+
+    @property
+    def state(self) -> NoiseAwareState:
+        """Of the rule."""
+        return self._rule_state
 
     def close(self) -> None:
         self.probe.disarm()
@@ -140,8 +174,9 @@ class NoiseAware(Controller):
         if self.guards is not None:
             self._norm = float(get_total_norm(list(self.gradients().values())))
             if not math.isfinite(self._norm):
-                for own in self.parameters.values():
-                    own.grad = None
+                for group in self.optimizer.param_groups:
+                    for own in group["params"]:
+                        own.grad = None
 
     def _decide(self, loss: float | None) -> None:
         alarm = Ranks.present().first_of(self._alarm(loss))
@@ -150,10 +185,11 @@ class NoiseAware(Controller):
             return
         if loss is not None and math.isfinite(loss):
             self._running = loss if self._running is None else (1 - _NEW) * self._running + _NEW * loss
+        self._most = max(self._most, self.watch.batch.rows)
         if self.steps >= self._rule_state.due:
             self._analyse()
             self.probe.forget()
-        elif self.steps + 1 == self._rule_state.due:
+        if self.steps + 1 >= self._rule_state.due:
             self.probe.arm()
 
     def _alarm(self, loss: float | None) -> Alarm | None:
@@ -169,76 +205,51 @@ class NoiseAware(Controller):
     # what it decides
 
     def _analyse(self) -> None:
-        ranks, metric = Ranks.present(), self.probe.metric()
+        ranks = Ranks.present()
+        small = ranks.first_of(f"a batch of {self.watch.batch.rows}" if self._too_small else None)
+        if small is not None:
+            self._postpone(small, 1)
+            return
+        metric = self.probe.metric()
         noise = self.probe.measure(ranks, metric, 0.0 if self._rule_state.plan is None else self.policy.theta)
+        if not math.isfinite(noise.variance):
+            self._postpone(f"the noise of the gradient is {noise.variance}", _LATER)
+            return
         policy = replace(self.policy, noise=noise.variance, batch=self.probe.examples(ranks))
-        analysis = self._analysis(metric) if ranks.decides else None
-        said = None if analysis is None else self._proposed(policy, analysis, metric)
-        text, reason, self._tightness = ranks.told(said)
-        plan = PrecisionPlan.from_json(text)
-        figures: dict[str, Any] = {"noise": noise.variance, "noise_source": noise.source.value, "loss": self._running}
-        self.note("analysis", reason, budget=policy.theta**2 * noise.variance, **figures)
-        decision, wanted, state = self.rule.step(Proposal(self.steps, plan), self._rule_state)
-        if decision is not NoiseDecision.SWITCH or wanted is None:
-            self._rule_state = state
-            self.note(decision.value, "two analyses must agree" if decision is NoiseDecision.WAIT else "it is in force")
-            return
-        refused = ranks.told("" if analysis is None else self._shadow(wanted, analysis))
-        if refused:
-            self._rule_state = state
-            self.note("refused", refused)
-            return
-        self.set_plan(wanted)
-        self._rule_state = self.rule.commit(wanted, self.steps, state)
-        self.note("switch", f"{_bits(state.plan)} to {_bits(wanted)} bits", budget=policy.theta**2 * noise.variance)
-
-    def _analysis(self, metric: dict[str, Tensor]) -> Analysis:
-        rows = self.watch.batch.rows()
-        own = max(8, rows // 8) if self.options.rows is None else self.options.rows
-        options = replace(self.options, rows=min(own, rows) if rows else None, seed=self.steps % 2**32, metric=metric)
-        return self.watch.analyze(options)
-
-    def _proposed(self, policy: NoiseBudget, analysis: Analysis, metric: dict[str, Tensor]) -> tuple[str, str, float]:
-        """A plan as text, why, and the tightness that it took; float32 if no other hides in the noise."""
-        running = abs(analysis.loss if self._running is None else self._running)
-        gap, tightness = max(self.loss_gap * running, 1e-30), self._tightness
-        exact = self.probe.exact_halves() if self.probe.has_halves else None
-        try:
-            for _ in range(_TRIES):
-                own = replace(policy, loss_gap=gap, theta=policy.theta * tightness)
-                plan = own.assign(analysis, cost=self.cost, target=self.target, rules=session_of(self.net).rules)
-                reason = f"{plan.average_bits:.3g} bits hide in the noise"
-                if exact is None or not policy.noise:
-                    break
-                spent = self.probe.rounding(without_forward_weights(plan), exact, metric, policy.horizon) / policy.noise
-                reason = f"{reason}: measured {spent:.3g} of it, {policy.theta**2:.3g} allowed"
-                tightness = min(1.0, tightness * _tightened(policy.theta**2, spent))
-                if spent <= policy.theta**2:
-                    break
-        except InfeasibleError as error:
-            plan, reason = PrecisionPlan("float32").resolve(analysis.multiply_adds), str(error)
-        return plan.to_json(), reason, tightness
-
-    def _shadow(self, plan: PrecisionPlan, analysis: Analysis) -> str:
-        """Why a plan is refused, after its loss on the last batch; empty if it is not."""
-        if not self.watch.has_loss:
-            return ""
-        found = {}
-        for own in (None, plan):
-            with self.watch.in_plan(own):
-                found[own] = float(self.watch.evaluate().detach())
-        error = analysis.predict(plan.under(session_of(self.net).rules))
-        shrunk = math.sqrt(analysis.batch.rows / max(self.watch.batch.rows(), 1))
-        allowed = abs(error.loss_mean) + self.band * max(error.loss * shrunk, self.loss_gap * abs(found[None]))
-        apart = found[plan] - found[None]
-        if math.isfinite(found[plan]) and abs(apart) <= allowed:
-            return ""
-        return (
-            f"in shadow its loss is {found[plan]:.5g}, {apart:+.2g} from full precision's, and {allowed:.2g} predicted"
+        state, running = self._rule_state, self._running
+        found = ranks.decided(
+            lambda: self.proposer.propose(self.steps, self.rule, state, policy, metric, running, self._tightness)
         )
+        if found.plan is None:
+            self._postpone(found.reason, _LATER)
+            return
+        figures: dict[str, Any] = {"noise": noise.variance, "noise_source": noise.source.value, "loss": self._running}
+        budget = policy.theta**2 * noise.variance
+        self.note("analysis", found.reason, budget=budget, **figures)
+        present, self._rule_state, self._tightness = self._rule_state.plan, found.state, found.tightness
+        if found.decision is NoiseDecision.SWITCH and not found.refused:
+            self.set_plan(found.plan)
+            self._rule_state = self.rule.commit(found.plan, self.steps, found.state)
+            self.note("switch", _switched(present, found.plan), budget=budget)
+        elif found.refused:
+            self.note("refused", found.refused)
+        else:
+            first = "the first analysis: a second must agree" if found.first else "the last two differ by too much"
+            self.note(found.decision.value, first if found.decision is NoiseDecision.WAIT else "it is in force")
+
+    @property
+    def _too_small(self) -> bool:
+        """Whether the last batch is none of the usual size, as the last one of an epoch may be."""
+        rows = self.watch.batch.rows
+        return rows < 2 or 2 * rows < self._most
+
+    def _postpone(self, reason: str, steps: int) -> None:
+        self._rule_state = replace(self._rule_state, due=self.steps + steps)
+        self.note("postponed", f"{reason}: analysed {steps} step(s) later")
 
     def _roll_back(self, alarm: Alarm, loss: float | None) -> None:
-        self.note(alarm.event.value, alarm.reason, loss=loss)
+        left_out = "; the step was left out" if self._norm is not None and not math.isfinite(self._norm) else ""
+        self.note(alarm.event.value, f"{alarm.reason}{left_out}", loss=loss)
         present = self._rule_state.plan
         if present is None:  # no precision is to blame
             return
@@ -254,27 +265,35 @@ class NoiseAware(Controller):
             "rule": self._rule_state.to_json(),
             "running": self._running,
             "armed": self.probe.armed,
+            "most": self._most,
             "tightness": self._tightness,
             "guarded": self._guarded.to_json(),
         }
 
     def _load(self, state: dict[str, Any]) -> None:
-        if not isinstance(state, dict) or set(state) != {"rule", "running", "armed", "tightness", "guarded"}:
+        if not isinstance(state, dict) or set(state) != set(self._state()):
             raise ControllerError(f"not a state of NoiseAware: {state!r:.80}")
         read, guarded = NoiseAwareState.from_json(state["rule"]), GuardState.from_json(state["guarded"])
-        self._rule_state, self._guarded, self._running = read, guarded, state["running"]
-        self._tightness = state["tightness"]
+        running, armed, most, tightness = (state[name] for name in ("running", "armed", "most", "tightness"))
+        whole = running is None or (type(running) is float and math.isfinite(running))
+        if not whole or type(armed) is not bool or type(most) is not int or not _is_share(tightness):
+            raise ControllerError(f"the state of NoiseAware has entries that cannot be: {state!r:.200}")
+        self._rule_state, self._guarded, self._running = read, guarded, running
+        self._most, self._tightness = most, tightness
         self.probe.disarm()
-        if state["armed"]:
+        if armed:
             self.probe.arm()
 
 
-def _tightened(allowed: float, spent: float) -> float:
-    """The factor on theta after a plan whose errors were measured: at once tighter, slowly looser."""
-    if spent > allowed:
-        return max(math.sqrt(allowed / spent), 0.25)
-    return 1.25 if spent < 0.5 * allowed else 1.0
+def _is_share(value: Any) -> bool:
+    return type(value) is float and 0 < value <= 1
 
 
 def _bits(plan: PrecisionPlan | None) -> str:
     return "32" if plan is None else f"{plan.average_bits:.3g}"
+
+
+def _switched(present: PrecisionPlan | None, plan: PrecisionPlan) -> str:
+    how = "of the last two analyses the finer for each product"
+    moved = "" if present is None else f", {changed_share(present, plan):.0%} of the multiply-adds changed"
+    return f"{_bits(present)} to {_bits(plan)} bits: {how}{moved}"

@@ -112,6 +112,8 @@ class NoiseAwareRule:
     hold: int = 200
 
     def __post_init__(self) -> None:
+        if not isinstance(self.start, tuple):
+            raise ControllerError(f"start is a tuple of steps, such as (10, 20), not {self.start!r:.60}")
         steps = (0, *self.start)
         if not self.start or not all(type(own) is int for own in steps) or sorted(set(steps)) != list(steps):
             raise ControllerError(f"start is steps of analyses, whole numbers above 0 that ascend, not {self.start!r}")
@@ -133,21 +135,21 @@ class NoiseAwareRule:
 
     def step(
         self, seen: Proposal, state: NoiseAwareState
-    ) -> tuple[NoiseDecision, PrecisionPlan | None, NoiseAwareState]:
-        """The decision on a proposal, the plan to try, and the state after it; `commit` follows a switch."""
+    ) -> tuple[tuple[NoiseDecision, PrecisionPlan | None], NoiseAwareState]:
+        """The decision on a proposal with the plan to try, and the state after it; `commit` follows a switch."""
         after = replace(state, due=self.due_after(seen.step, state.origin), previous=seen.plan)
         if state.previous is None:
-            return NoiseDecision.WAIT, None, after
+            return (NoiseDecision.WAIT, None), after
         wanted = finer(state.previous, seen.plan)
         if state.plan is None:
             starting = seen.step < state.origin + self.start[-1]
             if starting and agreement(state.previous, seen.plan) > self.agree:
-                return NoiseDecision.WAIT, None, after
-            return NoiseDecision.SWITCH, wanted, after
+                return (NoiseDecision.WAIT, None), after
+            return (NoiseDecision.SWITCH, wanted), after
         wanted = towards(state.plan, wanted, self.change)
         if not changed_share(state.plan, wanted):
-            return NoiseDecision.KEEP, None, after
-        return NoiseDecision.SWITCH, wanted, after
+            return (NoiseDecision.KEEP, None), after
+        return (NoiseDecision.SWITCH, wanted), after
 
     def commit(self, plan: PrecisionPlan, step: int, state: NoiseAwareState) -> NoiseAwareState:
         """The state once a plan is in force."""

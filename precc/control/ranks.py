@@ -1,15 +1,18 @@
 """The processes of a distributed training: what one decides, all do."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
 
 from precc.analysis.metric import metric_norm
+from precc.errors import ControllerError
 
 __all__ = ["Ranks"]
+
+_Decided = TypeVar("_Decided")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,28 @@ class Ranks:
         said = [value]
         distributed.broadcast_object_list(said, src=0)
         return said[0]
+
+    def decided(self, decide: Callable[[], _Decided]) -> _Decided:
+        """What the first one decides, plain data; where it fails, all do.
+
+        Raises:
+            ControllerError: on the others, where the first one raised.
+        """
+        if self.size == 1:
+            return decide()
+        if not self.decides:
+            found, failed = self.told(None)
+            if failed:
+                raise ControllerError(f"the first rank failed: {failed}")
+            decided: _Decided = found
+            return decided
+        try:
+            own = decide()
+        except BaseException as error:
+            self.told((None, repr(error)))
+            raise
+        self.told((own, ""))
+        return own
 
     def first_of(self, value: Any) -> Any:
         """Of what all of them have, plain data, that of the first one that has something."""

@@ -89,12 +89,10 @@ class SharpnessGuard(Controller):
         self._own: PrecisionPlan | None = None  # the net's, level 0
         self._output: Any = None  # of the last call, at a step that is read
         self._fresh = False  # whether there is a reading that was not decided on
-        session_of(net).watchers.append(self._see_call)
+        session_of(net).watch(self._see_call)
 
     def close(self) -> None:
-        watchers = session_of(self.net).watchers
-        if self._see_call in watchers:
-            watchers.remove(self._see_call)
+        session_of(self.net).unwatch(self._see_call)
         super().close()
 
     @property
