@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from precc.control.running_band import checked_count, checked_positive
+from precc.checks import checked_count, checked_positive
 from precc.errors import ControllerError
 
 __all__ = ["AdaPTRule", "Lengths", "Strategy", "TensorState", "smallest"]

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from precc.checks import checked_count
 from precc.control.alrs_rule import ALRSRule
-from precc.control.running_band import checked_count
 from precc.control.unscaled import refuse_scaled
 from precc.errors import ControllerError
 

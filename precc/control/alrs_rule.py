@@ -16,7 +16,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from precc.control.running_band import checked_count
+from precc.checks import checked_count
 from precc.errors import ControllerError
 
 __all__ = ["ALRSRule"]

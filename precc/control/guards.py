@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from typing import Any
 
-from precc.control.running_band import Readings, RunningBand, checked_count, checked_positive
+from precc.checks import checked_count, checked_positive
+from precc.control.running_band import Readings, RunningBand
 from precc.errors import ControllerError
 
 __all__ = ["Alarm", "GuardEvent", "GuardReading", "GuardState", "Guards"]

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from precc.control.running_band import checked_count
+from precc.checks import checked_count
 from precc.errors import ControllerError
 
 __all__ = ["LateSwitchRule", "LateSwitchState"]

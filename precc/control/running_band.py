@@ -6,11 +6,11 @@ window as the band's upper end: one outlier does not widen it much, and a lastin
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
+from precc.checks import checked_count, checked_positive
 from precc.errors import ControllerError
 
-__all__ = ["Readings", "RunningBand", "checked_count", "checked_positive"]
+__all__ = ["Readings", "RunningBand"]
 
 Readings = tuple[float, ...]  #: the last ones, oldest first
 
@@ -70,25 +70,3 @@ class RunningBand:
             mean, deviation = self.moments(readings)
             value = min(value, mean + self.width * deviation)
         return (*readings, value)[-self.window :]
-
-
-def checked_count(name: str, value: Any, least: int) -> int:
-    """A whole number as it is.
-
-    Raises:
-        ControllerError: it is none, or less.
-    """
-    if type(value) is not int or value < least:
-        raise ControllerError(f"{name} is a whole number of at least {least}, got {value!r}")
-    return value
-
-
-def checked_positive(name: str, value: Any) -> float:
-    """A number as it is.
-
-    Raises:
-        ControllerError: it is none, not positive, or not finite.
-    """
-    if type(value) not in (int, float) or not 0 < value < math.inf:
-        raise ControllerError(f"{name} must be positive and finite, got {value!r}")
-    return float(value)

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.utils import _pytree
 
+from precc.checks import checked_count, checked_positive
 from precc.control.controller import Controller
 from precc.control.logit_sharpness import logit_sharpness
-from precc.control.running_band import checked_count, checked_positive
 from precc.control.sharpness_rule import SharpnessDecision, SharpnessGuardRule, SharpnessState
 from precc.control.watched_batch import Loss
 from precc.errors import ControllerError, PlanError

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from typing import Any
 
-from precc.control.running_band import Readings, RunningBand, checked_count
+from precc.checks import checked_count
+from precc.control.running_band import Readings, RunningBand
 from precc.errors import ControllerError
 
 __all__ = ["SharpnessDecision", "SharpnessGuardRule", "SharpnessState"]
