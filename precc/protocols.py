@@ -1,15 +1,19 @@
-"""What passes and backends must offer. Passes hand backends nothing but a graph and a plan."""
+"""What passes, backends and rules of control must offer. Passes hand backends nothing but a graph and a plan."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from torch.fx import GraphModule
 
 from precc.plan import PrecisionPlan
 from precc.slots import CallNumbers
 
-__all__ = ["Backend", "BoxedCallable", "GraphContext", "Pass"]
+__all__ = ["Backend", "BoxedCallable", "ControlRule", "GraphContext", "Pass"]
+
+Seen = TypeVar("Seen", contravariant=True)
+State = TypeVar("State")
+Decided = TypeVar("Decided", covariant=True)
 
 #: Takes its arguments as one list, which it may empty, and returns the outputs.
 BoxedCallable = Callable[[list[Any]], Sequence[Any]]
@@ -72,4 +76,20 @@ class Backend(Protocol):
             visible_outputs: how many of the first outputs a caller sees (their strides must be kept).
             backward: whether it is a backward graph.
         """
+        ...
+
+
+class ControlRule(Protocol[Seen, State, Decided]):
+    """What a controller decides by: a frozen dataclass of constants, without torch, net or optimizer.
+
+    Pure: what it remembers is in the state, an immutable value that the controller keeps; equal arguments give equal
+    results. The reason of a decision, where there is one, is in it.
+    """
+
+    def init(self) -> State:
+        """The state before the first step."""
+        ...
+
+    def step(self, seen: Seen, state: State, /) -> tuple[Decided, State]:
+        """The decision on what was seen, and the state after it."""
         ...

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from precc.control.adapt_rule import AdaPTRule, Strategy, TensorState, smallest
+from precc.control.adapt_rule import AdaPTReading, AdaPTRule, Strategy, TensorState, smallest
 from precc.control.gradient_diversity import GradientSum, gradient_diversity
 from precc.control.histogram_divergence import histogram_divergence
 from precc.errors import ControllerError
@@ -88,6 +88,22 @@ def test_the_lookback_by_hand() -> None:
     assert third.observe(3.0, state).lookback == 45  # ceil(0.33 * 34 + 0.67 * 50) = ceil(44.72)
     assert RULE.observe(1.0, TensorState(8, 4, 50, 150)).resolution == 150
     assert RULE.observe(9.0, TensorState(8, 4, 50, 50)).resolution == 50
+
+
+def test_a_step_by_hand() -> None:
+    """The lookback is ceil(4 / 2): two gradients are enough. PushDown finds (7, 3), PushUp adds one bit, then 8."""
+    rule = AdaPTRule(lookback=(1, 4), resolution=(20, 30))
+    asked: set[int] = set()
+
+    def loses(word: int, fraction: int, bins: int) -> float:
+        asked.add(bins)
+        return float(word < 7 or fraction < 3)
+
+    waiting = rule.step(AdaPTReading(1, 1.0, Strategy.MIN, loses), rule.init())
+    assert waiting == (None, TensorState(8, 4, 4, 21))
+    assert not asked
+    assert rule.step(AdaPTReading(2, 2.0, Strategy.MIN, loses), waiting[1]) == ((12, 4), TensorState(12, 4, 2, 21))
+    assert asked == {21}
 
 
 def test_the_strategy_by_hand() -> None:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import precc
 from precc import PrecisionPlan, Rule
 from precc.control.late_switch import LateSwitch
-from precc.control.late_switch_rule import LateSwitchRule, LateSwitchState
+from precc.control.late_switch_rule import LateSwitchReading, LateSwitchRule, LateSwitchState
 from precc.errors import CaptureError, ControllerError, FormatError, PlanError
 from precc.precision import Precision
 from tests.nets import Attention
@@ -58,7 +58,7 @@ def test_after_a_share_of_the_steps(at: float, total: int, first: int) -> None:
     rule = LateSwitchRule(at=at, total_steps=total)
     state, switches = rule.init(), []
     for steps in range(1, total + 5):
-        why, state = rule.step(steps, 0.1, state)
+        why, state = rule.step(LateSwitchReading(steps, 0.1), state)
         switches += [steps] if why else []
     assert switches == [first]
 
@@ -67,7 +67,7 @@ def test_below_a_share_of_the_peak_and_not_while_warming_up() -> None:
     rule = LateSwitchRule(when_lr_below=0.1)
     state, found = rule.init(), []
     for steps, lr in enumerate([0.0, 0.01, 0.1, 1.0, 0.5, 0.1, 0.099, 0.5, 0.01], start=1):
-        why, state = rule.step(steps, lr, state)
+        why, state = rule.step(LateSwitchReading(steps, lr), state)
         found.append(why)
     assert found[6] == "the learning rate 0.099 is below 0.1 of its peak 1"
     assert [own for own in found if own] == [found[6]]
@@ -79,7 +79,7 @@ def test_there_is_never_a_second_switch(rates: list[float], share: float) -> Non
     rule = LateSwitchRule(when_lr_below=share)
     state, count = rule.init(), 0
     for steps, lr in enumerate(rates):
-        why, state = rule.step(steps, lr, state)
+        why, state = rule.step(LateSwitchReading(steps, lr), state)
         count += bool(why)
     assert count == state.switched
 

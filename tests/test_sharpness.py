@@ -15,7 +15,7 @@ import precc
 from precc import PrecisionPlan
 from precc.control.logit_sharpness import logit_sharpness
 from precc.control.sharpness_guard import SharpnessGuard
-from precc.control.sharpness_rule import SharpnessDecision, SharpnessGuardRule, SharpnessState
+from precc.control.sharpness_rule import SharpnessDecision, SharpnessEvent, SharpnessGuardRule, SharpnessState
 from precc.errors import AnalysisError, CaptureError, ControllerError, FormatError
 from precc.precision import Precision
 
@@ -26,23 +26,24 @@ BAND = (-1.0, 1.0)  # mean 0, deviation 1
 def decisions(rule: SharpnessGuardRule, logarithms: list[float], state: SharpnessState) -> list[Any]:
     found = []
     for own in logarithms:
-        decision, _, state = rule.step(math.exp(own), state)
-        found.append((decision.value if decision else None, state.level))
+        decision, state = rule.step(math.exp(own), state)
+        found.append((decision.event.value if decision else None, state.level))
     return found
 
 
 def test_the_band_by_hand() -> None:
     """2.5 is above, and enters as 2; with it mean 2/3 and deviation sqrt(14)/3, so above is more than 3.161."""
     state = SharpnessState(readings=BAND)
-    decision, _, state = RULE.step(math.exp(2.5), state)
+    decision, state = RULE.step(math.exp(2.5), state)
     assert decision is None
     assert (state.above, state.readings) == (1, (-1.0, 1.0, 2.0))
     upper = 2 / 3 + 2 * math.sqrt(14) / 3
     assert RULE.step(math.exp(upper - 1e-6), state)[0] is None
-    decision, reason, after = RULE.step(math.exp(upper + 1e-6), state)
-    assert decision is SharpnessDecision.RAISE
+    decision, after = RULE.step(math.exp(upper + 1e-6), state)
+    assert decision is not None
+    assert decision.event is SharpnessEvent.RAISE
     assert (after.level, after.above, after.rest) == (1, 0, 2)
-    assert reason == "sharpness 23.6% is 2 deviations above those before, the last 2 by more than 2"
+    assert decision.reason == "sharpness 23.6% is 2 deviations above those before, the last 2 by more than 2"
 
 
 def test_a_cool_down_between_decisions() -> None:
@@ -58,15 +59,19 @@ def test_one_reading_is_not_a_trend() -> None:
 
 def test_what_is_not_finite_is_acted_on_at_once() -> None:
     for wrong in (math.nan, math.inf):
-        decision, reason, state = RULE.step(wrong, SharpnessState(rest=5))
-        assert (decision, state.level) == (SharpnessDecision.RAISE, 1)
-        assert reason == f"the sharpness is {wrong}"
-    assert RULE.step(math.nan, SharpnessState(level=2))[0] is SharpnessDecision.SHARP
+        decision, state = RULE.step(wrong, SharpnessState(rest=5))
+        assert (decision, state.level) == (
+            SharpnessDecision(SharpnessEvent.RAISE, f"the sharpness is {wrong}"),
+            1,
+        )
+    decision, _ = RULE.step(math.nan, SharpnessState(level=2))
+    assert decision is not None
+    assert decision.event is SharpnessEvent.SHARP
 
 
 def test_zero_is_below_any_band() -> None:
     state = SharpnessState(readings=BAND, above=1)
-    assert RULE.step(0.0, state) == (None, "", SharpnessState(readings=BAND, calm=1))
+    assert RULE.step(0.0, state) == (None, SharpnessState(readings=BAND, calm=1))
 
 
 def test_it_comes_back_where_that_is_wanted() -> None:
@@ -82,7 +87,7 @@ def test_it_comes_back_where_that_is_wanted() -> None:
 def test_the_rule_goes_on_from_a_checkpoint(readings: list[float], cut: int) -> None:
     state = RULE.init()
     for own in readings[:cut]:
-        _, _, state = RULE.step(own, state)
+        _, state = RULE.step(own, state)
     again = SharpnessState.from_json(json.loads(json.dumps(state.to_json())))
     assert again == state
     assert 0 <= state.level < 3

@@ -24,7 +24,7 @@ from enum import Enum
 from precc.checks import checked_count, checked_positive
 from precc.errors import ControllerError
 
-__all__ = ["AdaPTRule", "Lengths", "Strategy", "TensorState", "smallest"]
+__all__ = ["AdaPTReading", "AdaPTRule", "Lengths", "Strategy", "TensorState", "smallest"]
 
 #: Word and fraction length in bits.
 Lengths = tuple[int, int]
@@ -49,6 +49,24 @@ class TensorState:
     fraction: int
     lookback: int
     resolution: int
+
+
+@dataclass(frozen=True, slots=True)
+class AdaPTReading:
+    """Of one weight tensor, after a step.
+
+    Args:
+        count: gradients since the last decision.
+        diversity: of them.
+        strategy: of PushUp.
+        loses: divergence of the weights rounded to a word of so many bits, so many of them after the point, in a
+            histogram of so many bins.
+    """
+
+    count: int
+    diversity: float
+    strategy: Strategy
+    loses: Callable[[int, int, int], float]
 
 
 def smallest(low: int, high: int, holds: Callable[[int], bool]) -> int:
@@ -109,6 +127,22 @@ class AdaPTRule:
 
     def init(self) -> TensorState:
         return TensorState(self.word, self.fraction, self.lookback[0], self.resolution[0])
+
+    def step(self, reading: AdaPTReading, state: TensorState) -> tuple[Lengths | None, TensorState]:
+        """The lengths decided, None while gradients are awaited, and the state after it: `observe`, then `decide`.
+
+        `precc.control.adapt.AdaPT` calls these apart, before and after the step of its optimizer.
+        """
+        state = self.observe(reading.diversity, state)
+        if reading.count < state.lookback:
+            return None, state
+        bins = state.resolution
+
+        def loses(word: int, fraction: int) -> float:
+            return reading.loses(word, fraction, bins)
+
+        after = self.decide(loses, reading.diversity, reading.strategy, state)
+        return (after.word, after.fraction), after
 
     def observe(self, diversity: float, state: TensorState) -> TensorState:
         """The state after a gradient: lookback ``ceil(m * clip(most / D) + (1 - m) * lookback)``, and resolution."""

@@ -7,7 +7,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from precc.control.controller import Controller
-from precc.control.late_switch_rule import LateSwitchRule, LateSwitchState
+from precc.control.late_switch_rule import LateSwitchReading, LateSwitchRule, LateSwitchState
 from precc.control.plan_change import finer
 from precc.errors import ControllerError, expected_one_of
 from precc.formats import Format
@@ -75,7 +75,7 @@ class LateSwitch(Controller):
         if not self._checked:
             self._check()
         rate = max(float(group["lr"]) for group in self.optimizer.param_groups)
-        why, self._rule_state = self.rule.step(self.steps, rate, self._rule_state)
+        why, self._rule_state = self.rule.step(LateSwitchReading(self.steps, rate), self._rule_state)
         if not self.switched or session_of(self.net).chosen is self._chosen is not None:
             return
         present = self.net.plan

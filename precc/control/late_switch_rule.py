@@ -7,7 +7,15 @@ from typing import Any
 from precc.checks import checked_count
 from precc.errors import ControllerError
 
-__all__ = ["LateSwitchRule", "LateSwitchState"]
+__all__ = ["LateSwitchReading", "LateSwitchRule", "LateSwitchState"]
+
+
+@dataclass(frozen=True, slots=True)
+class LateSwitchReading:
+    """How many steps are done, and the learning rate of the last one."""
+
+    steps: int
+    lr: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +39,10 @@ class LateSwitchRule:
         ControllerError: a share outside (0, 1), no steps, or both conditions or none.
 
     >>> rule = LateSwitchRule(at=0.9, total_steps=10)
-    >>> rule.step(8, 0.1, rule.init())[0], rule.step(9, 0.1, rule.init())
-    ('', ('9 of 10 steps are done', LateSwitchState(peak=0.1, switched=True)))
+    >>> rule.step(LateSwitchReading(8, 0.1), rule.init())
+    (None, LateSwitchState(peak=0.1, switched=False))
+    >>> rule.step(LateSwitchReading(9, 0.1), rule.init())
+    ('9 of 10 steps are done', LateSwitchState(peak=0.1, switched=True))
     """
 
     at: float = 0.9
@@ -54,26 +64,21 @@ class LateSwitchRule:
     def init(self) -> LateSwitchState:
         return LateSwitchState()
 
-    def step(self, steps: int, lr: float, state: LateSwitchState) -> tuple[str, LateSwitchState]:
-        """Why to switch now, empty if not, and the state after it.
-
-        Args:
-            steps: done so far.
-            lr: learning rate of the last one.
-            state: before it.
-        """
-        state = replace(state, peak=max(state.peak, lr))
+    def step(self, reading: LateSwitchReading, state: LateSwitchState) -> tuple[str | None, LateSwitchState]:
+        """Why to switch now, None if not, and the state after it."""
+        state = replace(state, peak=max(state.peak, reading.lr))
         if state.switched:
-            return "", state
-        why = self._why(steps, lr, state.peak)
-        return why, replace(state, switched=bool(why))
+            return None, state
+        why = self._why(reading, state.peak)
+        return why, replace(state, switched=why is not None)
 
-    def _why(self, steps: int, lr: float, peak: float) -> str:
+    def _why(self, reading: LateSwitchReading, peak: float) -> str | None:
         if self.total_steps is not None:
-            late = steps >= math.ceil(self.at * self.total_steps - 1e-9)  # 0.7 * 10 is 7
-            return f"{steps} of {self.total_steps} steps are done" if late else ""
-        below = self.when_lr_below is not None and lr < self.when_lr_below * peak
-        return f"the learning rate {lr:.3g} is below {self.when_lr_below:g} of its peak {peak:.3g}" if below else ""
+            late = reading.steps >= math.ceil(self.at * self.total_steps - 1e-9)  # 0.7 * 10 is 7
+            return f"{reading.steps} of {self.total_steps} steps are done" if late else None
+        if self.when_lr_below is None or reading.lr >= self.when_lr_below * peak:
+            return None
+        return f"the learning rate {reading.lr:.3g} is below {self.when_lr_below:g} of its peak {peak:.3g}"
 
 
 def _check_share(name: str, value: Any) -> None:

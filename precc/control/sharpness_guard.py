@@ -12,7 +12,7 @@ from torch.utils import _pytree
 from precc.checks import checked_count, checked_positive
 from precc.control.controller import Controller
 from precc.control.logit_sharpness import logit_sharpness
-from precc.control.sharpness_rule import SharpnessDecision, SharpnessGuardRule, SharpnessState
+from precc.control.sharpness_rule import SharpnessEvent, SharpnessGuardRule, SharpnessState
 from precc.control.watched_batch import Loss
 from precc.errors import ControllerError, PlanError
 from precc.formats import Format
@@ -128,13 +128,13 @@ class SharpnessGuard(Controller):
         if self._own is None:
             self._own = self.net.plan
             self._check_levels()
-        decision, reason, self._rule_state = self.rule.step(self.sharpness, self._rule_state)
+        decision, self._rule_state = self.rule.step(self.sharpness, self._rule_state)
         if decision is None:
             return
-        if decision is not SharpnessDecision.SHARP:
+        if decision.event is not SharpnessEvent.SHARP:
             plan = (self._own, *self.levels)[self.level]
             self.set_plan(plan.resolve(self.net.plan.multiply_adds))
-        self.note(decision.value, reason, level=self.level, loss=loss)
+        self.note(decision.event.value, decision.reason, level=self.level, loss=loss)
 
     def _check_levels(self) -> None:
         """Levels must not go from fine to coarse, as far as their bits are known."""

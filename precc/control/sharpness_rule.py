@@ -14,18 +14,26 @@ from precc.checks import checked_count
 from precc.control.running_band import Readings, RunningBand
 from precc.errors import ControllerError
 
-__all__ = ["SharpnessDecision", "SharpnessGuardRule", "SharpnessState"]
+__all__ = ["SharpnessDecision", "SharpnessEvent", "SharpnessGuardRule", "SharpnessState"]
 
 #: Least deviation of the logarithm: 1%.
 _FLOOR = 0.01
 
 
-class SharpnessDecision(Enum):
+class SharpnessEvent(Enum):
     """What to do after a reading."""
 
     RAISE = "raise"  #: one level finer
     LOWER = "lower"  #: one level back
     SHARP = "sharp"  #: it should be finer, and there is no level
+
+
+@dataclass(frozen=True, slots=True)
+class SharpnessDecision:
+    """An event, and why, in a clause with the numbers."""
+
+    event: SharpnessEvent
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +93,9 @@ class SharpnessGuardRule:
     >>> rule = SharpnessGuardRule(levels=2, patience=1, window=4, warmup=2)
     >>> state = rule.init()
     >>> for sharpness in (1.0, 1.01, 2.0):
-    ...     decision, reason, state = rule.step(sharpness, state)
-    >>> decision, state.level
-    (<SharpnessDecision.RAISE: 'raise'>, 1)
+    ...     decision, state = rule.step(sharpness, state)
+    >>> decision.event, state.level
+    (<SharpnessEvent.RAISE: 'raise'>, 1)
     """
 
     levels: int
@@ -112,8 +120,8 @@ class SharpnessGuardRule:
     def init(self) -> SharpnessState:
         return SharpnessState()
 
-    def step(self, sharpness: float, state: SharpnessState) -> tuple[SharpnessDecision | None, str, SharpnessState]:
-        """The decision after a reading, why, and the state after it.
+    def step(self, sharpness: float, state: SharpnessState) -> tuple[SharpnessDecision | None, SharpnessState]:
+        """The decision after a reading, if there is one, and the state after it.
 
         One that is not finite is acted on at once, also in the cool-down; one of 0 is below any band, and in none.
         """
@@ -126,17 +134,18 @@ class SharpnessGuardRule:
         above, calm = (state.above + 1, 0) if high else (0, state.calm + 1)
         after = replace(state, readings=readings, above=above, calm=calm, rest=max(state.rest - 1, 0))
         if state.rest:
-            return None, "", after
+            return None, after
         if above >= self.patience:
             where = f"sharpness {sharpness:.3g}% is {deviations:.3g} deviations above those before"
             return self._finer(f"{where}, the last {above} by more than {self.band:g}", after)
         if self.calm is not None and calm >= self.calm and state.level:
             back = replace(after, level=state.level - 1, calm=0, rest=self.cooldown)
-            return SharpnessDecision.LOWER, f"the sharpness was within its band {calm} times", back
-        return None, "", after
+            reason = f"the sharpness was within its band {calm} times"
+            return SharpnessDecision(SharpnessEvent.LOWER, reason), back
+        return None, after
 
-    def _finer(self, reason: str, state: SharpnessState) -> tuple[SharpnessDecision, str, SharpnessState]:
+    def _finer(self, reason: str, state: SharpnessState) -> tuple[SharpnessDecision, SharpnessState]:
         after = replace(state, above=0, calm=0, rest=self.cooldown)
         if state.level + 1 < self.levels:
-            return SharpnessDecision.RAISE, reason, replace(after, level=state.level + 1)
-        return SharpnessDecision.SHARP, f"{reason}, and there is no finer level", after
+            return SharpnessDecision(SharpnessEvent.RAISE, reason), replace(after, level=state.level + 1)
+        return SharpnessDecision(SharpnessEvent.SHARP, f"{reason}, and there is no finer level"), after
