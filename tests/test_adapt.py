@@ -201,6 +201,23 @@ def test_what_is_not_finite_is_left_out_and_noted() -> None:
     assert ctl.lengths["0.weight"] == (8, 4)
 
 
+def test_gradients_of_zeros_say_nothing_of_diversity() -> None:
+    """Where the last layer begins at zero, the first gradient of those before it is zero."""
+    net, optimizer, ctl = made()
+    with torch.no_grad():
+        net.get_parameter("2.weight").zero_()
+    x, y = a_batch(0)
+    F.cross_entropy(net(x), y).backward()
+    optimizer.step()
+    ctl.step()
+    assert ctl._tensors["0.weight"] == QUICK.init()
+    assert ctl._tensors["2.weight"].lookback == 4  # one gradient, of diversity 1
+    with torch.no_grad():
+        net.get_parameter("2.weight").copy_(torch.eye(3, 8))
+    train(net, optimizer, ctl, range(1, 2))
+    assert ctl._tensors["0.weight"].lookback == 4
+
+
 class Tied(nn.Module):
     """Two modules of one weight, and a weight that is no module's."""
 

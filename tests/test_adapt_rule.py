@@ -85,7 +85,12 @@ def test_the_lookback_by_hand() -> None:
     assert RULE.observe(10.0, state) == TensorState(8, 4, 25, 59)  # one less at the least
     assert RULE.observe(math.inf, state) == TensorState(8, 4, 25, 59)
     third = AdaPTRule(momentum=0.33)
-    assert third.observe(3.0, state).lookback == 45  # ceil(0.33 * 34 + 0.67 * 50) = ceil(44.72)
+    assert third.observe(3.0, state).lookback == 45  # ceil(11 + 0.67 * 50)
+    assert third.observe(3.0, TensorState(8, 4, 40, 60)).lookback == 38  # ceil(11 + 26.8), 100 / 3 is not rounded up
+    for momentum in (0.1, 0.33, 0.6, 0.7, 0.9):
+        for own in (25, 47, 100):
+            kept = AdaPTRule(momentum=momentum).observe(100 / own, TensorState(8, 4, own, 60))
+            assert kept.lookback == own  # the mean of a number with itself
     assert RULE.observe(1.0, TensorState(8, 4, 50, 150)).resolution == 150
     assert RULE.observe(9.0, TensorState(8, 4, 50, 50)).resolution == 50
 
@@ -173,6 +178,12 @@ def test_the_divergence_by_hand() -> None:
     assert histogram_divergence(values, torch.zeros(4), 2) == pytest.approx(expected)
     beyond = torch.tensor([-5.0, 0.0, 1.0, 7.0])  # falls into the end bins
     assert histogram_divergence(values, beyond, 2) == 0.0
+
+
+def test_two_samples_are_as_far_apart_as_the_rule_says() -> None:
+    torch.manual_seed(0)
+    found = [histogram_divergence(torch.rand(100_000), torch.rand(100_000), 100) for _ in range(20)]
+    assert math.fsum(found) / 20 == pytest.approx(99 / 100_000, rel=0.15)
 
 
 @given(st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=50), st.integers(1, 20), st.integers(-2, 8))

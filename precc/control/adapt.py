@@ -110,10 +110,11 @@ class AdaPT(Controller):
             own = gradients.get(name)
             if own is None:
                 continue
-            if self._sums[name].add(own):
-                self._tensors[name] = self.rule.observe(self._sums[name].diversity, self._tensors[name])
-            else:
+            seen = self._sums[name]
+            if not seen.add(own):
                 self.note("nonfinite", f"the gradient of {name} is not finite, and no part of its diversity")
+            elif seen.count:  # zeros alone have no diversity
+                self._tensors[name] = self.rule.observe(seen.diversity, self._tensors[name])
 
     def _find_slots(self) -> None:
         """Look for weights, in all graphs so far."""

@@ -32,6 +32,9 @@ Lengths = tuple[int, int]
 #: Above it the steps of PushUp reach the longest fraction anyway.
 _ENOUGH = 64.0
 
+#: Of a mean of lookbacks, in float64: a whole one is not rounded up for it.
+_NOISE = 1e-9
+
 
 class Strategy(Enum):
     """Which of two numbers of bits PushUp takes."""
@@ -93,8 +96,8 @@ class AdaPTRule:
         resolution: least and most bins.
         buffer: bits before the point that a result needs beside its operands' (b).
         momentum: weight of the new lookback against the old one, above 0 and up to 1.
-        zero: divergence in nats that counts as none. Two samples of 50,000 values from one distribution are that far
-            apart in 100 bins.
+        zero: divergence in nats that counts as none. Two samples of n values from one distribution are about
+            ``(r - 1) / n`` apart in r bins: that far with 100,000 values in 100 bins.
 
     Raises:
         ControllerError: a number outside its range.
@@ -147,8 +150,8 @@ class AdaPTRule:
     def observe(self, diversity: float, state: TensorState) -> TensorState:
         """The state after a gradient: lookback ``ceil(m * clip(most / D) + (1 - m) * lookback)``, and resolution."""
         least, most = self.lookback
-        new = math.ceil(min(max(most / diversity, least), most))
-        lookback = math.ceil(self.momentum * new + (1.0 - self.momentum) * state.lookback)
+        new = min(max(most / diversity, least), most)
+        lookback = math.ceil(self.momentum * new + (1.0 - self.momentum) * state.lookback - _NOISE)
         step = (lookback == most) - (lookback == least)
         resolution = min(max(state.resolution + step, self.resolution[0]), self.resolution[1])
         return replace(state, lookback=lookback, resolution=resolution)
