@@ -114,6 +114,20 @@ def test_no_cancellation_in_narrow_dtypes(dtype: torch.dtype) -> None:
     assert found < 1e-8
 
 
+@pytest.mark.parametrize("epsilon", [5e-4, 0.1, 100.0])
+def test_masked_classes_are_as_if_they_were_not_there(epsilon: float) -> None:
+    torch.manual_seed(0)
+    logits, targets = 2 * torch.randn(6, 5, dtype=torch.float64), torch.randint(5, (6,))
+    wide = torch.full((6, 8), -math.inf, dtype=torch.float64)
+    wide[:, :5] = logits
+    assert logit_sharpness(wide, targets, epsilon) == pytest.approx(
+        logit_sharpness(logits, targets, epsilon), rel=1e-12
+    )
+    goal = torch.tensor(1)
+    row = torch.tensor([0.5, 1.0, -math.inf], dtype=torch.float64)  # all corners of the classes that are left
+    assert logit_sharpness(row, goal, epsilon) == pytest.approx(by_corners(row[:2], 1, epsilon))
+
+
 def test_large_logits() -> None:
     logits = torch.tensor([[3e5, -1e5, 0.0]])
     assert logit_sharpness(logits, torch.tensor([2])) == pytest.approx(by_corners(logits[0], 2, 5e-4), rel=1e-5)
@@ -142,6 +156,9 @@ def test_it_records_no_gradient_and_grows_with_epsilon() -> None:
         (torch.zeros(2, 3), torch.tensor([-100, -100]), "no target counts"),
         (torch.zeros(0, 3), torch.zeros(0, dtype=torch.long), "no target counts"),
         (torch.tensor([[math.inf, 0.0]]), torch.tensor([0]), "not finite"),
+        (torch.tensor([[math.nan, 0.0]]), torch.tensor([0]), "not finite"),
+        (torch.tensor([[-math.inf, 0.0]]), torch.tensor([0]), "mask a target"),
+        (torch.full((1, 2), -math.inf), torch.tensor([0]), "mask a target"),
     ],
 )
 def test_bad_input(logits: Tensor, targets: Tensor, what: str) -> None:

@@ -244,6 +244,29 @@ def test_logits_that_are_not_finite_raise_at_once() -> None:
     assert [(row.event, row.reason, row.level) for row in net.history] == [("raise", "the sharpness is nan", 1)]
 
 
+class Masked(Net):
+    """The last class is masked, and a whole position of padding."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x).masked_fill(torch.tensor([False, False, True]), -math.inf)
+        return logits.masked_fill((x[:, :1] == 0.0), math.nan)
+
+
+def test_masked_logits_and_ignored_positions_are_no_events() -> None:
+    net = precc.compile(Masked(), plan=PrecisionPlan("e4m3"), backend="reference")
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    ctl = SharpnessGuard(net, optimizer, F.cross_entropy, every=1)
+    x, y = torch.randn(16, 6), torch.randint(2, (16,))
+    x[3], y[3] = 0.0, -100
+    kept = y >= 0
+    expected = logit_sharpness(net(x).detach()[kept, :2], y[kept])
+    ctl.loss(net(x), y).backward()
+    optimizer.step()
+    ctl.step()
+    assert ctl.sharpness == pytest.approx(expected)
+    assert not net.history
+
+
 @pytest.mark.parametrize("cut", [1, 12, 23, 26])
 def test_it_goes_on_from_a_checkpoint_bit_for_bit(cut: int) -> None:
     plan = Precision("e4m3", "stochastic")

@@ -11,7 +11,7 @@ from torch.utils import _pytree
 
 from precc.checks import checked_count, checked_positive
 from precc.control.controller import Controller
-from precc.control.logit_sharpness import logit_sharpness
+from precc.control.logit_sharpness import sharpness_reading
 from precc.control.sharpness_rule import SharpnessEvent, SharpnessGuardRule, SharpnessState
 from precc.control.watched_batch import Loss
 from precc.errors import ControllerError, PlanError
@@ -115,9 +115,8 @@ class SharpnessGuard(Controller):
             logits, targets = self._logits(output, *batch.args, **batch.kwargs)
         else:
             logits, targets = self._logits(output, *batch.targets)
-        finite = bool(logits.isfinite().all())
-        phi = logit_sharpness(logits, targets, self.epsilon, ignore_index=self._ignored) if finite else float("nan")
-        self.sharpness, self._fresh = phi, True
+        self.sharpness = sharpness_reading(logits, targets, self.epsilon, ignore_index=self._ignored)
+        self._fresh = True
 
     # what it decides
 
