@@ -63,6 +63,11 @@ def test_after_a_share_of_the_steps(at: float, total: int, first: int) -> None:
     assert switches == [first]
 
 
+def test_the_default_is_nine_tenths() -> None:
+    rule = LateSwitchRule(total_steps=20)
+    assert [rule.step(LateSwitchReading(own, 0.1), rule.init())[0] is None for own in (17, 18)] == [True, False]
+
+
 def test_below_a_share_of_the_peak_and_not_while_warming_up() -> None:
     rule = LateSwitchRule(when_lr_below=0.1)
     state, found = rule.init(), []
@@ -191,6 +196,7 @@ def test_it_goes_on_from_a_checkpoint_bit_for_bit(cut: int) -> None:
         ({"total_steps": 5, "at": math.nan}, "at is a share"),
         ({"total_steps": 5, "at": "0.5"}, "at is a share"),
         ({"when_lr_below": 1.0}, "when_lr_below is a share"),
+        ({"when_lr_below": 0.1, "at": 0.8}, "at=0.8 .* beside when_lr_below=0.1"),
         ({"total_steps": 5, "roles": "fprop"}, "roles"),
         ({"total_steps": 5, "roles": ()}, "roles"),
         ({"total_steps": 5, "roles": ("forward",)}, "expected one of 'fprop'"),
@@ -224,5 +230,11 @@ def test_a_plan_that_would_not_fit_at_the_end_is_refused_at_the_beginning() -> N
 def test_states_that_are_none() -> None:
     net, optimizer, ctl = made(total_steps=5)
     train(net, optimizer, ctl, range(1))
-    with pytest.raises(ControllerError, match="peak and switched"):
-        ctl.load_state_dict({**ctl.state_dict(), "own": {"peak": 1.0}})
+    before = ctl.state_dict()
+    for own in ({"peak": 1.0}, None, {"peak": 1.0, "switched": False, "at": 1}):
+        with pytest.raises(ControllerError, match="peak and switched"):
+            ctl.load_state_dict({**before, "own": own})
+    for peak, switched in ((0.1, "no"), (0.1, 1), ("0.1", True), (None, True), (True, True), (math.nan, False)):
+        with pytest.raises(ControllerError, match="peak is a number, and switched is True or False"):
+            ctl.load_state_dict({**before, "own": {"peak": peak, "switched": switched}})
+    assert ctl.state_dict() == before

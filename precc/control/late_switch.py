@@ -1,7 +1,7 @@
 """LateSwitch: more precision for the end of a training."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from torch.optim import Optimizer
@@ -51,7 +51,7 @@ class LateSwitch(Controller):
         net: PrecisionModule,
         optimizer: Optimizer,
         to: Precision | Format | str | Policy | PrecisionPlan = "bf16",
-        at: float = 0.9,
+        at: float | None = None,
         total_steps: int | None = None,
         roles: Sequence[str] = ("fprop",),
         *,
@@ -109,12 +109,10 @@ class LateSwitch(Controller):
         self._checked = True
 
     def _state(self) -> dict[str, Any]:
-        return asdict(self._rule_state)
+        return self._rule_state.to_json()
 
     def _load(self, state: dict[str, Any]) -> None:
-        if not isinstance(state, dict) or set(state) != {"peak", "switched"}:
-            raise ControllerError(f"a state of LateSwitch has peak and switched, unlike {state!r:.60}")
-        self._rule_state = LateSwitchState(float(state["peak"]), bool(state["switched"]))
+        self._rule_state = LateSwitchState.from_json(state)
         self._chosen = None
 
 
