@@ -188,7 +188,7 @@ def test_what_is_not_finite_is_left_out_and_noted() -> None:
     assert [row.reason for row in net.history if row.event == "nonfinite"] == [
         "the gradient of 0.weight is not finite, and no part of its diversity"
     ]
-    assert ctl._sums["0.weight"].count == 1
+    assert ctl._memory.sums["0.weight"].count == 1
     for step in range(2, 8):  # the weight is now NaN
         optimizer.zero_grad()
         x, y = a_batch(step)
@@ -210,12 +210,12 @@ def test_gradients_of_zeros_say_nothing_of_diversity() -> None:
     F.cross_entropy(net(x), y).backward()
     optimizer.step()
     ctl.step()
-    assert ctl._tensors["0.weight"] == QUICK.init()
-    assert ctl._tensors["2.weight"].lookback == 4  # one gradient, of diversity 1
+    assert ctl._memory.tensors["0.weight"] == QUICK.init()
+    assert ctl._memory.tensors["2.weight"].lookback == 4  # one gradient, of diversity 1
     with torch.no_grad():
         net.get_parameter("2.weight").copy_(torch.eye(3, 8))
     train(net, optimizer, ctl, range(1, 2))
-    assert ctl._tensors["0.weight"].lookback == 4
+    assert ctl._memory.tensors["0.weight"].lookback == 4
 
 
 class Tied(nn.Module):
@@ -341,15 +341,47 @@ def test_parameters_that_change() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"tensors": 1}, {"tensors": {"other": [8, 4, 2, 20]}}, {"strategy": "most"}, {"sums": {"a": 1}}]
+    "change",
+    [
+        {"tensors": 1},
+        {"tensors": {"other": [8, 4, 2, 20]}},
+        {"tensors": {"0.weight": [8, 4, 2]}},
+        {"tensors": {"0.weight": [8, "4", 2, 20]}},
+        {"tensors": {"0.weight": [33, 4, 2, 20]}},
+        {"tensors": {"0.weight": [8, 4, 0, 20]}},
+        {"strategy": "most"},
+        {"strategy": ["min"]},
+        {"sums": {"a": 1}},
+        {"sums": {"0.weight": 1}},
+        {"sums": {"0.weight": (None, 1)}},
+        {"sums": {"0.weight": (torch.ones(3, 3), 1)}},
+        {"sums": {"0.weight": (torch.ones(8, 6), 0)}},
+        {"sums": {"0.weight": (torch.ones(8, 6), 1.0)}},
+        {"density": {"0.weight": "1"}},
+        {"density": {"0.weight": math.nan}},
+        {"losses": "12"},
+        {"losses": [None]},
+        {"charged": [1.0]},
+        {"charged": [1.0, 2.0]},
+        {"charged": ["1", 2]},
+        {"others": "product"},
+        {"others": [1]},
+        {"base": 1},
+        {"base": "{}"},
+        {"more": 1},
+    ],
 )
 def test_states_that_do_not_fit(change: dict[str, Any]) -> None:
     net, optimizer, ctl = made()
     train(net, optimizer, ctl, range(2))
     state = ctl.state_dict()
-    before = ctl.lengths
     with pytest.raises(ControllerError):
         ctl.load_state_dict({**state, "own": {**state["own"], **change}})
-    with pytest.raises(ControllerError, match="not a state of AdaPT"):
-        ctl.load_state_dict({**state, "own": {}})
-    assert ctl.lengths == before
+    for own in ({}, None, [1]):
+        with pytest.raises(ControllerError, match="not a state of AdaPT"):
+            ctl.load_state_dict({**state, "own": own})
+    after = ctl.state_dict()
+    for name in ("tensors", "density", "strategy", "losses", "charged", "others", "base"):
+        assert after["own"][name] == state["own"][name]
+    assert ctl._memory.sums.keys() == state["own"]["sums"].keys()
+    ctl.load_state_dict(state)

@@ -346,9 +346,22 @@ def test_states_that_are_none() -> None:
     net, optimizer, ctl = made()
     train(net, optimizer, ctl, range(1))
     state = ctl.state_dict()
-    for own in ({}, {**state["own"], "rule": {}}, {**state["own"], "rule": {**state["own"]["rule"], "level": 9}}):
-        with pytest.raises(ControllerError, match="state"):
+    rule = state["own"]["rule"]
+    wrong: list[dict[str, Any]] = [
+        {"rule": {}},
+        {"rule": {**rule, "level": 9}},
+        {"rule": {**rule, "level": "1"}},
+        {"rule": {**rule, "readings": ["1"]}},
+        {"sharpness": "1"},
+        {"sharpness": True},
+        {"own": 1},
+        {"own": "{}"},
+        {"more": 1},
+    ]
+    for own in ({}, None, *({**state["own"], **change} for change in wrong)):
+        with pytest.raises(ControllerError, match=r"state|level is a whole number"):
             ctl.load_state_dict({**state, "own": own})
+    assert ctl.state_dict() == state
 
 
 def test_closed_it_sees_no_more() -> None:

@@ -1,20 +1,20 @@
 """AdaPT: training in fixed point whose word and fraction lengths adapt, weight tensor by weight tensor."""
 
-from collections.abc import Mapping
-from dataclasses import astuple, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from precc.control.adapt_rule import AdaPTRule, Strategy, TensorState
+from precc.control.adapt_rule import AdaPTRule, Strategy
+from precc.control.adapt_state import AdaPTMemory, strategy_named
 from precc.control.controller import Controller
 from precc.control.fixed_point_cost import FixedPointCost, TensorCost
 from precc.control.gradient_diversity import GradientSum
 from precc.control.histogram_divergence import histogram_divergence
 from precc.control.weight_slots import WeightSlots, weights_in
-from precc.errors import ControllerError, expected_one_of
+from precc.errors import ControllerError
 from precc.module import PrecisionModule, session_of
 from precc.plan import PrecisionPlan
 from precc.precision import Precision
@@ -66,38 +66,38 @@ class AdaPT(Controller):
         *,
         rule: AdaPTRule | None = None,
     ) -> None:
-        self.strategy = _strategy(strategy)
         self.rule = AdaPTRule() if rule is None else rule
+        self._memory = AdaPTMemory(strategy_named(strategy))
         super().__init__(net, optimizer)
-        self._tensors: dict[str, TensorState] = {}
-        self._sums: dict[str, GradientSum] = {}
-        self._density: dict[str, float] = {}
-        self._losses: tuple[float, ...] = ()
-        self._charged = (0.0, 0)  # sum of the forward's relative cost, and of how many steps
-        self._base: PrecisionPlan | None = None  # the net's own
         self._slots: dict[str, WeightSlots] = {}
         self._seen = -1  # graphs of the net when its slots were found
-        self._others: tuple[str, ...] = ()  # products that are not controlled
         self._in_force: tuple[Any, ...] = ()  # the plan that was set, and what it was made from
+
+    @property
+    def strategy(self) -> Strategy:
+        """The one in force."""
+        return self._memory.strategy
 
     @property
     def lengths(self) -> dict[str, tuple[int, int]]:
         """Word and fraction length in force, by name of the weight; none before the first step."""
-        return {name: (own.word, own.fraction) for name, own in self._tensors.items()}
+        return {name: (own.word, own.fraction) for name, own in self._memory.tensors.items()}
 
     @property
     def cost(self) -> FixedPointCost:
         """Of the lengths in force."""
         return FixedPointCost.of(
-            TensorCost(own.multiply_adds, self.parameters[name].numel(), state.word, self._density.get(name, 1.0))
+            TensorCost(
+                own.multiply_adds, self.parameters[name].numel(), state.word, self._memory.density.get(name, 1.0)
+            )
             for name, own in self._slots.items()
-            if (state := self._tensors.get(name)) is not None
+            if (state := self._memory.tensors.get(name)) is not None
         )
 
     @property
     def speedup(self) -> float:
         """Of the training so far, by the same model: ``2 / (1 + mean cost of the forward)``."""
-        total, steps = self._charged
+        total, steps = self._memory.charged
         return 2.0 / (1.0 + total / steps) if steps else 1.0
 
     # what it sees of a step
@@ -110,11 +110,11 @@ class AdaPT(Controller):
             own = gradients.get(name)
             if own is None:
                 continue
-            seen = self._sums[name]
+            seen = self._memory.sums[name]
             if not seen.add(own):
                 self.note("nonfinite", f"the gradient of {name} is not finite, and no part of its diversity")
             elif seen.count:  # zeros alone have no diversity
-                self._tensors[name] = self.rule.observe(seen.diversity, self._tensors[name])
+                self._memory.tensors[name] = self.rule.observe(seen.diversity, self._memory.tensors[name])
 
     def _find_slots(self) -> None:
         """Look for weights, in all graphs so far."""
@@ -126,38 +126,38 @@ class AdaPT(Controller):
                 f"(it has {', '.join(others) or 'none'})"
             )
         self._seen = self.net.compilations
-        if self._base is None:
-            self._base = plan
-        if others != self._others:
-            self._others = others
+        if self._memory.base is None:
+            self._memory.base = plan
+        if others != self._memory.others:
+            self._memory.others = others
             self.note("uncontrolled", f"not of a trained <module>.weight, so left as they are: {', '.join(others)}")
         for name in self._slots:
-            self._tensors.setdefault(name, self.rule.init())
-            self._sums.setdefault(name, GradientSum())
+            self._memory.tensors.setdefault(name, self.rule.init())
+            self._memory.sums.setdefault(name, GradientSum())
 
     # what it decides
 
     def _decide(self, loss: float | None) -> None:
         if loss is not None:  # it moves every few steps, so the table has it where it counted
             self._move_strategy(loss)
-        due = [name for name in self._slots if self._sums[name].count >= self._tensors[name].lookback]
+        due = [name for name in self._slots if self._memory.sums[name].count >= self._memory.tensors[name].lookback]
         reasons = [reason for reason in map(self._adapt, due) if reason]
         self._put_in_force()
         for reason in reasons:
             self.note("format", reason, loss=loss)
-        total, steps = self._charged
-        self._charged = total + self.cost.forward, steps + 1
+        total, steps = self._memory.charged
+        self._memory.charged = total + self.cost.forward, steps + 1
 
     def _move_strategy(self, loss: float) -> None:
-        lookback = sum(own.lookback for own in self._tensors.values()) // max(len(self._tensors), 1)
-        self.strategy = self.rule.strategy_after(loss, self._losses, self.strategy, lookback)
-        self._losses = (*self._losses, loss)[-self.rule.lookback[1] :]
+        lookback = sum(own.lookback for own in self._memory.tensors.values()) // max(len(self._memory.tensors), 1)
+        self._memory.strategy = self.rule.strategy_after(loss, self._memory.losses, self._memory.strategy, lookback)
+        self._memory.losses = (*self._memory.losses, loss)[-self.rule.lookback[1] :]
 
     def _adapt(self, name: str) -> str:
         """Decide the lengths of a weight: the reason, empty if they stay as they were."""
         weight = self.parameters[name].detach()
-        diversity, before = self._sums[name].diversity, self._tensors[name]
-        self._sums[name] = GradientSum()
+        diversity, before = self._memory.sums[name].diversity, self._memory.tensors[name]
+        self._memory.sums[name] = GradientSum()
         if not bool(weight.isfinite().all()):
             self.note("nonfinite", f"{name} is not finite, and its format stays")
             return ""
@@ -166,22 +166,22 @@ class AdaPT(Controller):
         def loses(word: int, fraction: int) -> float:
             return histogram_divergence(widened, _rounded(widened, word, fraction), before.resolution)
 
-        own = self.rule.decide(loses, diversity, self.strategy, before)
-        self._tensors[name] = own
+        own = self.rule.decide(loses, diversity, self._memory.strategy, before)
+        self._memory.tensors[name] = own
         kept = _rounded(widened, own.word, own.fraction)
-        self._density[name] = int(kept.count_nonzero()) / max(kept.numel(), 1)
+        self._memory.density[name] = int(kept.count_nonzero()) / max(kept.numel(), 1)
         if (own.word, own.fraction) == (before.word, before.fraction):
             return ""
         return (
             f"{name}: fixed{before.word}.{before.fraction} to fixed{own.word}.{own.fraction}, "
-            f"diversity {diversity:.3g}, strategy {self.strategy.value}"
+            f"diversity {diversity:.3g}, strategy {self._memory.strategy.value}"
         )
 
     def _put_in_force(self) -> None:
         made_from = (session_of(self.net).chosen, self._seen, self.lengths)
-        if self._base is None or made_from == self._in_force:
+        if self._memory.base is None or made_from == self._in_force:
             return
-        plan = self._plan(self._base)
+        plan = self._plan(self._memory.base)
         if plan != self.net.plan:
             self.set_plan(plan)
         self._in_force = (session_of(self.net).chosen, self._seen, self.lengths)
@@ -191,7 +191,7 @@ class AdaPT(Controller):
         present = self.net.plan
         slots = {**present.slots, **base.slots}
         for name, own in self._slots.items():
-            state = self._tensors[name]
+            state = self._memory.tensors[name]
             value = Precision(f"fixed{state.word}.{state.fraction}", _ROUNDING)
             gradient = Precision(f"dfp{state.word}", _ROUNDING)
             slots |= dict.fromkeys(own.values, value) | dict.fromkeys(own.gradients, gradient)
@@ -201,49 +201,13 @@ class AdaPT(Controller):
     # what it remembers
 
     def _state(self) -> dict[str, Any]:
-        return {
-            "tensors": {name: list(astuple(own)) for name, own in self._tensors.items()},
-            "sums": {name: own.total for name, own in self._sums.items()},
-            "counts": {name: own.count for name, own in self._sums.items()},
-            "density": dict(self._density),
-            "strategy": self.strategy.value,
-            "losses": list(self._losses),
-            "charged": list(self._charged),
-            "others": list(self._others),
-            "base": None if self._base is None else self._base.to_json(),
-        }
+        return self._memory.to_state()
 
     def _load(self, state: dict[str, Any]) -> None:
-        try:
-            tensors = {name: TensorState(*own) for name, own in state["tensors"].items()}
-            sums = {name: GradientSum(_copied(total), state["counts"][name]) for name, total in state["sums"].items()}
-            base = None if state["base"] is None else PrecisionPlan.from_json(state["base"])
-            density, losses, charged = dict(state["density"]), tuple(state["losses"]), tuple(state["charged"])
-            strategy, others = _strategy(state["strategy"]), tuple(state["others"])
-        except (AttributeError, KeyError, TypeError) as error:
-            raise ControllerError(f"not a state of AdaPT: {error!r}") from error
-        _check_names(tensors, self.parameters)
-        self._tensors, self._sums, self._density = tensors, sums, density
-        self._losses, self._charged, self._base, self.strategy = losses, charged, base, strategy
-        self._others, self._seen, self._in_force = others, -1, ()
+        self._memory = AdaPTMemory.from_state(state, self.parameters, self.rule.longest)
+        self._seen, self._in_force = -1, ()
 
 
 def _rounded(values: Tensor, word: int, fraction: int) -> Tensor:
     """To nearest, whose distribution is that of the format's values and draws nothing."""
     return quantize(values, Precision(f"fixed{word}.{fraction}").row())
-
-
-def _copied(total: Any) -> Tensor | None:
-    return None if total is None else total.clone()
-
-
-def _check_names(names: Mapping[str, Any], parameters: Mapping[str, Tensor]) -> None:
-    strange = next((name for name in names if name not in parameters), None)
-    if strange is not None:
-        raise ControllerError(f"the state has a weight {strange!r}, which the net does not train")
-
-
-def _strategy(name: Any) -> Strategy:
-    if name not in [own.value for own in Strategy]:
-        raise ControllerError(f"unknown strategy {name!r}: {expected_one_of(own.value for own in Strategy)}")
-    return Strategy(name)

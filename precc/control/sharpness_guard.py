@@ -13,6 +13,7 @@ from precc.checks import checked_count, checked_positive
 from precc.control.controller import Controller
 from precc.control.logit_sharpness import sharpness_reading
 from precc.control.sharpness_rule import SharpnessEvent, SharpnessGuardRule, SharpnessState
+from precc.control.stored_plan import stored_plan
 from precc.control.watched_batch import Loss
 from precc.errors import ControllerError, PlanError
 from precc.formats import Format
@@ -157,7 +158,9 @@ class SharpnessGuard(Controller):
             raise ControllerError(
                 f"the state is of level {rule.level}, and there are {len(self.levels)} above the plan"
             )
-        own = None if state["own"] is None else PrecisionPlan.from_json(state["own"])
+        if state["sharpness"] is not None and type(state["sharpness"]) is not float:
+            raise ControllerError(f"the state of SharpnessGuard has the sharpness {state['sharpness']!r:.60}")
+        own = stored_plan(state["own"], type(self).__name__)
         self._rule_state, self.sharpness, self._own, self._fresh = rule, state["sharpness"], own, False
 
 
