@@ -86,6 +86,12 @@ def test_devices_know_no_cost(module: str) -> None:
     assert "precc.cost" not in MODULES[module].read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("precc.updates.")])
+def test_updates_know_no_controllers(module: str) -> None:
+    """Controllers round updates; what they round with is below them."""
+    assert "precc.control" not in MODULES[module].read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_every_module_says_what_it_answers(module: str) -> None:
     assert ast.get_docstring(ast.parse(MODULES[module].read_text(encoding="utf-8")))

@@ -391,7 +391,12 @@ class Strange(SGD):
 
 def test_optimizers_that_move_several_times_a_step_are_refused() -> None:
     net = compiled(mlp(), "bf16")
-    for make, message in ((torch.optim.LBFGS, "several moves"), (lambda _: precc.TrustRegion(net), "itself")):
+    cases: list[tuple[Callable[[Any], Any], str]] = [
+        (torch.optim.LBFGS, "several moves"),
+        (lambda _: precc.TrustRegion(net), "TrustRegion rounds its updates itself"),
+        (lambda _: precc.STORM(net), "STORM rounds its updates itself"),
+    ]
+    for make, message in cases:
         with pytest.raises(UnsupportedError, match=message):
             RoundedUpdates(net, make(net.parameters()))
     optimizer = Twice(net.parameters(), lr=0.1)

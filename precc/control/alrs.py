@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 
 from precc.checks import checked_count
 from precc.control.alrs_rule import ALRSRule
-from precc.control.unscaled import refuse_scaled
 from precc.errors import ControllerError
+from precc.unscaled import refuse_scaled
 
 __all__ = ["ALRS"]
 

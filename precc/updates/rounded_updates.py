@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
-from precc.control.closure_optimizer import ClosureOptimizer
-from precc.control.controller import checked_net
-from precc.control.unscaled import refuse_scaled
+from precc.checked_net import checked_net
+from precc.checks import checked_count
 from precc.errors import ControllerError, UnsupportedError
 from precc.module import PrecisionModule, session_of
 from precc.plan import PrecisionPlan
 from precc.rounding import Row, draw_key
 from precc.session import Session
+from precc.unscaled import refuse_scaled
 from precc.updates.optimizer_states import momentum_of
 from precc.updates.round_update import UpdateRows, lost_to_nearest, round_update
 
@@ -78,11 +78,9 @@ class RoundedUpdates:
         count_every: int = 16,
     ) -> None:
         self.net = checked_net(net, type(self).__name__)
-        self.optimizer = _checked(optimizer)
+        self.optimizer = _checked(optimizer, self._session)
         self._momentum, self._other = _names(momentum, "momentum"), _names(other, "other")
-        if type(count_every) is not int or count_every < 1:
-            raise ControllerError(f"count_every counts steps, at least 1; got {count_every!r}")
-        self.count_every = count_every
+        self.count_every = checked_count("count_every, in steps,", count_every, 1)
         self.steps = 0
         self._plan: PrecisionPlan | None = None
         self._rows: dict[str, UpdateRows] = {}  # of that plan, by path
@@ -245,11 +243,11 @@ def _gradient(optimizer: Optimizer, path: str, parameter: Tensor) -> Tensor:
     return parameter.grad
 
 
-def _checked(optimizer: Any) -> Optimizer:
+def _checked(optimizer: Any, session: Session) -> Optimizer:
+    if optimizer in session.parts.rounding:
+        raise UnsupportedError(f"{type(optimizer).__name__} rounds its updates itself, as the plan says")
     if not isinstance(optimizer, Optimizer):
         raise ControllerError(f"RoundedUpdates goes around an optimizer of torch.optim, not {type(optimizer).__name__}")
-    if isinstance(optimizer, ClosureOptimizer):
-        raise UnsupportedError(f"{type(optimizer).__name__} rounds its updates itself, as the plan says")
     if isinstance(optimizer, LBFGS):
         raise UnsupportedError(
             f"RoundedUpdates is for optimizers that move parameters once a step: {type(optimizer).__name__} tries "
