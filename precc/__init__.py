@@ -35,8 +35,9 @@ from precc.by_hand.numerics import matmul, round_to  # noqa: E402
 from precc.by_hand.two_pass import TwoPass, convolution_two_pass, matmul_two_pass  # noqa: E402
 from precc.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from precc.control.adapt import AdaPT  # noqa: E402
+from precc.control.adapt_rule import AdaPTRule  # noqa: E402
 from precc.control.alrs import ALRS  # noqa: E402
-from precc.control.guards import Guards  # noqa: E402
+from precc.control.guards import GuardReading, Guards, GuardState  # noqa: E402
 from precc.control.late_switch import LateSwitch  # noqa: E402
 from precc.control.logit_sharpness import logit_sharpness  # noqa: E402
 from precc.control.loss_scaler import LossScaler  # noqa: E402
@@ -55,7 +56,16 @@ from precc.cost.roofline import Roofline  # noqa: E402
 from precc.cost.weight_bits import WeightBits  # noqa: E402
 from precc.devices.calibrate import calibrate  # noqa: E402
 from precc.devices.figures import DeviceFigures  # noqa: E402
-from precc.errors import AnalysisError, FormatError, InfeasibleError, PlanError, PreccError, PrecisionWarning  # noqa: E402
+from precc.errors import (  # noqa: E402
+    AnalysisError,
+    ControllerError,
+    ExtraError,
+    FormatError,
+    InfeasibleError,
+    PlanError,
+    PreccError,
+    PrecisionWarning,
+)
 from precc.formats import (  # noqa: E402
     FORMATS,
     BlockFormat,
@@ -67,6 +77,7 @@ from precc.formats import (  # noqa: E402
     Scaling,
     parse_format,
 )
+from precc.history import History  # noqa: E402
 from precc.loss_scaling import LossScaling  # noqa: E402
 from precc.module import PrecisionModule  # noqa: E402
 from precc.plan import PrecisionPlan  # noqa: E402
@@ -100,18 +111,21 @@ __all__ = [
     "TARGETS",
     "Accumulator",
     "AdaPT",
+    "AdaPTRule",
     "Analysis",
     "AnalysisError",
     "AnalysisOptions",
     "BitBudget",
     "BitOps",
     "BlockFormat",
+    "ControllerError",
     "CostBudget",
     "CostModel",
     "DeviceFigures",
     "Energy",
     "ErrorBudget",
     "ErrorEstimate",
+    "ExtraError",
     "FirstLastHigh",
     "FixedPoint",
     "FloatFormat",
@@ -119,8 +133,11 @@ __all__ = [
     "FormatError",
     "Front",
     "Greedy",
+    "GuardReading",
+    "GuardState",
     "Guards",
     "HessianBudget",
+    "History",
     "ImportanceBudget",
     "InfeasibleError",
     "Lagrangian",

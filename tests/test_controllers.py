@@ -127,3 +127,11 @@ def test_the_table_of_the_readme_has_no_others() -> None:
     table = README.read_text().split("| controller | around |")[1].split("\n\n")[0]
     named = [own for row in table.splitlines()[2:] for own in row.split("|")[1].replace("`", "").split(",")]
     assert sorted(own.strip() for own in named) == sorted(CONTROLLERS)
+
+
+@pytest.mark.parametrize(
+    "name", ["AdaPTRule", "ControllerError", "ExtraError", "GuardReading", "GuardState", "Guards", "History"]
+)
+def test_what_users_pass_catch_and_read_is_exported(name: str) -> None:
+    assert name in precc.__all__
+    assert isinstance(getattr(precc, name), type)

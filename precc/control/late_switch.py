@@ -8,12 +8,13 @@ from torch.optim import Optimizer
 
 from precc.control.controller import Controller
 from precc.control.late_switch_rule import LateSwitchReading, LateSwitchRule, LateSwitchState
+from precc.control.levels import plans_of
 from precc.control.plan_change import finer
 from precc.errors import ControllerError, expected_one_of
 from precc.formats import Format
 from precc.module import PrecisionModule, session_of
 from precc.plan import PrecisionPlan
-from precc.policy import Policy, assigned, parse_policy
+from precc.policy import Policy
 from precc.precision import Precision
 from precc.slots import Slot
 
@@ -123,6 +124,4 @@ def _checked_roles(roles: Any) -> tuple[str, ...]:
 
 
 def _as_plan(to: Any) -> PrecisionPlan:
-    if isinstance(to, PrecisionPlan):
-        return to
-    return PrecisionPlan(to) if isinstance(to, Precision) else assigned(parse_policy(to))
+    return PrecisionPlan(to) if isinstance(to, Precision) else plans_of((to,))[0]

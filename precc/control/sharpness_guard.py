@@ -11,15 +11,16 @@ from torch.utils import _pytree
 
 from precc.checks import checked_count, checked_positive
 from precc.control.controller import Controller
+from precc.control.levels import plans_of
 from precc.control.logit_sharpness import sharpness_reading
 from precc.control.sharpness_rule import SharpnessEvent, SharpnessGuardRule, SharpnessState
 from precc.control.stored_plan import stored_plan
 from precc.control.watched_batch import Loss
-from precc.errors import ControllerError, PlanError
+from precc.errors import ControllerError, PlanError, PreccError
 from precc.formats import Format
 from precc.module import PrecisionModule, session_of
 from precc.plan import PrecisionPlan
-from precc.policy import Policy, assigned, parse_policy
+from precc.policy import Policy
 
 __all__ = ["Logits", "SharpnessGuard"]
 
@@ -196,9 +197,15 @@ def _classes_last(output: Any, *targets: Any) -> tuple[Tensor, Tensor]:
 
 
 def _plans(levels: Any) -> tuple[PrecisionPlan, ...]:
-    if isinstance(levels, (str, PrecisionPlan)) or not isinstance(levels, Sequence) or not levels:
-        raise ControllerError(f"levels is a sequence of plans, policies or format names, not {levels!r:.60}")
-    return tuple(own if isinstance(own, PrecisionPlan) else assigned(parse_policy(own)) for own in levels)
+    try:
+        plans = plans_of(levels)
+    except PreccError:
+        raise
+    except ValueError as error:
+        raise ControllerError(str(error)) from error
+    if not plans:
+        raise ControllerError("levels is a sequence of at least one plan, policy or format name above the net's plan")
+    return plans
 
 
 def _bits(plan: PrecisionPlan) -> float | None:
