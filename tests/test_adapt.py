@@ -377,7 +377,8 @@ def test_states_that_do_not_fit(change: dict[str, Any]) -> None:
     state = ctl.state_dict()
     with pytest.raises(ControllerError):
         ctl.load_state_dict({**state, "own": {**state["own"], **change}})
-    for own in ({}, None, [1]):
+    strange: tuple[Any, ...] = ({}, None, [1])
+    for own in strange:
         with pytest.raises(ControllerError, match="not a state of AdaPT"):
             ctl.load_state_dict({**state, "own": own})
     after = ctl.state_dict()
