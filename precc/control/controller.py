@@ -7,16 +7,17 @@ from weakref import ReferenceType, ref
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
+from precc.checked_net import checked_net
 from precc.control.ranks import Ranks
-from precc.control.unscaled import refuse_scaled
 from precc.control.watched_batch import Loss, Watch
-from precc.errors import CaptureError, ControllerError, UnsupportedError
+from precc.errors import ControllerError, UnsupportedError
 from precc.graph_builds import LIVE
 from precc.module import PrecisionModule, session_of
 from precc.plan import PrecisionPlan
+from precc.unscaled import refuse_scaled
 from precc.updates.same_updates import with_updates_of
 
-__all__ = ["Controller", "checked_net"]
+__all__ = ["Controller", "checked_optimizer"]
 
 #: Entries of a state beside the controller's own.
 _ENTRIES = {"controller", "steps", "own", "net"}
@@ -184,17 +185,6 @@ class Controller:
             self._load(before)
             raise
         self.steps, self._updates, self._skipped, self._set = state_dict["steps"], 0, False, None
-
-
-def checked_net(net: Any, who: str) -> PrecisionModule:
-    """A compiled net as it is.
-
-    Raises:
-        CaptureError: it is none.
-    """
-    if not isinstance(net, PrecisionModule):
-        raise CaptureError(f"{who} takes a net made by precc.compile, not {type(net).__name__}")
-    return net
 
 
 def checked_optimizer(net: PrecisionModule, optimizer: Any, who: str) -> Optimizer:
