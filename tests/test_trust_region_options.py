@@ -15,7 +15,7 @@ from precc import TrustRegion
 from precc.control.region_errors import error_between, relative_error
 from precc.errors import ClosureError, ControllerError, PlanError
 from precc.models.lenet5 import LeNet5
-from tests.nets import Convolutional
+from tests.nets import Convolutional, uniform
 from tests.test_trust_region import FP32, quadratic, values
 
 COARSE = ("float16", "float32")
@@ -282,6 +282,29 @@ def test_a_budget_that_is_given_and_candidates() -> None:
     assert opt.budget is not None
     assert opt.budget <= 0.5
     assert {own.format.name for own in net.plan.slots.values()} <= {"float8_e4m3fn", "float32"}
+
+
+@pytest.mark.parametrize("options", [{}, {"zeta": 1e-4}, {"epsilon": "predicted"}, {"gate": "difference"}])
+def test_a_budget_below_what_a_rule_rounds_ends_in_the_finest_plan(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4))
+    net = precc.compile(model, backend="reference", rules=[precc.Rule("2", format="e4m3")])
+    x, y = torch.randn(16, 8), torch.arange(16) % 4
+    opt = TrustRegion(net, loss=F.cross_entropy, levels="budget", radius=1e-4, **options)
+    for _ in range(3):
+        opt.step(lambda: opt.loss(net(x), y))
+    assert opt.steps == 3
+    assert opt.plan == uniform("float32")
+    assert opt.events["ungated"] >= 1
+    assert opt.events["refine"] < 10
+
+
+def test_a_rule_that_overflows_is_rejected_where_no_budget_helps() -> None:
+    net = precc.compile(nn.Linear(2, 1), backend="reference", rules=[precc.Rule("", format="e5m10")])
+    opt = TrustRegion(net, loss=lambda output: output.square().sum(), levels="budget", budget=1.0)
+    opt.step(lambda: opt.loss(net(torch.full((1, 2), 1e6))))
+    assert opt.events["nonfinite"] >= 1
+    assert opt.radius < 0.1
 
 
 def test_a_budget_without_a_loss() -> None:

@@ -128,6 +128,14 @@ def test_a_budget_is_halved_where_a_plan_within_it_has_no_finite_loss() -> None:
     assert rule.step_without_loss(first, level_at_fault=True) == (Decision.REJECT, TrustRegionState(0.25))
 
 
+def test_under_the_finest_plan_a_step_is_judged() -> None:
+    rule, state = replace(RULE, levels=None, zeta=0.2), TrustRegionState(0.5, budget=0.1)
+    for error, turned in ((0.1, 0.0), (0.0, 0.3)):
+        seen = Observation(2.0, error, gradient_error=turned)
+        assert rule.step(seen, state)[0] is Decision.REFINE
+        assert rule.step(replace(seen, finest=True), state) == (Decision.EVALUATE, state)
+
+
 def test_the_error_of_the_difference_enters_once() -> None:
     rule = replace(RULE, entries=1)  # the bound is 0.1 * 2 = 0.2
     assert rule.bound(2.0) == 0.2

@@ -13,6 +13,7 @@ from precc.control.controller import checked_net
 from precc.control.held_point import go_back, hold
 from precc.control.levels import DEFAULT_LEVELS, Level, plans_of
 from precc.control.linear_step import MOMENTUM_FORMS, LinearStep, Values
+from precc.control.loss_errors import epsilon_of
 from precc.control.moment import Moment, all_finite
 from precc.control.region_errors import RegionErrors
 from precc.control.snapshot import Snapshot
@@ -47,7 +48,8 @@ class TrustRegion(ClosureOptimizer):
             the net's graphs were built without, they are built again at the next call. ``"budget"``: plans by
             `precc.ErrorBudget` within a budget for epsilon, which shrinks to ``min(budget / 2, 0.9 * bound)`` where the
             gate fails; each is made from an analysis of the batch, with errors of the gradient within ``zeta``, or
-            ``(1 - eta2) / 2``.
+            ``(1 - eta2) / 2``. Where no plan is within it, full precision, with what the net's rules round, is the
+            finest level.
         evaluate_every: steps between evaluations; those between are taken without one.
         momentum: mu in ``G <- mu * G + g``; the old G is dropped for a step on which the new one points uphill.
         weight_decay: adds ``weight_decay / 2 * ||x||_2**2`` to the objective, exactly in both reductions.
@@ -182,7 +184,7 @@ class TrustRegion(ClosureOptimizer):
             return self._keep(Decision.BUDGET, state, "the first budget, which was given", loss)
         if not all_finite(loss, gradients):
             at_fault, reason = self._fault(moment)
-            decision, state = self.rule.step_without_loss(state, level_at_fault=at_fault)
+            decision, state = self.rule.step_without_loss(state, level_at_fault=at_fault and not self._finest)
             moment.bad = decision is Decision.REJECT
             return self._keep(decision, state, reason, loss)
         step = self._propose(gradients, self.momentum_form)
@@ -210,7 +212,8 @@ class TrustRegion(ClosureOptimizer):
         zeta = self.rule.zeta is not None
         here, turned = ((0.0,), None) if first else self.errors.at_x(moment, loss.item(), gradients, plans, zeta=zeta)
         errors = self.errors.seen(here, None)
-        seen = Observation(step.predicted_reduction, 0.0 if self.errors.both else errors[0], gradient_error=turned)
+        epsilon = 0.0 if self.errors.both else errors[0]
+        seen = Observation(step.predicted_reduction, epsilon, gradient_error=turned, finest=self._finest)
         decision, after = self.rule.step(seen, state)
         if decision is Decision.EVALUATE:
             decision, after, seen, errors = self._try(moment, step, loss, here, plans, seen, state)
@@ -261,12 +264,28 @@ class TrustRegion(ClosureOptimizer):
             return self.levels[state.level]
         return self.errors.plan_within(state.budget) or self._session.full_precision
 
+    @property
+    def _finest(self) -> bool:
+        """Whether no budget gives a finer plan than the present one."""
+        return self.rule.levels is None and self._made == self._session.full_precision
+
+    def _refined(self, state: TrustRegionState) -> tuple[TrustRegionState, PrecisionPlan]:
+        """A plan within a budget, which is lowered until it differs from the one whose gate failed."""
+        plan = self._plan_of(state)
+        if plan != self._made or state.budget is None or plan.predicted_error is None:
+            return state, plan
+        error = epsilon_of(plan.predicted_error, self.errors.z)
+        if not error:  # the gate knows of errors that no analysis sees
+            return state, self._session.full_precision
+        state = replace(state, budget=min(state.budget, 0.5 * error))
+        return state, self._plan_of(state)
+
     def _keep(
         self, decision: Decision, state: TrustRegionState, reason: str, loss: Tensor, seen: Observation | None = None
     ) -> Decision:
         """Take the state of the rule over, and note why."""
         if state.budget != self.budget:
-            self._made = self._plan_of(state)
+            state, self._made = self._refined(state)
         self.budget, self.successes = state.budget, state.successes
         self._take(state.radius, state.level)
         self._note(decision.value, reason, **self._place, loss=loss.item(), **numbers_of(seen))

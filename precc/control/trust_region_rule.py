@@ -9,7 +9,7 @@ the same point and radius. Then, with the ratio ``rho = actual / pred``: ``rho >
 ``rho < eta1`` rejects and halves it.
 
 In place of levels there may be a budget, the error that a plan may have: ``budget <- min(budget / 2, 0.9 * bound)``,
-bound being ``eta1 * pred / entries``, whenever the gate fails; the first is ``0.9 * bound``.
+bound being ``eta1 * pred / entries``, whenever the gate fails and there is a finer plan; the first is ``0.9 * bound``.
 
 Source: Conn, Gould, Toint, Trust-Region Methods (2000), section 10.6, in the form with levels of arithmetic. The
 tolerant ratio: Sun and Nocedal, A trust region method for noisy unconstrained optimization (2022).
@@ -45,12 +45,14 @@ class Observation:
         epsilon: absolute error of the loss, or of its difference; infinite if the level cannot represent it.
         actual_reduction: computed decrease; None before x + p was evaluated, NaN if that loss is not finite.
         gradient_error: ``||ghat - g|| / ||g||``, g being the gradient in full precision; None if it was not measured.
+        finest: whether no budget gives a finer plan: what the net's rules round stays.
     """
 
     predicted_reduction: float
     epsilon: float
     actual_reduction: float | None = None
     gradient_error: float | None = None
+    finest: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,8 @@ class TrustRegionRule:
     def step(self, observed: Observation, state: TrustRegionState) -> tuple[Decision, TrustRegionState]:
         """The decision on what was observed, and the state after it.
 
-        On the finest level there is nothing to refine: the step is judged even if the gate fails.
+        On the finest level, or under the finest plan, there is nothing to refine: the step is judged even if the gate
+        fails.
         """
         predicted = observed.predicted_reduction
         if not (predicted > 0 and math.isfinite(predicted)):
@@ -156,7 +159,7 @@ class TrustRegionRule:
         passed = self.gate(observed)
         if self.levels is None and state.budget is None:
             return Decision.BUDGET, self._finer(state, self.bound(predicted))
-        if not passed and self._can_refine(state):
+        if not passed and not observed.finest and self._can_refine(state):
             return Decision.REFINE, self._finer(state, self.bound(predicted))
         actual = observed.actual_reduction
         if actual is None:
