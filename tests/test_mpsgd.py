@@ -14,7 +14,7 @@ import precc
 from precc import MPSGD
 from precc.control.preconditioned import difference, square
 from precc.control.secant import SecantRule
-from precc.errors import CaptureError, ClosureError, ControllerError, PlanError
+from precc.errors import CaptureError, ClosureError, ControllerError, PlanError, UnsupportedError
 from tests.nets import Convolutional, uniform
 from tests.test_trust_region import Quadratic, values
 
@@ -115,6 +115,7 @@ def test_the_strict_form_sees_one_mask_and_advances_buffers_once() -> None:
     assert len(masks) >= 5
     assert all(torch.equal(mask, masks[0]) for mask in masks)
     assert dict(net.named_buffers())["1.num_batches_tracked"].item() == 1
+    optimizer.zero_grad()
     with pytest.raises(ClosureError, match="did not call the net"):
         ctl.backward(lambda: torch.zeros((), requires_grad=True))
 
@@ -124,8 +125,67 @@ def test_an_overflow_is_within_no_bound() -> None:
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-12)
     ctl = MPSGD(net, optimizer, levels=("e5m10", "float32"), measure_every=100)
     ctl.backward(lambda: net(torch.ones(1, 2)).sum())
+    optimizer.zero_grad()
     ctl.backward(lambda: net(torch.full((1, 2), 1e5)).sum())
     assert ctl.level == 1
+
+
+def test_where_no_level_will_do_the_reason_says_so() -> None:
+    net, optimizer, ctl = quadratic([3.0, 4.0], [1.0, 1.0])
+    step(net, optimizer, ctl)
+    assert ctl.level == 0
+    optimizer.zero_grad()
+    ctl.backward(lambda: ctl.loss(net(torch.zeros(1, 2))) * math.nan)
+    assert net.history[-1].reason == "no level is within nan: the finest"
+    assert ctl.rule.reason(0.1, 0.1) == "the coarsest whose error is within 0.1"
+    assert ctl.rule.reason(0.3, 0.1) == "no level is within 0.1: the finest"
+
+
+def test_the_strict_form_keeps_updates_and_scales_losses_as_the_plan_says() -> None:
+    start = precc.PrecisionPlan("float32", default_update={"master": "bf16"}, loss_scaling=64.0)
+    net = precc.compile(Quadratic([3.0, 4.0], [1.0, 1.0]), plan=start, backend="reference")
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.5)
+    precc.RoundedUpdates(net, optimizer)
+    ctl = MPSGD(net, optimizer, loss=lambda output: output, levels=LEVELS)
+    seen: list[list[float]] = []
+    net.x.register_hook(lambda own: seen.append(own.flatten().tolist()))
+    for _ in range(3):
+        optimizer.zero_grad()
+        ctl.backward(lambda: ctl.loss(net(torch.zeros(1, 2))))
+        assert net.plan.rounds_updates
+        assert net.plan.loss_scaling == precc.LossScaling(64.0)
+        optimizer.step()
+        ctl.step()
+    assert seen[0] == [192.0, 256.0]
+    assert values(net) == pytest.approx([0.375, 0.5], rel=1e-2)
+    optimizer.zero_grad()
+    with pytest.raises(KeyboardInterrupt):
+        ctl.backward(_interrupted)
+    assert net.plan.rounds_updates
+    assert ctl.get_scale() == 64.0
+
+
+def _interrupted() -> Tensor:
+    raise KeyboardInterrupt
+
+
+def test_a_dynamic_loss_scaling_is_refused_by_the_strict_form() -> None:
+    start = precc.PrecisionPlan("float32", loss_scaling=precc.LossScaling(64.0, dynamic=True))
+    net = precc.compile(Quadratic([3.0, 4.0], [1.0, 1.0]), plan=start, backend="reference")
+    ctl = MPSGD(net, torch.optim.SGD(net.parameters(), lr=0.5), levels=LEVELS)
+    with pytest.raises(UnsupportedError, match=r"MPSGD\.backward evaluates a loss at one scale"):
+        ctl.backward(lambda: net(torch.zeros(1, 2)))
+
+
+def test_the_strict_form_overwrites_no_gradient() -> None:
+    net, optimizer, ctl = quadratic([3.0, 4.0], [1.0, 1.0])
+    ctl.backward(lambda: ctl.loss(net(torch.zeros(1, 2))))
+    before = [own.grad.clone() for own in net.parameters() if own.grad is not None]
+    with pytest.raises(ControllerError, match=r"'x', and 0 more, have gradients.*zero_grad\(\) before; micro-batches"):
+        ctl.backward(lambda: ctl.loss(net(torch.zeros(1, 2))))
+    assert all(torch.equal(own, now.grad) for own, now in zip(before, net.parameters(), strict=True))
+    optimizer.zero_grad(set_to_none=False)
+    ctl.backward(lambda: ctl.loss(net(torch.zeros(1, 2))))
 
 
 def test_lipschitz_constants_and_rates() -> None:
@@ -156,8 +216,64 @@ def test_adam_has_a_metric() -> None:
     ctl.step(loss)
     assert ctl._square == pytest.approx(7.0, rel=1e-5)  # <g, g / |g|>
     fresh = MPSGD(net, torch.optim.Adam(net.parameters(), lr=0.1), loss=lambda output: output, levels=LEVELS)
+    optimizer.zero_grad()
     fresh.backward(lambda: fresh.loss(net(torch.zeros(1, 2))))
     assert fresh.level == 1, "before the first step Adam has no metric, and no level is known to do"
+
+
+def stepped(kind: str, gradients: list[list[float]], **options: Any) -> MPSGD:
+    """After steps of an optimizer whose gradients are these."""
+    net = precc.compile(Quadratic([3.0, -4.0], [1.0, 1.0]), backend="reference")
+    optimizer = getattr(torch.optim, kind)(net.parameters(), lr=1e-3, **options)
+    ctl = MPSGD(net, optimizer, loss=lambda output: output, levels=LEVELS)
+    for own in gradients:
+        net.x.grad = torch.tensor([own])
+        optimizer.step()
+    return ctl
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "weights"),
+    [
+        # two steps, with g = (1, 4) and g = (2, 3)
+        ("SGD", {"momentum": 0.9}, [1.0, 1.0]),
+        ("ASGD", {}, [1.0, 1.0]),
+        ("Adam", {"betas": (0.0, 0.5), "eps": 0.5}, [1 / (0.5 + 3**0.5), 1 / (0.5 + (34 / 3) ** 0.5)]),
+        ("NAdam", {"betas": (0.5, 0.5), "eps": 0.5}, [1 / (0.5 + 3**0.5), 1 / (0.5 + (34 / 3) ** 0.5)]),
+        ("RMSprop", {"alpha": 0.5, "eps": 0.5}, [1 / (0.5 + 2.25**0.5), 1 / (0.5 + 8.5**0.5)]),
+        # less the squares of (1.25, 2.5)
+        ("RMSprop", {"alpha": 0.5, "eps": 0.5, "centered": True}, [1 / (0.5 + 0.6875**0.5), 1 / (0.5 + 2.25**0.5)]),
+        ("Adagrad", {"eps": 0.5}, [1 / (0.5 + 5**0.5), 1 / (0.5 + 25**0.5)]),
+        ("Adagrad", {"eps": 0.5, "lr_decay": 1.0}, [0.5 / (0.5 + 5**0.5), 0.5 / (0.5 + 25**0.5)]),
+        ("Adamax", {"betas": (0.0, 0.5), "eps": 0.5}, [1 / 2.5, 1 / 3.5]),
+    ],
+)
+def test_preconditioners_by_hand(kind: str, options: dict[str, Any], weights: list[float]) -> None:
+    ctl = stepped(kind, [[1.0, 4.0], [2.0, 3.0]], **options)
+    assert ctl._square == pytest.approx(4 * weights[0] + 9 * weights[1], rel=1e-6)
+
+
+def test_the_largest_second_moment_of_amsgrad() -> None:
+    ctl = stepped("Adam", [[4.0, 4.0], [0.0, 2.0]], betas=(0.0, 0.5), eps=0.0, amsgrad=True)
+    # v = (8, 8), then (4, 6): 8 / 0.75
+    assert ctl._square == pytest.approx(4 / (8 / 0.75) ** 0.5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "entry"), [("Rprop", "prev"), ("Adadelta", "acc_delta"), ("Adafactor", "row_var"), ("Muon", "momentum_")]
+)
+def test_a_preconditioner_that_is_not_known_is_told(kind: str, entry: str) -> None:
+    with pytest.raises(ControllerError, match=f"how {kind} preconditions gradients is not known.*'x' has .*{entry}"):
+        stepped(kind, [[1.0, 4.0]])
+
+
+@pytest.mark.parametrize("kind", ["Adagrad", "RMSprop", "Adamax"])
+def test_before_the_first_step_a_preconditioner_is_not_known(kind: str) -> None:
+    ctl = stepped(kind, [])
+    ctl.backward(lambda: ctl.loss(ctl.net(torch.zeros(1, 2))))
+    assert ctl.level == 1
+    ctl.optimizer.step()
+    assert math.isfinite(ctl._square)
 
 
 def test_squares_in_a_metric() -> None:

@@ -16,8 +16,9 @@ from precc.control.linear_step import LinearStep, Values, propose
 from precc.control.moment import Closure, Moment, all_finite
 from precc.control.rounded_moves import RoundedMoves
 from precc.control.snapshot import Snapshot
+from precc.control.static_scale import scale_of
 from precc.control.trust_region_rule import Decision, Observation
-from precc.errors import ClosureError, ControllerError, UnsupportedError
+from precc.errors import ClosureError, ControllerError
 from precc.module import PrecisionModule, session_of
 from precc.plan import PrecisionPlan
 from precc.session import Session
@@ -94,11 +95,11 @@ class ClosureOptimizer(Optimizer):
         Raises:
             UnsupportedError: the plan's is dynamic.
         """
-        scaling = self.plan.loss_scaling
-        if scaling is not None and scaling.dynamic:
-            name = type(self).__name__
-            raise UnsupportedError(f"{name} evaluates a loss at one scale: loss scaling of its plans is not dynamic")
-        return self.loss_scale if scaling is None else scaling.initial
+        return self._scale_of(self.plan)
+
+    def _scale_of(self, plan: PrecisionPlan | None) -> float:
+        """Under a plan; full precision, which is None, has that of the plan in force."""
+        return scale_of(self.plan if plan is None else plan, self.loss_scale)
 
     @property
     def _session(self) -> Session:
@@ -143,7 +144,7 @@ class ClosureOptimizer(Optimizer):
             raise ClosureError(f"{type(self).__name__}.step needs a closure: opt.step(lambda: loss_fn(net(x), y))")
         self._check_parameters()
         self._moves.begin(self._ruled, self._parameters())
-        moment = Moment(self.net, closure, self._parameters(), self.get_scale(), type(self).__name__)
+        moment = Moment(self.net, closure, self._parameters(), self._scale_of, type(self).__name__)
         try:
             decision = Decision.REFINE
             while decision in (Decision.REFINE, Decision.BUDGET):

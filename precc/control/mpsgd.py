@@ -1,9 +1,9 @@
 """MPSGD: around an optimizer, the coarsest arithmetic whose error is small beside the decrease of a step."""
 
 import math
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -11,31 +11,36 @@ from torch.optim import Optimizer
 
 from precc.analysis.analysis_options import AnalysisOptions
 from precc.control.controller import Controller
-from precc.control.gradient_noise import adam_metric
 from precc.control.level_errors import LevelErrors
 from precc.control.levels import DEFAULT_LEVELS, Level, plans_of
 from precc.control.loss_errors import epsilon_of
-from precc.control.moment import Moment
+from precc.control.moment import Moment, check_no_gradients
 from precc.control.mpsgd_rule import MPSGDDecision, MPSGDObservation, MPSGDRule, MPSGDState
-from precc.control.preconditioned import difference, square
+from precc.control.preconditioned import preconditioner, square_of_gradients
 from precc.control.region_errors import error_between
-from precc.control.secant import SecantRule, Secants
+from precc.control.secant import SecantRule
 from precc.control.snapshot import Snapshot
+from precc.control.static_scale import check_static, scale_of
+from precc.control.trajectory import Trajectory
 from precc.control.watched_batch import Loss
 from precc.errors import ControllerError, expected_one_of
 from precc.module import PrecisionModule, session_of
 from precc.plan import PrecisionPlan
+from precc.updates.same_updates import with_updates_of
 
 __all__ = ["MPSGD"]
 
 _EPSILONS = ("measured", "predicted")
+
+_scale = partial(scale_of, otherwise=1.0)
 
 
 class MPSGD(Controller):
     """Mixed-precision SGD: steps in the coarsest level with an error of at most ``gamma * eta / 2 * <G, P G>``.
 
     The error is that of the loss. Gamma is the optimizer's learning rate, of several groups the smallest; G is the
-    gradient as the optimizer gets it; P is 1, or in an optimizer of Adam's kind ``1 / (sqrt(v) + eps)``.
+    gradient as the optimizer gets it; P is 1 in SGD, in optimizers of Adam's kind ``1 / (sqrt(v) + eps)``, and as
+    `precc.control.preconditioned.preconditioner` says in RMSprop, Adagrad and Adamax; others are an error.
     ``ctl.step(loss)`` after each ``optimizer.step()`` chooses the level of the next step by the gradient of this one;
     where this one turns out to have been computed in a level that its own gradient does not allow, that is an event,
     ``violation``. ``ctl.backward(closure)`` in the place of forward and backward is strict: it begins with the coarsest
@@ -95,7 +100,9 @@ class MPSGD(Controller):
     ) -> None:
         self.levels = plans_of(levels)
         self.rule = MPSGDRule(eta=eta, levels=len(self.levels), scale_eta=scale_eta)
-        self.secant_rule = SecantRule() if secants is None else secants
+        self._trajectory = Trajectory(
+            rule=SecantRule() if secants is None else secants, lipschitz=lipschitz, keep=keep_iterate, seed=seed
+        )
         if epsilon not in _EPSILONS:
             raise ValueError(f"unknown epsilon {epsilon!r}: {expected_one_of(_EPSILONS)}")
         if not 0 <= z < math.inf:
@@ -103,21 +110,15 @@ class MPSGD(Controller):
         if type(measure_every) is not int or measure_every < 1:
             raise ValueError(f"measure_every counts steps, at least 1; got {measure_every!r}")
         self.epsilon, self.z, self.measure_every = epsilon, z, measure_every
-        self.lipschitz, self.keep_iterate, self.seed = lipschitz, keep_iterate, seed
         self.options = AnalysisOptions() if analysis is None else analysis
         self._errors = LevelErrors.of(levels=len(self.levels), window=window)
         super().__init__(net, optimizer, loss)
         self._rule_state = self.rule.init()
-        self._secants = self.secant_rule.init()
         self._square = math.nan  # <G, P G> of the last step
         self._counts = [0] * len(self.levels)
-        self._point: dict[str, Tensor] = {}  # x of the last step, and its G
-        self._turn: dict[str, Tensor] = {}
         self._too_long = False
         self._rate = self.rate
         self._strict = False  # whether the step under way has its level by ctl.backward
-        #: The random iterate, by name of the parameter, if it is kept.
-        self.iterate: dict[str, Tensor] | None = None
         session_of(net).builds.prepare(self.levels, recompile=True)
         self.set_plan(self.plan)
 
@@ -140,7 +141,12 @@ class MPSGD(Controller):
     @property
     def lipschitz_estimate(self) -> float | None:
         """L; None before two steps, or if it is not estimated."""
-        return self.secant_rule.estimate(self._secants)
+        return self._trajectory.estimate
+
+    @property
+    def iterate(self) -> dict[str, Tensor] | None:
+        """The random iterate, by name of the parameter, if it is kept."""
+        return self._trajectory.iterate
 
     @property
     def rate(self) -> float:
@@ -150,24 +156,28 @@ class MPSGD(Controller):
     def backward(self, closure: Callable[[], Tensor]) -> Tensor:
         """Loss and gradients of a batch, in the coarsest level that its gradient allows; then ``optimizer.step()``.
 
+        The plan's loss scaling is that of this backward, and is taken off: no `precc.LossScaler` is needed.
+
         Args:
             closure: evaluates the loss: ``lambda: loss_fn(net(x), y)``. It is called once for each level that is
-                tried, and at measurements, on the same masks and batch-norm statistics.
+                tried, and at measurements, on the same masks and batch-norm statistics. Micro-batches go into one
+                closure: gradients do not add up over several calls.
 
         Raises:
             ClosureError: it returns no loss of the net.
+            ControllerError: there are gradients of before.
+            UnsupportedError: a plan's loss scaling is dynamic.
         """
-        parameters = list(self.parameters.values())
-        moment = Moment(self.net, closure, parameters, 1.0, type(self).__name__)
+        check_no_gradients(self.gradients(), "MPSGD.backward")
+        session = session_of(self.net)
+        plans = [with_updates_of(plan, session.plan) for plan in self.levels]
+        check_static(plans, "MPSGD.backward")
+        session.parts.scaling.add(self)
+        moment = Moment(self.net, closure, list(self.parameters.values()), _scale, type(self).__name__)
         try:
             if self._due(self.steps):
-                reference = moment.loss(None)
-                self._note_errors(
-                    self._measure()
-                    if self.epsilon == "predicted"
-                    else [error_between(moment.loss(plan), reference) for plan in self.levels]
-                )
-            for level, plan in enumerate(self.levels):
+                self._note_errors(self._measured_at(moment, plans))
+            for level, plan in enumerate(plans):
                 loss, gradients = moment.gradients(plan)
                 after = Snapshot.of(self.net)
                 named = {name: gradients[own] for name, own in self.parameters.items() if own in gradients}
@@ -175,41 +185,39 @@ class MPSGD(Controller):
                 if self.rule.passes(self._errors.largest[level], bound):
                     break
         except BaseException:  # also Ctrl-C: nothing is left behind
+            moment.forget_gradients()
             moment.before.restore(self.net)
-            self.set_plan(self.plan)
+            self.net.set_plan(plans[self.level], recompile=True)
             raise
         after.restore(self.net)
         for own, gradient in gradients.items():
             own.grad = gradient.to(own.dtype)
-        self._move_to(level, f"the coarsest whose error is within {bound:.3g}")
+        self._move_to(level, bound)
         self._strict = True
         return loss
+
+    def get_scale(self) -> float:
+        """The factor of the next loss of `backward`."""
+        return _scale(session_of(self.net).plan)
+
+    def _measured_at(self, moment: Moment, plans: Sequence[PrecisionPlan]) -> list[float]:
+        reference = moment.loss(None)
+        if self.epsilon == "predicted":
+            return self._measure()
+        return [error_between(moment.loss(plan), reference) for plan in plans]
 
     # what it sees of a step
 
     def _before_update(self) -> None:
         self._rate = self.rate
-        if self.lipschitz:
-            self._turn, last = {name: own.detach().clone() for name, own in self.gradients().items()}, self._turn
-            turned = math.sqrt(square(difference(self._turn, last), metric := self._metric()))
-            moved = math.sqrt(square(difference(self.parameters, self._point), metric, inverse=True))
-            self._secants = self.secant_rule.step(turned, moved, self._secants)
-        if self.lipschitz or self.keep_iterate:
-            self._point = {name: own.detach().clone() for name, own in self.parameters.items()}
+        self._trajectory.see(self.parameters, self.gradients(), preconditioner(self.parameters, self.optimizer))
 
     def _see_update(self) -> None:
         super()._see_update()
         self._square = self._square_of(self.gradients())
 
-    def _metric(self) -> dict[str, Tensor]:
-        return adam_metric(self.parameters, self.optimizer.state, self.optimizer.param_groups)
-
     def _square_of(self, gradients: dict[str, Tensor]) -> float:
-        """``<G, P G>``; not a number as long as Adam has no P."""
-        metric = self._metric()
-        if not metric and any("betas" in group for group in self.optimizer.param_groups):
-            return math.nan
-        return square(gradients, metric)
+        return square_of_gradients(gradients, self.parameters, self.optimizer)
 
     # what it decides
 
@@ -221,10 +229,10 @@ class MPSGD(Controller):
         decision, after = self.rule.step(observed, state)
         self._counts[state.level] += 1
         self._rule_state = replace(after, level=state.level)
-        self._draw(decision)
+        self._trajectory.draw(self.steps, decision.replaces)
         self._tell(decision, loss)
         if not self._strict:
-            self._move_to(decision.level, f"the coarsest whose error is within {decision.bound:.3g}", loss=loss)
+            self._move_to(decision.level, decision.bound, loss=loss)
         self._strict = False
 
     def _due(self, steps: int) -> bool:
@@ -241,20 +249,14 @@ class MPSGD(Controller):
         if self.epsilon == "predicted":
             analysis = self.watch.analyze(self.options)
             return [epsilon_of(analysis.predict(plan.under(rules)), self.z) for plan in self.levels]
-        reference, *found = [self._loss_under(plan) for plan in (None, *self.levels)]
-        return [error_between(own, reference) for own in found]
-
-    def _loss_under(self, plan: PrecisionPlan | None) -> float:
-        with self.watch.in_plan(plan):
-            return float(self.watch.evaluate().item())
+        found = []
+        for plan in (None, *self.levels):
+            with self.watch.in_plan(plan):
+                found.append(float(self.watch.evaluate().item()))
+        return [error_between(own, found[0]) for own in found[1:]]
 
     def _note_errors(self, errors: Sequence[float]) -> None:
         self._errors = self._errors.noted([abs(own) for own in errors])
-
-    def _draw(self, decision: MPSGDDecision) -> None:
-        """Whether the point where this step began is the random iterate now; a resumed training draws the same."""
-        if self.keep_iterate and random.Random(f"{self.seed}:{self.steps}").random() < decision.replaces:
-            self.iterate = self._point
 
     def _tell(self, decision: MPSGDDecision, loss: float | None) -> None:
         if not decision.passed:
@@ -265,12 +267,12 @@ class MPSGD(Controller):
             self.note("rate", reason, level=self.level, loss=loss)
         self._too_long = decision.too_long
 
-    def _move_to(self, level: int, reason: str, **numbers: Any) -> None:
-        changed = level != self.level
+    def _move_to(self, level: int, bound: float, **numbers: Any) -> None:
+        changed, epsilon = level != self.level, self._errors.largest[level]
         self._rule_state = replace(self._rule_state, level=level)
         self.set_plan(self.plan)
         if changed:
-            self.note("level", reason, level=level, epsilon=self._errors.largest[level], **numbers)
+            self.note("level", self.rule.reason(epsilon, bound), level=level, epsilon=epsilon, **numbers)
 
     # what it remembers
 
@@ -279,12 +281,9 @@ class MPSGD(Controller):
             "levels": [plan.to_json() for plan in self.levels],
             "rule": asdict(self._rule_state),
             "errors": [list(own) for own in self._errors.observed],
-            "slopes": list(self._secants.slopes),
             "counts": list(self._counts),
             "too_long": self._too_long,
-            "point": self._point,
-            "turn": self._turn,
-            "iterate": self.iterate,
+            **self._trajectory.state(),
         }
 
     def _load(self, state: dict[str, Any]) -> None:
@@ -296,7 +295,6 @@ class MPSGD(Controller):
         if type(rule.level) is not int or not 0 <= rule.level < len(self.levels):
             raise ControllerError(f"the state_dict has a level that cannot be: {rule.level!r}")
         self._errors = LevelErrors(self._errors.window, tuple(tuple(own) for own in state["errors"]))
-        self._secants = Secants(tuple(state["slopes"]))
         self._counts, self._too_long = list(state["counts"]), state["too_long"]
-        self._point, self._turn, self.iterate = (state[name] for name in ("point", "turn", "iterate"))
+        self._trajectory.load(state)
         self._rule_state, self._strict = rule, False

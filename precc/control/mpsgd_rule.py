@@ -123,6 +123,12 @@ class MPSGDRule:
         within = (level for level, epsilon in enumerate(epsilons) if self.passes(epsilon, bound))
         return next(within, self.levels - 1)
 
+    def reason(self, epsilon: float, bound: float) -> str:
+        """Why a level with this error was taken."""
+        if self.passes(epsilon, bound):
+            return f"the coarsest whose error is within {bound:.3g}"
+        return f"no level is within {bound:.3g}: the finest"
+
     def step(self, observed: MPSGDObservation, state: MPSGDState) -> tuple[MPSGDDecision, MPSGDState]:
         """The decision on a step that was computed in the state's level, and the state after it."""
         rate, lipschitz = observed.rate, observed.lipschitz
