@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import precc
 from precc import STORM, LossScaling, PrecisionPlan, TrustRegion
-from precc.errors import PrecisionWarning, UnsupportedError
+from precc.errors import ControllerError, PrecisionWarning, UnsupportedError
 
 
 class Bowl(nn.Module):
@@ -77,9 +77,33 @@ def test_the_loss_scaling_of_the_plan_is_that_of_the_closure() -> None:
     assert seen[0].tolist() == [[192.0, 256.0]]
     assert opt.get_scale() == 64.0
     assert net.x.grad.tolist() == [[3.0, 4.0]]
-    dynamic = made([3.0, 4.0], loss_scaling=LossScaling(64.0, dynamic=True))
-    with pytest.raises(UnsupportedError, match="not dynamic"):
-        dynamic[1].step(dynamic[0])
+
+
+@pytest.mark.parametrize("kind", [TrustRegion, STORM])
+def test_a_loss_scaling_that_does_not_fit_is_refused_at_once(kind: type) -> None:
+    net = precc.compile(Bowl([3.0, 4.0]), backend="reference")
+    dynamic = PrecisionPlan("float32", loss_scaling=LossScaling(64.0, dynamic=True))
+    with pytest.raises(UnsupportedError, match=f"{kind.__name__} evaluates a loss at one scale.*not dynamic"):
+        kind(net, levels=["e4m3", dynamic])
+    static = PrecisionPlan("float32", loss_scaling=64.0)
+    with pytest.raises(ControllerError, match=r"loss_scale=8 is not the loss_scaling=64 of level 1"):
+        kind(net, levels=["e4m3", static], loss_scale=8.0)
+    assert kind(net, levels=["e4m3", static], loss_scale=64.0).get_scale() == 64.0
+    assert kind(net, levels=["e4m3", static]).get_scale() == 1024.0
+
+
+@pytest.mark.parametrize("kind", [TrustRegion, STORM])
+def test_each_level_has_its_own_scale_within_one_step(kind: type) -> None:
+    net = precc.compile(Bowl([3.0, 4.0]), backend="reference")
+    levels = [PrecisionPlan("e5m10", loss_scaling=2.0), PrecisionPlan("float32", loss_scaling=64.0)]
+    opt = kind(net, radius=1.0, levels=levels)
+    seen = []
+    net.x.register_hook(lambda own: seen.append(own.flatten().tolist()))
+    opt.step(lambda: net() + (0.0 if "float32" in str(net.plan.default) else 5.0))
+    assert opt.level == 1
+    assert seen == [[6.0, 8.0], [192.0, 256.0]]
+    assert net.x.grad.tolist() == [[3.0, 4.0]]
+    assert opt.get_scale() == 64.0
 
 
 def test_no_warning_says_that_nothing_rounds_or_scales() -> None:

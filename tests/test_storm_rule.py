@@ -1,6 +1,7 @@
 """The rule of STORM by hand-computed cases."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -32,12 +33,19 @@ RULE = STORMRule(radius=0.5, eta1=0.1, eta2=2.0, gamma=4.0, radius_max=1.5, eta_
 def test_decisions(
     observed: Observation, norm: float, level: int, decision: Decision, radius: float, new_level: int
 ) -> None:
-    assert RULE.step(observed, norm, TrustRegionState(0.5, level)) == (decision, TrustRegionState(radius, new_level))
+    assert RULE.step(replace(observed, gradient_norm=norm), TrustRegionState(0.5, level)) == (
+        decision,
+        TrustRegionState(radius, new_level),
+    )
 
 
 def test_a_radius_below_the_largest_is_multiplied() -> None:
-    _, state = RULE.step(Observation(2.0, 0.0, 1.0), 4.0, TrustRegionState(0.25))
+    _, state = RULE.step(Observation(2.0, 0.0, 1.0, gradient_norm=4.0), TrustRegionState(0.25))
     assert state.radius == 1.0
+
+
+def test_a_gradient_that_is_not_known_is_no_success() -> None:
+    assert RULE.step(Observation(2.0, 0.0, 1.0), RULE.init())[0] is Decision.REJECT
 
 
 def test_without_a_loss_the_level_is_refined_if_it_is_at_fault() -> None:

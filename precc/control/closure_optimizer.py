@@ -16,7 +16,7 @@ from precc.control.linear_step import LinearStep, Values, propose
 from precc.control.moment import Closure, Moment, all_finite
 from precc.control.rounded_moves import RoundedMoves
 from precc.control.snapshot import Snapshot
-from precc.control.static_scale import scale_of
+from precc.control.static_scale import check_static, checked_scale, scale_of
 from precc.control.trust_region_rule import Decision, Observation
 from precc.errors import ClosureError, ControllerError
 from precc.module import PrecisionModule, session_of
@@ -38,12 +38,14 @@ class ClosureOptimizer(Optimizer):
         net: a net made by `precc.compile`; this optimizer sets its plan from the first step on.
         levels: plans, policies or format names, coarsest first; none for a subclass that makes its plans.
         radius: the first radius.
-        loss_scale: factor on the gradient in the backward, taken off it afterwards.
+        loss_scale: factor on the gradient in the backward, taken off it afterwards, under plans without loss scaling;
+            None: 1024.
         group_options: further defaults of parameter groups.
 
     Raises:
         CaptureError: the net is not compiled by precc.
-        ValueError, FormatError, PlanError: an option outside its range.
+        ControllerError, FormatError, PlanError: an option outside its range, or two that do not go together.
+        UnsupportedError: the loss scaling of a level is dynamic.
     """
 
     _entry: ClassVar[str]  #: its key in the state_dict
@@ -54,14 +56,13 @@ class ClosureOptimizer(Optimizer):
         net: PrecisionModule,
         levels: Sequence[PrecisionPlan],
         radius: float,
-        loss_scale: float,
+        loss_scale: float | None,
         group_options: Mapping[str, float],
     ) -> None:
         self.net = checked_net(net, type(self).__name__)
-        if not 0 < loss_scale < 2.0**127:
-            raise ValueError(f"loss_scale must be positive, and finite in float32; got {loss_scale}")
         self.levels = tuple(levels)
-        self.loss_scale = loss_scale
+        check_static(self.levels, type(self).__name__)
+        self.loss_scale = checked_scale(loss_scale, self.levels)
         self.level = 0
         self.steps = 0
         #: Steps accepted and rejected, refinements, and what was not finite, stationary or judged without a gate.
@@ -90,11 +91,7 @@ class ClosureOptimizer(Optimizer):
         return self._moves.lost()
 
     def get_scale(self) -> float:
-        """The factor of the next loss: of the plan's loss scaling, or else `loss_scale`.
-
-        Raises:
-            UnsupportedError: the plan's is dynamic.
-        """
+        """The factor of the next loss: of the plan's loss scaling, or else `loss_scale`."""
         return self._scale_of(self.plan)
 
     def _scale_of(self, plan: PrecisionPlan | None) -> float:

@@ -35,7 +35,8 @@ class STORM(ClosureOptimizer):
         gamma: factor of the radius after a success; its inverse otherwise.
         radius_max: the largest radius.
         eta_precision: largest error of the loss over the predicted reduction; below ``eta1 / 2`` each success is a true
-            decrease on the batch.
+            decrease on the batch if the error at x + p, which is not measured, is no larger than that at x, and the
+            level was not the finest one, which is judged in any case.
         levels: as in `precc.TrustRegion`; refined only.
         loss_scale, momentum, weight_decay: as in `precc.TrustRegion`.
 
@@ -44,7 +45,8 @@ class STORM(ClosureOptimizer):
 
     Raises:
         CaptureError: the net is not compiled by precc.
-        ValueError, FormatError, PlanError: an option outside its range.
+        ControllerError, FormatError, PlanError: an option outside its range, or two that do not go together.
+        UnsupportedError: the loss scaling of a level is dynamic.
 
     Source: see `precc.control.storm_rule`; the constants are usual ones.
     """
@@ -62,7 +64,7 @@ class STORM(ClosureOptimizer):
         radius_max: float = 10.0,
         eta_precision: float = 0.04,
         levels: Sequence[Level] = DEFAULT_LEVELS,
-        loss_scale: float = 1024.0,
+        loss_scale: float | None = None,
         momentum: float = 0.0,
         weight_decay: float = 0.0,
     ) -> None:
@@ -93,17 +95,17 @@ class STORM(ClosureOptimizer):
         """Measure the error at x, ask the rule, and stay at x + p if the step is a success."""
         exact = self._session.plan == self._session.full_precision
         epsilon = 0.0 if exact else abs(error_between(loss.item(), moment.loss(None)))
-        seen = Observation(step.predicted_reduction, epsilon)
-        decision, after = self.rule.step(seen, step.gradient_norm, state)
+        seen = Observation(step.predicted_reduction, epsilon, gradient_norm=step.gradient_norm)
+        decision, after = self.rule.step(seen, state)
         if decision is Decision.EVALUATE:
             with self._tentatively(step) as stay:
                 seen = replace(seen, actual_reduction=self._reduction(step, loss, moment.loss(self.plan)))
-                decision, after = self.rule.step(seen, step.gradient_norm, state)
+                decision, after = self.rule.step(seen, state)
                 if decision is Decision.ACCEPT:
                     stay()
             if not self.rule.gate(seen):
                 self._count("ungated")
-        return self._keep(decision, after, self.rule.reason(decision, seen, step.gradient_norm, state), loss, seen)
+        return self._keep(decision, after, self.rule.reason(decision, seen, state), loss, seen)
 
     def _keep(
         self, decision: Decision, state: TrustRegionState, reason: str, loss: Tensor, seen: Observation | None = None

@@ -29,17 +29,17 @@ class STORMRule:
         eta2: least norm of the gradient, per radius, of a success.
         gamma: factor of the radius.
         radius_max: the largest radius.
-        eta_precision: largest error of the loss over the predicted reduction. Below ``eta1 / 2`` each success is a true
-            decrease.
+        eta_precision: largest error of the loss over the predicted reduction. Below ``eta1 / 2`` each success that
+            passed the gate is a true decrease, if the error at x + s is no larger than that at x.
         levels: how many levels of arithmetic there are.
 
     Raises:
         ValueError: a constant outside its range; the message names it.
 
     >>> rule = STORMRule(radius=0.5, levels=2)
-    >>> rule.step(Observation(predicted_reduction=1.0, epsilon=0.05), 2.0, rule.init())[0]
+    >>> rule.step(Observation(predicted_reduction=1.0, epsilon=0.05, gradient_norm=2.0), rule.init())[0]
     <Decision.REFINE: 'refine'>
-    >>> decision, state = rule.step(Observation(1.0, 0.04, actual_reduction=0.1), 2.0, rule.init())
+    >>> decision, state = rule.step(Observation(1.0, 0.04, actual_reduction=0.1, gradient_norm=2.0), rule.init())
     >>> decision, state.radius
     (<Decision.ACCEPT: 'accept'>, 1.0)
     """
@@ -79,9 +79,7 @@ class STORMRule:
         """Whether the loss is known well enough."""
         return observed.epsilon <= self.bound(observed.predicted_reduction)
 
-    def step(
-        self, observed: Observation, gradient_norm: float, state: TrustRegionState
-    ) -> tuple[Decision, TrustRegionState]:
+    def step(self, observed: Observation, state: TrustRegionState) -> tuple[Decision, TrustRegionState]:
         """The decision on what was observed, and the state after it; on the finest level nothing is refined."""
         predicted = observed.predicted_reduction
         if not (predicted > 0 and math.isfinite(predicted)):
@@ -91,7 +89,7 @@ class STORMRule:
         actual = observed.actual_reduction
         if actual is None:
             return Decision.EVALUATE, state
-        if actual >= self.eta1 * predicted and gradient_norm >= self.eta2 * state.radius:
+        if actual >= self.eta1 * predicted and observed.gradient_norm >= self.eta2 * state.radius:
             return Decision.ACCEPT, replace(state, radius=min(self.gamma * state.radius, self.radius_max))
         return Decision.REJECT, self._shrunk(state)
 
@@ -101,7 +99,7 @@ class STORMRule:
             return Decision.REFINE, replace(state, level=state.level + 1)
         return Decision.REJECT, self._shrunk(state)
 
-    def reason(self, decision: Decision, observed: Observation, gradient_norm: float, state: TrustRegionState) -> str:
+    def reason(self, decision: Decision, observed: Observation, state: TrustRegionState) -> str:
         """Why, in a clause with the numbers; the state is that of before."""
         predicted, epsilon, actual = observed.predicted_reduction, observed.epsilon, observed.actual_reduction
         if not (predicted > 0 and math.isfinite(predicted)):
@@ -111,10 +109,10 @@ class STORMRule:
         ratio = actual / predicted
         if not ratio >= self.eta1:
             return f"rho {ratio:.3g} is below eta1 {self.eta1:g}"
-        least = self.eta2 * state.radius
+        least, norm = self.eta2 * state.radius, observed.gradient_norm
         if decision is Decision.REJECT:
-            return f"the gradient {gradient_norm:.3g} is below eta2 * radius {least:.3g}"
-        return f"rho {ratio:.3g} is at least eta1 {self.eta1:g}, the gradient {gradient_norm:.3g} at least {least:.3g}"
+            return f"the gradient {norm:.3g} is below eta2 * radius {least:.3g}"
+        return f"rho {ratio:.3g} is at least eta1 {self.eta1:g}, the gradient {norm:.3g} at least {least:.3g}"
 
     def _shrunk(self, state: TrustRegionState) -> TrustRegionState:
         return replace(state, radius=state.radius / self.gamma)

@@ -53,7 +53,8 @@ class TrustRegion(ClosureOptimizer):
         evaluate_every: steps between evaluations; those between are taken without one.
         momentum: mu in ``G <- mu * G + g``; the old G is dropped for a step on which the new one points uphill.
         weight_decay: adds ``weight_decay / 2 * ||x||_2**2`` to the objective, exactly in both reductions.
-        loss_scale: factor on the gradient in the backward, taken off it afterwards.
+        loss_scale: factor on the gradient in the backward, taken off it afterwards, under levels whose plans have no
+            loss scaling; None: 1024.
         gate: ``"source"``: epsilon of the loss against ``eta1 / 2 * pred``; ``"difference"``: the error of
             ``f(x) - f(x + p)``, which is what the ratio sees, against ``eta1 * pred``.
         loss: of the output and the targets, for analyses; the closure then calls ``opt.loss(net(x), y)``. None: the
@@ -82,7 +83,8 @@ class TrustRegion(ClosureOptimizer):
 
     Raises:
         CaptureError: the net is not compiled by precc.
-        ValueError, FormatError, PlanError: an option outside its range.
+        ControllerError, FormatError, PlanError: an option outside its range, or two that do not go together.
+        UnsupportedError: the loss scaling of a level is dynamic.
 
     Source: the mini-batch form of Conn, Gould and Toint (Trust-Region Methods, 2000, section 10.6) with levels of
     arithmetic, radius 0.1 and levels E4M3, E5M10, FP32 (Estano, Filip, Riccietti 2022). eta1 and eta2 are usual
@@ -106,7 +108,7 @@ class TrustRegion(ClosureOptimizer):
         evaluate_every: int = 1,
         momentum: float = 0.0,
         weight_decay: float = 0.0,
-        loss_scale: float = 1024.0,
+        loss_scale: float | None = None,
         gate: str = "source",
         *,
         loss: Loss | None = None,

@@ -46,6 +46,7 @@ class Observation:
         actual_reduction: computed decrease; None before x + p was evaluated, NaN if that loss is not finite.
         gradient_error: ``||ghat - g|| / ||g||``, g being the gradient in full precision; None if it was not measured.
         finest: whether no budget gives a finer plan: what the net's rules round stays.
+        gradient_norm: ``||g||_2``, for rules that ask for it.
     """
 
     predicted_reduction: float
@@ -53,6 +54,7 @@ class Observation:
     actual_reduction: float | None = None
     gradient_error: float | None = None
     finest: bool = False
+    gradient_norm: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
