@@ -218,6 +218,19 @@ def test_a_level_goes_back_after_gates_in_a_row() -> None:
     assert opt.level == 0
 
 
+@pytest.mark.parametrize(("share", "level"), [(0.21, 1), (0.19, 0)])
+def test_a_level_whose_gradient_is_not_within_zeta_is_not_gone_back_to(share: float, level: int) -> None:
+    net, closure = erroneous([3.0, 4.0], [1.0, 1.0], lambda x: extra[0] + share * _silent(x.square().sum() / 2))
+    extra = [7.0]  # on the first step alone
+    opt = TrustRegion(net, radius=0.5, levels=COARSE, zeta=0.2, monotone=False, coarsen_after=1, eta2=0.79)
+    opt.step(closure)
+    assert opt.level == 1
+    extra[0] = 0.0
+    opt.step(closure)
+    assert opt.level == level
+    assert opt.events["coarsen"] == 1 - level
+
+
 def lenet(seed: int = 0, **options: Any) -> tuple[precc.PrecisionModule, TrustRegion, Callable[[], Tensor]]:
     torch.manual_seed(seed)
     net = precc.compile(LeNet5(), backend="reference")

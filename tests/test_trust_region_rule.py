@@ -193,6 +193,10 @@ def test_coarser_levels_are_looked_at_after_gates_in_a_row() -> None:
     assert RULE.coarser(replace(state, successes=99)) is None, "levels are refined only"
     assert rule.coarsens(2.0, 0.0249)  # a quarter of 0.1
     assert not rule.coarsens(2.0, 0.025)
+    strict = replace(rule, zeta=0.2)
+    assert strict.coarsens(2.0, 0.0, 0.2)
+    assert not strict.coarsens(2.0, 0.0, 0.21)
+    assert not strict.coarsens(2.0, 0.0, math.nan)
 
 
 @pytest.mark.parametrize(

@@ -76,14 +76,21 @@ class RegionErrors:
 
     def at_x(
         self, moment: Moment, loss: float, gradients: Values, plans: Sequence[PrecisionPlan], *, zeta: bool
-    ) -> tuple[tuple[float, ...], float | None]:
-        """Errors of the loss at x, as `at` finds them, and the relative one of the gradient if zeta asks for it."""
+    ) -> tuple[tuple[float, ...], tuple[float | None, ...]]:
+        """Errors of the loss at x, as `at` finds them, and if zeta asks the relative ones of the gradient."""
         if not zeta:
-            return self.at(moment, loss, plans), None
-        if self._exact(plans[0]):
-            return self.at(moment, loss, plans), 0.0
-        reference, full = moment.gradients(None)
-        return self.at(moment, loss, plans, reference=reference.item()), relative_error(gradients, full)
+            return self.at(moment, loss, plans), (None,) * len(plans)
+        exact = self._exact(plans[0])
+        if exact and len(plans) == 1:
+            return (0.0,), (0.0,)
+        reference, full = (loss, gradients) if exact else self._full(moment)
+        found = [gradients, *(moment.gradients(plan)[1] for plan in plans[1:])]
+        turned = tuple(relative_error(own, full) for own in found)
+        return self.at(moment, loss, plans, reference=reference), turned
+
+    def _full(self, moment: Moment) -> tuple[float, Values]:
+        loss, gradients = moment.gradients(None)
+        return loss.item(), gradients
 
     def at(
         self, moment: Moment, loss: float, plans: Sequence[PrecisionPlan], *, reference: float | None = None

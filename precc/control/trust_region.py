@@ -70,7 +70,8 @@ class TrustRegion(ClosureOptimizer):
         on_reject: ``"step"``: a rejected step is undone; ``"restore"``: parameters, momentum and buffers go back to the
             last point that an evaluation accepted; ``"shrink"``: it is kept, unless its loss is not finite.
         monotone: whether levels are refined only. If not, one goes back by a level, or to twice the budget, after
-            `coarsen_after` gates in a row and if the coarser error is below a quarter of the bound.
+            `coarsen_after` gates in a row, if the coarser error is below a quarter of the bound, and that of the
+            gradient within zeta.
         coarsen_after: see there.
         zeta: largest error of the gradient, relative, at evaluations, in ``(0, 1 - eta2)``; None: it is not measured.
         noise_tolerance: r in ``rho = (actual + r * epsilon) / (pred + r * epsilon)``.
@@ -212,10 +213,12 @@ class TrustRegion(ClosureOptimizer):
         plans = [self.plan] if coarser is None else [self.plan, self._plan_of(coarser)]
         first = self.rule.levels is None and state.budget is None  # in full precision
         zeta = self.rule.zeta is not None
-        here, turned = ((0.0,), None) if first else self.errors.at_x(moment, loss.item(), gradients, plans, zeta=zeta)
+        here, turned = (
+            ((0.0,), (None,)) if first else self.errors.at_x(moment, loss.item(), gradients, plans, zeta=zeta)
+        )
         errors = self.errors.seen(here, None)
         epsilon = 0.0 if self.errors.both else errors[0]
-        seen = Observation(step.predicted_reduction, epsilon, gradient_error=turned, finest=self._finest)
+        seen = Observation(step.predicted_reduction, epsilon, gradient_error=turned[0], finest=self._finest)
         decision, after = self.rule.step(seen, state)
         if decision is Decision.EVALUATE:
             decision, after, seen, errors = self._try(moment, step, loss, here, plans, seen, state)
@@ -224,7 +227,8 @@ class TrustRegion(ClosureOptimizer):
         reason = self.rule.reason(decision, seen) + (", and kept" if moment.kept else "")
         decision = self._keep(decision, after, reason, loss, seen)
         if coarser is not None and decision is not Decision.REFINE:
-            self._coarsen(coarser, plans[1], seen, errors[1])
+            found = replace(seen, epsilon=errors[1], gradient_error=turned[1])
+            self._coarsen(coarser, plans[1], found)
         return decision
 
     def _try(
@@ -250,15 +254,16 @@ class TrustRegion(ClosureOptimizer):
                 stay()
         return decision, after, seen, errors
 
-    def _coarsen(self, coarser: TrustRegionState, plan: PrecisionPlan, seen: Observation, epsilon: float) -> None:
-        """Take the coarser level if its error is small enough; count gates anew if not."""
+    def _coarsen(self, coarser: TrustRegionState, plan: PrecisionPlan, found: Observation) -> None:
+        """Take the coarser level, whose errors were found, if they are small enough; count gates anew if not."""
         self.successes = 0
-        if not self.rule.coarsens(seen.predicted_reduction, epsilon):
+        predicted, epsilon = found.predicted_reduction, found.epsilon
+        if not self.rule.coarsens(predicted, epsilon, found.gradient_error):
             return
         self.level, self.budget = coarser.level, coarser.budget
         self._made = None if self.budget is None else plan
         self._count("coarsen")
-        reason = f"epsilon {epsilon:.3g} is far below {self.rule.bound(seen.predicted_reduction):.3g}"
+        reason = f"epsilon {epsilon:.3g} is far below {self.rule.bound(predicted):.3g}"
         self._note("coarsen", reason, **self._place, epsilon=epsilon)
 
     def _plan_of(self, state: TrustRegionState) -> PrecisionPlan:

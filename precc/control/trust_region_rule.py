@@ -145,9 +145,12 @@ class TrustRegionRule:
 
     def gate(self, observed: Observation) -> bool:
         """Whether loss and gradient are known well enough to judge the step."""
-        if self.zeta is not None and observed.gradient_error is not None and not observed.gradient_error <= self.zeta:
-            return False
-        return observed.epsilon < self.bound(observed.predicted_reduction)
+        return self._within_zeta(observed.gradient_error) and observed.epsilon < self.bound(
+            observed.predicted_reduction
+        )
+
+    def _within_zeta(self, gradient_error: float | None) -> bool:
+        return self.zeta is None or gradient_error is None or gradient_error <= self.zeta
 
     def step(self, observed: Observation, state: TrustRegionState) -> tuple[Decision, TrustRegionState]:
         """The decision on what was observed, and the state after it.
@@ -199,9 +202,9 @@ class TrustRegionRule:
             return replace(state, budget=2.0 * state.budget, successes=0)
         return replace(state, level=state.level - 1, successes=0) if state.level else None
 
-    def coarsens(self, predicted: float, epsilon: float) -> bool:
-        """Whether the coarser level, which has this error, is to be taken; if not, the gates are counted anew."""
-        return epsilon < _COARSER * self.bound(predicted)
+    def coarsens(self, predicted: float, epsilon: float, gradient_error: float | None = None) -> bool:
+        """Whether the coarser level, which has these errors, is to be taken; if not, the gates are counted anew."""
+        return self._within_zeta(gradient_error) and epsilon < _COARSER * self.bound(predicted)
 
     def reason(self, decision: Decision, observed: Observation) -> str:
         """Why, in a clause with the numbers."""
