@@ -337,16 +337,16 @@ def test_a_loss_that_is_constant_stays_in_the_finest_level() -> None:
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        ({"eta": 0.0}, ValueError),
-        ({"eta": 1.0}, ValueError),
-        ({"levels": ()}, ValueError),
-        ({"levels": "e4m3"}, ValueError),
-        ({"epsilon": "guessed"}, ValueError),
-        ({"z": math.nan}, ValueError),
-        ({"measure_every": 0}, ValueError),
-        ({"window": 0}, ValueError),
+        ({"eta": 0.0}, ControllerError),
+        ({"eta": 1.0}, ControllerError),
+        ({"levels": ()}, ControllerError),
+        ({"levels": "e4m3"}, ControllerError),
+        ({"epsilon": "guessed"}, ControllerError),
+        ({"z": math.nan}, ControllerError),
+        ({"measure_every": 0}, ControllerError),
+        ({"window": 0}, ControllerError),
         ({"loss": 3}, ControllerError),
-        ({"scale_eta": 1}, ValueError),
+        ({"scale_eta": 1}, ControllerError),
     ],
 )
 def test_options_out_of_range(options: dict[str, Any], error: type[Exception]) -> None:

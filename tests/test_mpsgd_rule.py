@@ -8,6 +8,7 @@ import pytest
 from precc.control.level_errors import LevelErrors
 from precc.control.mpsgd_rule import MPSGDObservation, MPSGDRule, MPSGDState
 from precc.control.secant import SecantRule, Secants
+from precc.errors import ControllerError
 
 RULE = MPSGDRule(eta=0.5, levels=3)
 EPSILONS = (1.0, 0.1, 0.0)
@@ -69,7 +70,7 @@ def test_the_weights_of_the_iterate() -> None:
 
 @pytest.mark.parametrize("options", [{"eta": 0.0}, {"eta": 1.0}, {"levels": 0}, {"scale_eta": 1}])
 def test_constants_out_of_range(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="eta|level"):
+    with pytest.raises(ControllerError, match="eta|level"):
         MPSGDRule(**options)
 
 
@@ -82,9 +83,9 @@ def test_secants() -> None:
     assert state == Secants((1.0, 2.0, 3.0, 4.0))
     assert rule.estimate(state) == 2.0
     assert SecantRule().estimate(state) == 4.0
-    with pytest.raises(ValueError, match="window"):
+    with pytest.raises(ControllerError, match="window"):
         SecantRule(window=0)
-    with pytest.raises(ValueError, match="quantile"):
+    with pytest.raises(ControllerError, match="quantile"):
         SecantRule(quantile=1.5)
 
 
@@ -95,5 +96,5 @@ def test_errors_of_levels() -> None:
     assert errors.largest == (5.0, 0.2)
     assert errors.noted([math.nan, 0.0]).largest == (math.inf, 0.2)
     assert errors.noted([0.5, 0.0]).noted([0.5, 0.0]).largest == (0.5, 0.0)
-    with pytest.raises(ValueError, match="window"):
+    with pytest.raises(ControllerError, match="window"):
         LevelErrors.of(levels=2, window=0)

@@ -106,7 +106,7 @@ def test_levels_without_a_finer_one_are_judged_and_counted() -> None:
 )
 def test_options_out_of_range(options: dict[str, Any]) -> None:
     net, _ = quadratic([1.0], [1.0])
-    with pytest.raises(ValueError, match=next(iter(options)).split("_")[0].rstrip("s")):
+    with pytest.raises(ControllerError, match=next(iter(options)).split("_")[0].rstrip("s")):
         STORM(net, **options)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from precc.control.storm_rule import STORMRule
 from precc.control.trust_region_rule import Decision, Observation, TrustRegionState
+from precc.errors import ControllerError
 
 RULE = STORMRule(radius=0.5, eta1=0.1, eta2=2.0, gamma=4.0, radius_max=1.5, eta_precision=0.04, levels=3)
 
@@ -72,5 +73,5 @@ def test_without_a_loss_the_level_is_refined_if_it_is_at_fault() -> None:
     ],
 )
 def test_constants_out_of_range(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=next(iter(options))[:5]):
+    with pytest.raises(ControllerError, match=next(iter(options))[:5]):
         STORMRule(**options)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from precc.control.trust_region_rule import Decision, Observation, TrustRegionRule, TrustRegionState
+from precc.errors import ControllerError
 
 RULE = TrustRegionRule(radius=0.5, eta1=0.1, eta2=0.75, levels=3)
 START = RULE.init()
@@ -224,5 +225,5 @@ def test_coarser_levels_are_looked_at_after_gates_in_a_row() -> None:
     ],
 )
 def test_constants_out_of_range(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="eta|radius|level|budget|noise|coarsen"):
+    with pytest.raises(ControllerError, match="eta|radius|level|budget|noise|coarsen"):
         TrustRegionRule(**options)

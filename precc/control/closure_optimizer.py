@@ -69,7 +69,7 @@ class ClosureOptimizer(Optimizer):
         self.events: Counter[str] = Counter()
         parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
         if not parameters:
-            raise ValueError(f"{type(net).__name__} has no parameter that requires a gradient")
+            raise ControllerError(f"{type(net).__name__} has no parameter that requires a gradient")
         super().__init__(parameters, {"lr": radius, "momentum": 0.0, "weight_decay": 0.0, **group_options})
         self._session.builds.prepare(self.levels, recompile=True)
         self._attach()
@@ -256,16 +256,16 @@ class ClosureOptimizer(Optimizer):
         """As torch's; momentum and weight decay are a group's own, the radius is one for all.
 
         Raises:
-            ValueError: the group has an ``lr`` of its own, or an option outside its range.
+            ControllerError: the group has an ``lr`` of its own, or an option outside its range.
         """
         radius = self.param_groups[0]["lr"] if self.param_groups else self.defaults["lr"]
         if param_group.get("lr", radius) != radius:
-            raise ValueError(f"a trust region has one radius for all groups, {radius}; leave 'lr' out")
+            raise ControllerError(f"a trust region has one radius for all groups, {radius}; leave 'lr' out")
         options = {**self.defaults, **param_group}
         if not 0 <= options["momentum"] < 1:
-            raise ValueError(f"momentum must be in [0, 1), got {options['momentum']}")
+            raise ControllerError(f"momentum must be in [0, 1), got {options['momentum']}")
         if not 0 <= options["weight_decay"] < math.inf:
-            raise ValueError(f"weight_decay must be finite and not negative, got {options['weight_decay']}")
+            raise ControllerError(f"weight_decay must be finite and not negative, got {options['weight_decay']}")
         super().add_param_group({**param_group, "lr": radius})
 
     def __getstate__(self) -> dict[str, Any]:

@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from precc.errors import ControllerError
+
 __all__ = ["LevelErrors"]
 
 
@@ -28,10 +30,10 @@ class LevelErrors:
         """Of no measurement so far.
 
         Raises:
-            ValueError: a window below 1.
+            ControllerError: a window below 1.
         """
         if type(window) is not int or window < 1:
-            raise ValueError(f"window counts measurements, at least 1; got {window!r}")
+            raise ControllerError(f"window counts measurements, at least 1; got {window!r}")
         return cls(window, ((),) * levels)
 
     def noted(self, errors: Sequence[float]) -> "LevelErrors":

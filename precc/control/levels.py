@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from precc.errors import ControllerError
 from precc.plan import PrecisionPlan
 from precc.policy import Policy, Uniform, assigned, parse_policy
 
@@ -17,9 +18,9 @@ def plans_of(levels: Any) -> tuple[PrecisionPlan, ...]:
     """The plans of levels.
 
     Raises:
-        ValueError: not a sequence.
+        ControllerError: not a sequence.
         PlanError, FormatError: one of them is no level.
     """
     if isinstance(levels, (str, PrecisionPlan)) or not isinstance(levels, Sequence):
-        raise ValueError(f"levels is a sequence of plans, policies or format names, not {levels!r}")
+        raise ControllerError(f"levels is a sequence of plans, policies or format names, not {levels!r}")
     return tuple(level if isinstance(level, PrecisionPlan) else assigned(parse_policy(level)) for level in levels)

@@ -74,7 +74,7 @@ class MPSGD(Controller):
         analysis: how batches are analysed.
 
     Raises:
-        CaptureError, ControllerError, PlanError, FormatError, ValueError: what does not fit.
+        CaptureError, ControllerError, PlanError, FormatError: what does not fit.
 
     Source: see `precc.control.mpsgd_rule`.
     """
@@ -104,11 +104,11 @@ class MPSGD(Controller):
             rule=SecantRule() if secants is None else secants, lipschitz=lipschitz, keep=keep_iterate, seed=seed
         )
         if epsilon not in _EPSILONS:
-            raise ValueError(f"unknown epsilon {epsilon!r}: {expected_one_of(_EPSILONS)}")
+            raise ControllerError(f"unknown epsilon {epsilon!r}: {expected_one_of(_EPSILONS)}")
         if not 0 <= z < math.inf:
-            raise ValueError(f"z, of |mean| + z * sigma, must be finite and not negative, got {z}")
+            raise ControllerError(f"z, of |mean| + z * sigma, must be finite and not negative, got {z}")
         if type(measure_every) is not int or measure_every < 1:
-            raise ValueError(f"measure_every counts steps, at least 1; got {measure_every!r}")
+            raise ControllerError(f"measure_every counts steps, at least 1; got {measure_every!r}")
         self.epsilon, self.z, self.measure_every = epsilon, z, measure_every
         self.options = AnalysisOptions() if analysis is None else analysis
         self._errors = LevelErrors.of(levels=len(self.levels), window=window)

@@ -17,6 +17,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from precc.errors import ControllerError
+
 __all__ = ["MPSGDDecision", "MPSGDObservation", "MPSGDRule", "MPSGDState"]
 
 
@@ -79,7 +81,7 @@ class MPSGDRule:
         scale_eta: eta in proportion to gamma.
 
     Raises:
-        ValueError: an option outside its range.
+        ControllerError: an option outside its range.
 
     >>> rule = MPSGDRule(eta=0.5, levels=3)
     >>> decision, state = rule.step(MPSGDObservation(0.1, 4.0, (1.0, 0.09, 0.0)), MPSGDState(level=0))
@@ -93,11 +95,11 @@ class MPSGDRule:
 
     def __post_init__(self) -> None:
         if not 0 < self.eta < 1:
-            raise ValueError(f"eta must be in (0, 1), got {self.eta}")
+            raise ControllerError(f"eta must be in (0, 1), got {self.eta}")
         if self.levels < 1:
-            raise ValueError("MPSGD needs at least one level of arithmetic")
+            raise ControllerError("MPSGD needs at least one level of arithmetic")
         if type(self.scale_eta) is not bool:
-            raise ValueError(f"scale_eta is True or False, not {self.scale_eta!r}")
+            raise ControllerError(f"scale_eta is True or False, not {self.scale_eta!r}")
 
     def init(self) -> MPSGDState:
         """On the finest level: nothing is known."""

@@ -31,7 +31,7 @@ class RegionErrors:
         analyses: whether the batch will be analysed.
 
     Raises:
-        ValueError: an option outside its range, or two that do not go together.
+        ControllerError: an option outside its range, or two that do not go together.
     """
 
     net: PrecisionModule
@@ -49,14 +49,14 @@ class RegionErrors:
     def __post_init__(self) -> None:
         for name, valid in _CHOICES.items():
             if getattr(self, name) not in valid:
-                raise ValueError(f"unknown {name} {getattr(self, name)!r}: {expected_one_of(valid)}")
+                raise ControllerError(f"unknown {name} {getattr(self, name)!r}: {expected_one_of(valid)}")
         if self.gate == "difference" and self.epsilon == "predicted":
-            raise ValueError(
+            raise ControllerError(
                 'gate="difference" needs epsilon="measured": an analysis knows the error of a loss, not that of '
                 "f(x) - f(x + p), of which most cancels"
             )
         if not 0 <= self.z < math.inf:
-            raise ValueError(f"z, of |mean| + z * sigma, must be finite and not negative, got {self.z}")
+            raise ControllerError(f"z, of |mean| + z * sigma, must be finite and not negative, got {self.z}")
         self._watch()
 
     def _watch(self) -> None:

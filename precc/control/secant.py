@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from precc.errors import ControllerError
+
 __all__ = ["SecantRule", "Secants"]
 
 
@@ -26,7 +28,7 @@ class SecantRule:
         quantile: of these, in (0, 1].
 
     Raises:
-        ValueError: an option outside its range.
+        ControllerError: an option outside its range.
 
     >>> rule = SecantRule(window=2)
     >>> secants = rule.step(turned=6.0, moved=2.0, state=rule.step(turned=1.0, moved=2.0, state=rule.init()))
@@ -39,9 +41,9 @@ class SecantRule:
 
     def __post_init__(self) -> None:
         if type(self.window) is not int or self.window < 1:
-            raise ValueError(f"window counts steps, at least 1; got {self.window!r}")
+            raise ControllerError(f"window counts steps, at least 1; got {self.window!r}")
         if not 0 < self.quantile <= 1:
-            raise ValueError(f"quantile must be in (0, 1], got {self.quantile}")
+            raise ControllerError(f"quantile must be in (0, 1], got {self.quantile}")
 
     def init(self) -> Secants:
         return Secants()

@@ -15,6 +15,7 @@ import math
 from dataclasses import dataclass, replace
 
 from precc.control.trust_region_rule import Decision, Observation, TrustRegionState
+from precc.errors import ControllerError
 
 __all__ = ["STORMRule"]
 
@@ -34,7 +35,7 @@ class STORMRule:
         levels: how many levels of arithmetic there are.
 
     Raises:
-        ValueError: a constant outside its range; the message names it.
+        ControllerError: a constant outside its range; the message names it.
 
     >>> rule = STORMRule(radius=0.5, levels=2)
     >>> rule.step(Observation(predicted_reduction=1.0, epsilon=0.05, gradient_norm=2.0), rule.init())[0]
@@ -54,19 +55,19 @@ class STORMRule:
 
     def __post_init__(self) -> None:
         if not 0 < self.eta1 < 1:
-            raise ValueError(f"eta1 must be in (0, 1), got {self.eta1}")
+            raise ControllerError(f"eta1 must be in (0, 1), got {self.eta1}")
         if not 0 < self.eta2 < math.inf:
-            raise ValueError(f"eta2 must be positive and finite, got {self.eta2}")
+            raise ControllerError(f"eta2 must be positive and finite, got {self.eta2}")
         if not 1 < self.gamma < math.inf:
-            raise ValueError(f"gamma must be above 1 and finite, got {self.gamma}")
+            raise ControllerError(f"gamma must be above 1 and finite, got {self.gamma}")
         if not 0 < self.radius <= self.radius_max < math.inf:
-            raise ValueError(
+            raise ControllerError(
                 f"expected 0 < radius <= radius_max, finite, got radius={self.radius}, radius_max={self.radius_max}"
             )
         if not 0 < self.eta_precision < math.inf:
-            raise ValueError(f"eta_precision must be positive and finite, got {self.eta_precision}")
+            raise ControllerError(f"eta_precision must be positive and finite, got {self.eta_precision}")
         if self.levels < 1:
-            raise ValueError("STORM needs at least one level of arithmetic")
+            raise ControllerError("STORM needs at least one level of arithmetic")
 
     def init(self) -> TrustRegionState:
         return TrustRegionState(self.radius)

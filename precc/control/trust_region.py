@@ -127,11 +127,11 @@ class TrustRegion(ClosureOptimizer):
         noise_tolerance: float = 0.0,
     ) -> None:
         if momentum_form not in MOMENTUM_FORMS:
-            raise ValueError(f"unknown momentum_form {momentum_form!r}: {expected_one_of(MOMENTUM_FORMS)}")
+            raise ControllerError(f"unknown momentum_form {momentum_form!r}: {expected_one_of(MOMENTUM_FORMS)}")
         if on_reject not in _ON_REJECT:
-            raise ValueError(f"unknown on_reject {on_reject!r}: {expected_one_of(_ON_REJECT)}")
+            raise ControllerError(f"unknown on_reject {on_reject!r}: {expected_one_of(_ON_REJECT)}")
         if not isinstance(evaluate_every, int) or evaluate_every < 1:
-            raise ValueError(f"evaluate_every counts steps, at least 1; got {evaluate_every}")
+            raise ControllerError(f"evaluate_every counts steps, at least 1; got {evaluate_every}")
         by_budget = isinstance(levels, str) and levels == _BUDGET
         plans = () if by_budget else plans_of(levels)
         self.rule = TrustRegionRule(

@@ -20,6 +20,8 @@ import math
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from precc.errors import ControllerError
+
 __all__ = ["Decision", "Observation", "TrustRegionRule", "TrustRegionState"]
 
 _WITHIN = 0.9  # share of the bound that a budget takes
@@ -92,8 +94,8 @@ class TrustRegionRule:
         coarsen_after: gates in a row that must have passed before a coarser level is looked at; None: never.
 
     Raises:
-        ValueError: not ``0 < eta1 <= eta2 < 1``, a radius or budget that is not positive and finite, no level, zeta
-            outside of ``(0, 1 - eta2)``, or a noise tolerance that is too small.
+        ControllerError: not ``0 < eta1 <= eta2 < 1``, a radius or budget that is not positive and finite, no level,
+            zeta outside of ``(0, 1 - eta2)``, or a noise tolerance that is too small.
 
     >>> rule = TrustRegionRule(radius=0.1, levels=3)
     >>> decision, state = rule.step(Observation(predicted_reduction=1.0, epsilon=0.06), rule.init())
@@ -116,25 +118,25 @@ class TrustRegionRule:
 
     def __post_init__(self) -> None:
         if not 0 < self.eta1 <= self.eta2 < 1:
-            raise ValueError(f"expected 0 < eta1 <= eta2 < 1, got eta1={self.eta1}, eta2={self.eta2}")
+            raise ControllerError(f"expected 0 < eta1 <= eta2 < 1, got eta1={self.eta1}, eta2={self.eta2}")
         if not (self.radius > 0 and math.isfinite(self.radius)):
-            raise ValueError(f"the radius must be positive and finite, got {self.radius}")
+            raise ControllerError(f"the radius must be positive and finite, got {self.radius}")
         if self.levels is not None and self.levels < 1:
-            raise ValueError("a trust region needs at least one level of arithmetic")
+            raise ControllerError("a trust region needs at least one level of arithmetic")
         if self.budget is not None and self.levels is not None:
-            raise ValueError(f"a budget of {self.budget} goes with levels='budget', not with levels of arithmetic")
+            raise ControllerError(f"a budget of {self.budget} goes with levels='budget', not with levels of arithmetic")
         if self.budget is not None and not 0 < self.budget < math.inf:
-            raise ValueError(f"the budget, an error of the loss, must be positive and finite, got {self.budget}")
+            raise ControllerError(f"the budget, an error of the loss, must be positive and finite, got {self.budget}")
         if self.zeta is not None and not 0 < self.zeta < 1 - self.eta2:
-            raise ValueError(f"zeta must be in (0, 1 - eta2), that is (0, {1 - self.eta2:g}), got {self.zeta}")
+            raise ControllerError(f"zeta must be in (0, 1 - eta2), that is (0, {1 - self.eta2:g}), got {self.zeta}")
         least = self.entries / (1 - self.eta2)
         if self.noise_tolerance and not least < self.noise_tolerance < math.inf:
-            raise ValueError(
+            raise ControllerError(
                 f"noise_tolerance must be 0, or above {self.entries} / (1 - eta2) = {least:g} and finite, "
                 f"got {self.noise_tolerance}"
             )
         if self.coarsen_after is not None and self.coarsen_after < 1:
-            raise ValueError(f"coarsen_after counts gates, at least 1; got {self.coarsen_after}")
+            raise ControllerError(f"coarsen_after counts gates, at least 1; got {self.coarsen_after}")
 
     def init(self) -> TrustRegionState:
         return TrustRegionState(self.radius, budget=self.budget)
