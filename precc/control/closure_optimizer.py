@@ -4,13 +4,12 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
-from precc.control.closure_state import checked_closure_state
+from precc.control.closure_state import ClosureState
 from precc.control.controller import checked_net
 from precc.control.linear_step import LinearStep, Values, propose
 from precc.control.moment import Closure, Moment, all_finite
@@ -26,7 +25,7 @@ from precc.session import Session
 __all__ = ["ClosureOptimizer", "numbers_of"]
 
 
-class ClosureOptimizer(Optimizer):
+class ClosureOptimizer(ClosureState):
     """Base of `TrustRegion` and `STORM`: steps of a linear model, as long as the radius, of which it has one.
 
     A subclass has ``_decide``, and ``_own_state`` with ``_checked_state`` and ``_load`` for what it remembers.
@@ -47,9 +46,6 @@ class ClosureOptimizer(Optimizer):
         ControllerError, FormatError, PlanError: an option outside its range, or two that do not go together.
         UnsupportedError: the loss scaling of a level is dynamic.
     """
-
-    _entry: ClassVar[str]  #: its key in the state_dict
-    _attributes: ClassVar[tuple[str, ...]] = ("net", "levels", "loss_scale", "level", "steps", "events")
 
     def __init__(
         self,
@@ -106,11 +102,6 @@ class ClosureOptimizer(Optimizer):
     def radius(self) -> float:
         """The present radius."""
         return float(self.param_groups[0]["lr"])
-
-    @property
-    def plan(self) -> PrecisionPlan:
-        """The plan of the present level."""
-        return self.levels[self.level]
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
@@ -240,9 +231,6 @@ class ClosureOptimizer(Optimizer):
             **own,
         )
 
-    def _parameters(self) -> list[Tensor]:
-        return [parameter for group in self.param_groups for parameter in group["params"]]
-
     def _check_parameters(self) -> None:
         held = {id(parameter) for parameter in self._parameters()}
         new = [name for name, own in self.net.named_parameters() if own.requires_grad and id(own) not in held]
@@ -267,61 +255,6 @@ class ClosureOptimizer(Optimizer):
         if not 0 <= options["weight_decay"] < math.inf:
             raise ControllerError(f"weight_decay must be finite and not negative, got {options['weight_decay']}")
         super().add_param_group({**param_group, "lr": radius})
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles take the net along."""
-        return {**super().__getstate__(), **{name: getattr(self, name) for name in self._attributes}}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if "net" in state:  # torch calls it for a state_dict too
-            self._attach()
-
-    def _own_state(self) -> dict[str, Any]:
-        return {
-            "level": self.level,
-            "steps": self.steps,
-            "events": dict(self.events),
-            "levels": [plan.to_json() for plan in self.levels],
-            "net": self.net.precision_state(),
-        }
-
-    def state_dict(self) -> dict[str, Any]:
-        """As torch's, with level, steps, events, plans of the levels, its own, and the net's precision state."""
-        return {**super().state_dict(), self._entry: self._own_state()}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Continue where a `state_dict` was taken.
-
-        Raises:
-            PlanError: it is of another optimizer, or of other levels; nothing is changed.
-            ValueError: its parameter groups are not those of this optimizer; nothing is changed.
-        """
-        own = self._checked_state(state_dict.get(self._entry))
-        before = self.net.precision_state()
-        self.net.load_precision_state(own["net"])
-        try:
-            super().load_state_dict({key: value for key, value in state_dict.items() if key != self._entry})
-        except BaseException:
-            self.net.load_precision_state(before)
-            raise
-        self._keep_dtypes(state_dict)
-        self._load(own)
-        self.net.set_plan(self.plan)
-
-    def _checked_state(self, own: Any) -> Mapping[str, Any]:
-        """An entry that can be loaded."""
-        return checked_closure_state(own, list(self._own_state()), self.levels, type(self).__name__, self._entry)
-
-    def _load(self, own: Mapping[str, Any]) -> None:
-        self.level, self.steps, self.events = own["level"], own["steps"], Counter(own["events"])
-
-    def _keep_dtypes(self, state_dict: Mapping[str, Any]) -> None:
-        """Torch loads what belongs to a parameter in its dtype; momentum of a float16 net is float32."""
-        numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
-        for number, parameter in zip(numbers, self._parameters(), strict=True):
-            for name, value in state_dict["state"].get(number, {}).items():
-                self.state[parameter][name] = value.detach().to(parameter.device, copy=True)
 
 
 def numbers_of(seen: Observation | None) -> dict[str, float | None]:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from precc.analysis.analysis import Analysis
 from precc.analysis.analysis_options import AnalysisOptions
 from precc.control.linear_step import Values, norm_of
@@ -15,11 +17,14 @@ from precc.errors import ControllerError, expected_one_of
 from precc.module import PrecisionModule, session_of
 from precc.plan import PrecisionPlan
 
-__all__ = ["RegionErrors", "error_between", "relative_error"]
+__all__ = ["Errors", "Plans", "RegionErrors", "check_choice", "error_between", "relative_error"]
 
 _CHOICES = {"gate": ("source", "difference"), "epsilon": ("measured", "predicted"), "points": ("x", "both")}
 
 _USUAL = AnalysisOptions()
+
+Errors = tuple[float, ...]  #: by plan
+Plans = Sequence[PrecisionPlan]  #: that in force, perhaps others
 
 
 @dataclass(eq=False, kw_only=True)
@@ -48,8 +53,7 @@ class RegionErrors:
 
     def __post_init__(self) -> None:
         for name, valid in _CHOICES.items():
-            if getattr(self, name) not in valid:
-                raise ControllerError(f"unknown {name} {getattr(self, name)!r}: {expected_one_of(valid)}")
+            check_choice(name, getattr(self, name), valid)
         if self.gate == "difference" and self.epsilon == "predicted":
             raise ControllerError(
                 'gate="difference" needs epsilon="measured": an analysis knows the error of a loss, not that of '
@@ -69,14 +73,20 @@ class RegionErrors:
         self.__dict__.update(state)
         self._watch()
 
+    def loss_of(self, output: Any, *targets: Any) -> Tensor:
+        """The loss of the net's output, of which analyses then know the targets."""
+        if self.watch is None:
+            raise ControllerError("this TrustRegion was made without loss=, and has none to call")
+        return self.watch.loss(output, *targets)
+
     @property
     def both(self) -> bool:
         """Whether x + p must be evaluated before the gate."""
         return self.gate == "difference" or self.points == "both"
 
     def at_x(
-        self, moment: Moment, loss: float, gradients: Values, plans: Sequence[PrecisionPlan], *, zeta: bool
-    ) -> tuple[tuple[float, ...], tuple[float | None, ...]]:
+        self, moment: Moment, loss: float, gradients: Values, plans: Plans, *, zeta: bool
+    ) -> tuple[Errors, tuple[float | None, ...]]:
         """Errors of the loss at x, as `at` finds them, and if zeta asks the relative ones of the gradient."""
         if not zeta:
             return self.at(moment, loss, plans), (None,) * len(plans)
@@ -92,9 +102,7 @@ class RegionErrors:
         loss, gradients = moment.gradients(None)
         return loss.item(), gradients
 
-    def at(
-        self, moment: Moment, loss: float, plans: Sequence[PrecisionPlan], *, reference: float | None = None
-    ) -> tuple[float, ...]:
+    def at(self, moment: Moment, loss: float, plans: Plans, *, reference: float | None = None) -> Errors:
         """Errors of the loss here under plans.
 
         Args:
@@ -117,7 +125,7 @@ class RegionErrors:
         session = session_of(self.net)
         return plan.under(session.rules) == session.full_precision
 
-    def seen(self, here: Sequence[float], there: Sequence[float] | None) -> tuple[float, ...]:
+    def seen(self, here: Errors, there: Errors | None) -> Errors:
         """What the gate takes of the errors at x and, if that was evaluated, at x + p."""
         if there is None:
             return tuple(abs(own) for own in here)
@@ -128,12 +136,22 @@ class RegionErrors:
             return tuple(abs(own) for own, _ in pairs)
         return tuple(max(abs(own), abs(other)) for own, other in pairs)
 
-    def plan_within(self, budget: float) -> PrecisionPlan | None:
-        """The cheapest plan for this batch within a budget for epsilon; None: full precision."""
-        rules = session_of(self.net).rules
-        return plan_within(
-            self._analyze(), budget, z=self.z, gradient=self.gradient, candidates=self.candidates, rules=rules
-        )
+    def plan_within(self, budget: float) -> PrecisionPlan:
+        """The cheapest plan for this batch within a budget for epsilon, or else full precision."""
+        session = session_of(self.net)
+        options = {"z": self.z, "gradient": self.gradient}
+        found = plan_within(self._analyze(), budget, **options, candidates=self.candidates, rules=session.rules)
+        return session.full_precision if found is None else found
+
+    def plan_below(self, budget: float, failed: PrecisionPlan | None) -> tuple[float, PrecisionPlan]:
+        """As `plan_within`; with a lower budget if needed, for a plan that is not the one whose gate failed."""
+        plan = self.plan_within(budget)
+        if plan != failed or plan.predicted_error is None:
+            return budget, plan
+        error = epsilon_of(plan.predicted_error, self.z)
+        if not error:  # the gate knows of errors that no analysis sees
+            return budget, session_of(self.net).full_precision
+        return 0.5 * error, self.plan_within(0.5 * error)
 
     def _analyze(self) -> Analysis:
         if self.watch is None or not self.watch.has_loss:
@@ -142,6 +160,16 @@ class RegionErrors:
                 "TrustRegion(net, loss=loss_fn, ...), and opt.step(lambda: opt.loss(net(x), y))"
             )
         return self.watch.analyze(self.options or _USUAL)
+
+
+def check_choice(name: str, value: object, valid: Sequence[str]) -> None:
+    """Refuse what is not one of the valid values of an option.
+
+    Raises:
+        ControllerError: it is none.
+    """
+    if value not in valid:
+        raise ControllerError(f"unknown {name} {value!r}: {expected_one_of(valid)}")
 
 
 def error_between(value: float, reference: float) -> float:

@@ -9,24 +9,21 @@ from torch import Tensor
 
 from precc.analysis.analysis_options import AnalysisOptions
 from precc.control.closure_optimizer import ClosureOptimizer, numbers_of
+from precc.control.closure_state import checked_region_state
 from precc.control.controller import checked_net
-from precc.control.held_point import go_back, hold
+from precc.control.held_point import HeldPoint
 from precc.control.levels import DEFAULT_LEVELS, Level, plans_of
 from precc.control.linear_step import MOMENTUM_FORMS, LinearStep, Values
-from precc.control.loss_errors import epsilon_of
 from precc.control.moment import Moment, all_finite
-from precc.control.region_errors import RegionErrors
+from precc.control.region_errors import Errors, Plans, RegionErrors, check_choice
 from precc.control.snapshot import Snapshot
 from precc.control.trust_region_rule import Decision, Observation, TrustRegionRule, TrustRegionState
 from precc.control.watched_batch import Loss
-from precc.errors import ControllerError, PlanError, expected_one_of
+from precc.errors import ControllerError
 from precc.module import PrecisionModule
 from precc.plan import PrecisionPlan
 
 __all__ = ["TrustRegion"]
-
-_BUDGET = "budget"
-_ON_REJECT = ("step", "restore", "shrink")
 
 
 class TrustRegion(ClosureOptimizer):
@@ -96,7 +93,7 @@ class TrustRegion(ClosureOptimizer):
     _attributes: ClassVar[tuple[str, ...]] = (
         *ClosureOptimizer._attributes,
         *("rule", "evaluate_every", "momentum_form", "on_reject", "budget", "successes", "errors"),
-        *("_made", "_buffers"),
+        *("_made", "_held"),
     )
 
     def __init__(
@@ -126,13 +123,11 @@ class TrustRegion(ClosureOptimizer):
         zeta: float | None = None,
         noise_tolerance: float = 0.0,
     ) -> None:
-        if momentum_form not in MOMENTUM_FORMS:
-            raise ControllerError(f"unknown momentum_form {momentum_form!r}: {expected_one_of(MOMENTUM_FORMS)}")
-        if on_reject not in _ON_REJECT:
-            raise ControllerError(f"unknown on_reject {on_reject!r}: {expected_one_of(_ON_REJECT)}")
+        check_choice("momentum_form", momentum_form, MOMENTUM_FORMS)
+        check_choice("on_reject", on_reject, ("step", "restore", "shrink"))
         if not isinstance(evaluate_every, int) or evaluate_every < 1:
             raise ControllerError(f"evaluate_every counts steps, at least 1; got {evaluate_every}")
-        by_budget = isinstance(levels, str) and levels == _BUDGET
+        by_budget = isinstance(levels, str) and levels == "budget"
         plans = () if by_budget else plans_of(levels)
         self.rule = TrustRegionRule(
             radius=radius,
@@ -157,19 +152,15 @@ class TrustRegion(ClosureOptimizer):
             loss=loss,
             analyses=by_budget or epsilon == "predicted",
         )
-        self.evaluate_every = evaluate_every
-        self.momentum_form = momentum_form
-        self.on_reject = on_reject
+        self.evaluate_every, self.momentum_form, self.on_reject = evaluate_every, momentum_form, on_reject
         self.budget, self.successes = budget, 0
         self._made: PrecisionPlan | None = None  # within the budget
-        self._buffers: dict[str, Tensor] | None = None  # of the last point that an evaluation accepted
+        self._held = HeldPoint()  # the last that an evaluation accepted
         super().__init__(net, plans, radius, loss_scale, {"momentum": momentum, "weight_decay": weight_decay})
 
     def loss(self, output: Any, *targets: Any) -> Tensor:
         """The loss of the net's output, of which the optimizer then knows the targets; for closures."""
-        if self.errors.watch is None:
-            raise ControllerError("this TrustRegion was made without loss=, and has none to call")
-        return self.errors.watch.loss(output, *targets)
+        return self.errors.loss_of(output, *targets)
 
     @property
     def plan(self) -> PrecisionPlan:
@@ -178,10 +169,14 @@ class TrustRegion(ClosureOptimizer):
             return self.levels[self.level]
         return self._session.full_precision if self._made is None else self._made
 
+    @property
+    def _rule_state(self) -> TrustRegionState:
+        return TrustRegionState(self.radius, self.level, self.budget, self.successes)
+
     def _decide(self, moment: Moment, loss: Tensor, gradients: Values) -> Decision:
-        state = TrustRegionState(self.radius, self.level, self.budget, self.successes)
-        if self.on_reject == "restore" and self._buffers is None:
-            self._hold(moment.before.buffers)
+        state = self._rule_state
+        if self.on_reject == "restore" and self._held.buffers is None:
+            self._held.hold(self.state, self._parameters(), moment.before.buffers)
         if self.budget is not None and self._made is None:
             self._made = self._plan_of(state)
             return self._keep(Decision.BUDGET, state, "the first budget, which was given", loss)
@@ -194,60 +189,48 @@ class TrustRegion(ClosureOptimizer):
         if step is None:
             return self._stationary(loss)
         if self.steps % self.evaluate_every:
-            return self._step_between(step, loss, state)
-        return self._judge(moment, step, loss, gradients, state)
+            return self._step_between(step, loss)
+        return self._judge(moment, step, loss, gradients)
 
-    def _step_between(self, step: LinearStep, loss: Tensor, state: TrustRegionState) -> Decision:
+    def _step_between(self, step: LinearStep, loss: Tensor) -> Decision:
         seen = Observation(step.predicted_reduction, math.nan)
-        decision, state = self.rule.step_between(step.predicted_reduction, state)
-        if decision is Decision.REJECT:
-            return self._keep(decision, state, self.rule.reason(decision, seen), loss, seen)
-        self._move(step)
-        return self._keep(decision, state, "not evaluated", loss, seen)
+        decision, state = self.rule.step_between(step.predicted_reduction, self._rule_state)
+        if decision is Decision.ACCEPT:
+            self._move(step)
+        reason = "not evaluated" if decision is Decision.ACCEPT else self.rule.reason(decision, seen)
+        return self._keep(decision, state, reason, loss, seen)
 
-    def _judge(
-        self, moment: Moment, step: LinearStep, loss: Tensor, gradients: Values, state: TrustRegionState
-    ) -> Decision:
+    def _judge(self, moment: Moment, step: LinearStep, loss: Tensor, gradients: Values) -> Decision:
         """Find the errors, ask the rule, and stay at x + p if it accepts the step."""
+        state = self._rule_state
         coarser = self.rule.coarser(state)
         plans = [self.plan] if coarser is None else [self.plan, self._plan_of(coarser)]
-        first = self.rule.levels is None and state.budget is None  # in full precision
         zeta = self.rule.zeta is not None
-        here, turned = (
-            ((0.0,), (None,)) if first else self.errors.at_x(moment, loss.item(), gradients, plans, zeta=zeta)
-        )
+        here, turned = self.errors.at_x(moment, loss.item(), gradients, plans, zeta=zeta)
         errors = self.errors.seen(here, None)
         epsilon = 0.0 if self.errors.both else errors[0]
         seen = Observation(step.predicted_reduction, epsilon, gradient_error=turned[0], finest=self._finest)
         decision, after = self.rule.step(seen, state)
         if decision is Decision.EVALUATE:
-            decision, after, seen, errors = self._try(moment, step, loss, here, plans, seen, state)
+            decision, after, seen, errors = self._try(moment, step, loss, here, plans, seen)
         if decision in (Decision.ACCEPT, Decision.REJECT) and not self.rule.gate(seen):
             self._count("ungated")
         reason = self.rule.reason(decision, seen) + (", and kept" if moment.kept else "")
         decision = self._keep(decision, after, reason, loss, seen)
         if coarser is not None and decision is not Decision.REFINE:
-            found = replace(seen, epsilon=errors[1], gradient_error=turned[1])
-            self._coarsen(coarser, plans[1], found)
+            self._coarsen(coarser, plans[1], replace(seen, epsilon=errors[1], gradient_error=turned[1]))
         return decision
 
     def _try(
-        self,
-        moment: Moment,
-        step: LinearStep,
-        loss: Tensor,
-        here: Sequence[float],
-        plans: Sequence[PrecisionPlan],
-        seen: Observation,
-        state: TrustRegionState,
-    ) -> tuple[Decision, TrustRegionState, Observation, tuple[float, ...]]:
+        self, moment: Moment, step: LinearStep, loss: Tensor, here: Errors, plans: Plans, seen: Observation
+    ) -> tuple[Decision, TrustRegionState, Observation, Errors]:
         """Evaluate at x + p, and judge; the errors are those at both points, if the gate asks for them."""
         with self._tentatively(step) as stay:
             trial = moment.loss(plans[0])
             errors = self.errors.seen(here, self.errors.at(moment, trial, plans) if self.errors.both else None)
             actual = self._reduction(step, loss, trial)
             seen = replace(seen, epsilon=errors[0], actual_reduction=actual)
-            decision, after = self.rule.step(seen, state)
+            decision, after = self.rule.step(seen, self._rule_state)
             moment.bad = decision is Decision.REJECT
             moment.kept = moment.bad and self.on_reject == "shrink" and actual > -math.inf
             if decision is Decision.ACCEPT or moment.kept:
@@ -267,32 +250,20 @@ class TrustRegion(ClosureOptimizer):
         self._note("coarsen", reason, **self._place, epsilon=epsilon)
 
     def _plan_of(self, state: TrustRegionState) -> PrecisionPlan:
-        if state.budget is None:
-            return self.levels[state.level]
-        return self.errors.plan_within(state.budget) or self._session.full_precision
+        return self.levels[state.level] if state.budget is None else self.errors.plan_within(state.budget)
 
     @property
     def _finest(self) -> bool:
         """Whether no budget gives a finer plan than the present one."""
         return self.rule.levels is None and self._made == self._session.full_precision
 
-    def _refined(self, state: TrustRegionState) -> tuple[TrustRegionState, PrecisionPlan]:
-        """A plan within a budget, which is lowered until it differs from the one whose gate failed."""
-        plan = self._plan_of(state)
-        if plan != self._made or state.budget is None or plan.predicted_error is None:
-            return state, plan
-        error = epsilon_of(plan.predicted_error, self.errors.z)
-        if not error:  # the gate knows of errors that no analysis sees
-            return state, self._session.full_precision
-        state = replace(state, budget=min(state.budget, 0.5 * error))
-        return state, self._plan_of(state)
-
     def _keep(
         self, decision: Decision, state: TrustRegionState, reason: str, loss: Tensor, seen: Observation | None = None
     ) -> Decision:
         """Take the state of the rule over, and note why."""
-        if state.budget != self.budget:
-            state, self._made = self._refined(state)
+        if state.budget is not None and state.budget != self.budget:
+            budget, self._made = self.errors.plan_below(state.budget, self._made)
+            state = replace(state, budget=budget)
         self.budget, self.successes = state.budget, state.successes
         self._take(state.radius, state.level)
         self._note(decision.value, reason, **self._place, loss=loss.item(), **numbers_of(seen))
@@ -306,17 +277,10 @@ class TrustRegion(ClosureOptimizer):
         super()._leave(moment, after, decision)
         if self.on_reject != "restore":
             return
-        if moment.bad and decision is Decision.REJECT and self._buffers is not None:
-            go_back(self.state, self._parameters())
-            for name, buffer in self.net.named_buffers():
-                if name in self._buffers:
-                    buffer.copy_(self._buffers[name])
+        if moment.bad and decision is Decision.REJECT:
+            self._held.go_back(self.state, self._parameters(), self.net)
         elif decision is Decision.ACCEPT and self.steps % self.evaluate_every == 0:
-            self._hold(after.buffers)
-
-    def _hold(self, buffers: dict[str, Tensor]) -> None:
-        hold(self.state, self._parameters())
-        self._buffers = {name: own.clone() for name, own in buffers.items()}
+            self._held.hold(self.state, self._parameters(), after.buffers)
 
     def _own_state(self) -> dict[str, Any]:
         return {
@@ -324,21 +288,13 @@ class TrustRegion(ClosureOptimizer):
             "budget": self.budget,
             "successes": self.successes,
             "plan": None if self._made is None else self._made.to_json(),
-            "buffers": self._buffers,
+            "buffers": self._held.buffers,
         }
 
     def _checked_state(self, own: Any) -> Mapping[str, Any]:
-        own = super()._checked_state(own)
-        budget = own["budget"]
-        by_budget = self.rule.levels is None
-        if budget is not None and not (by_budget and isinstance(budget, float) and 0 < budget < math.inf):
-            raise PlanError(f"the state_dict has a budget that cannot be: {budget!r}")
-        if type(own["successes"]) is not int or own["successes"] < 0:
-            raise PlanError(f"the state_dict has a number of successes that cannot be: {own['successes']!r}")
-        return {**own, "plan": None if own["plan"] is None else PrecisionPlan.from_json(own["plan"])}
+        return checked_region_state(super()._checked_state(own), by_budget=self.rule.levels is None)
 
     def _load(self, own: Mapping[str, Any]) -> None:
         super()._load(own)
-        self.budget, self.successes, self._made, self._buffers = (
-            own[name] for name in ("budget", "successes", "plan", "buffers")
-        )
+        self.budget, self.successes, self._made = (own[name] for name in ("budget", "successes", "plan"))
+        self._held.buffers = own["buffers"]
