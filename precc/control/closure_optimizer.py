@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from precc.checked_net import checked_net
 from precc.control.closure_state import ClosureState
-from precc.control.controller import checked_net
 from precc.control.linear_step import LinearStep, Values, propose
 from precc.control.moment import Closure, Moment, all_finite
 from precc.control.rounded_moves import RoundedMoves

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from precc.control.controller import checked_net
+from precc.checked_net import checked_net
 from precc.errors import ControllerError
 from precc.loss_scaling import LossScaling
 from precc.module import PrecisionModule, session_of

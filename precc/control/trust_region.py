@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from precc.analysis.analysis_options import AnalysisOptions
+from precc.checked_net import checked_net
 from precc.control.closure_optimizer import ClosureOptimizer, numbers_of
 from precc.control.closure_state import checked_region_state
-from precc.control.controller import checked_net
 from precc.control.held_point import HeldPoint
 from precc.control.levels import DEFAULT_LEVELS, Level, plans_of
 from precc.control.linear_step import MOMENTUM_FORMS, LinearStep, Values
