@@ -14,7 +14,8 @@ from torch import nn
 from precc.errors import DataError
 from precc.files import write_whole
 from precc.generators import Generators
-from precc.module import PrecisionModule
+from precc.module import PrecisionModule, session_of
+from precc.precision_state import load_state
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
 
@@ -24,32 +25,40 @@ _VALUES, _PRECISION = "values", "precision"  # of a compiled net
 
 
 def save_checkpoint(path: str | Path, **parts: Any) -> None:
-    """Write a training to a file: the old one or the new one is there, whenever it is cut off.
+    """Write a training to a file: the old one or the new one is there, whenever the process is cut off.
 
     ``save_checkpoint("run.pt", net=net, optimizer=optimizer, ctl=ctl, step=step)`` takes along the ``precision_state``
     of compiled nets, and the random generators of torch (on the devices of the nets), numpy and python. What has no
-    state, such as the position in a loader, is the caller's to keep.
+    state, such as the position in a loader, is the caller's to keep. For the next process make the same parts in the
+    same way, and `load_checkpoint` into them.
 
     Args:
         path: of the file.
-        parts: by name: what has a ``state_dict``, or plain data.
+        parts: by name: what has ``state_dict`` and ``load_state_dict``, or plain data: numbers, texts, tensors, lists
+            and dictionaries of them.
 
     Raises:
+        DataError: a part cannot be written so that it can be read again; the message names it, the old file stays.
         OSError: the file cannot be written.
     """
-    states = {name: _state_of(part) for name, part in parts.items()}
-    document = {"format": _FORMAT, "version": _VERSION, "parts": states, _GENERATORS: _generators(parts)}
-    content = io.BytesIO()
-    torch.save(document, content)
-    write_whole(Path(path), content.getvalue())
+    states = {name: _state_of(part) for name, part in parts.items() if _has_state(part)}
+    plain = {name: _plain(part) for name, part in parts.items() if not _has_state(part)}
+    for name, own in {**states, **plain}.items():
+        if not isinstance(parts[name], nn.Module):  # whose values are tensors
+            _check_readable(name, own)
+    header = {"format": _FORMAT, "version": _VERSION, _GENERATORS: _generators(parts)}
+    document = {**header, "states": states, "data": plain}
+    write_whole(Path(path), _bytes_of(document))
 
 
-def load_checkpoint(path: str | Path, **parts: Any) -> dict[str, Any]:
+def load_checkpoint(path: str | Path, *, partial: bool = False, **parts: Any) -> dict[str, Any]:
     """Put what `save_checkpoint` wrote into the same parts, made anew, and the generators where they were.
 
     Args:
         path: of the file.
-        parts: by name, all that have a ``state_dict``.
+        partial: whether states that no part takes are left out, as of a net alone from a training that has ended; the
+            generators then stay as they are.
+        parts: by name, all that had a state.
 
     Returns:
         The plain data by name.
@@ -59,53 +68,94 @@ def load_checkpoint(path: str | Path, **parts: Any) -> dict[str, Any]:
         PreccError, RuntimeError, ValueError: a part refuses its state; all parts are as before.
         OSError: it cannot be read.
     """
-    states, generators = _read(Path(path))
-    own = {name: part for name, part in parts.items() if hasattr(part, "load_state_dict")}
-    strange = sorted(set(own) - set(states)) + sorted(set(parts) - set(own))
-    if strange:
-        raise DataError(f"{str(path)!r} has no state of {strange[0]!r}; it has {', '.join(states)}")
-    missing = [name for name, state in states.items() if isinstance(state, Mapping) and name not in own]
-    if missing:
-        raise DataError(
-            f"{str(path)!r} has a state of {missing[0]!r}, which is to be loaded too: pass {missing[0]}=..."
-        )
-    before = {name: copy.deepcopy(_state_of(part)) for name, part in own.items()}
+    document = _read(Path(path))
+    states, generators = document["states"], document[_GENERATORS]
+    _check_parts(str(path), parts, states, document["data"], partial=partial)
+    before = {name: copy.deepcopy(_state_of(part)) for name, part in parts.items()}
+    present = _generators(parts)
     try:
-        for name, part in own.items():
-            _load(part, states[name])
+        for name, part in parts.items():
+            _load(part, states[name], exact=False)
+        if not partial:
+            _restore(generators)
     except BaseException:
-        for name, part in own.items():
-            _load(part, before[name])
+        for name, part in parts.items():
+            _load(part, before[name], exact=True)
+        _restore(present)
         raise
-    _restore(generators)
-    return {name: state for name, state in states.items() if name not in own}
+    found: dict[str, Any] = document["data"]
+    return found
+
+
+def _check_parts(
+    path: str, parts: Mapping[str, Any], states: Mapping[str, Any], data: Mapping[str, Any], *, partial: bool
+) -> None:
+    """Refuse parts that are not those of the file."""
+    stateless = [name for name, part in parts.items() if not _has_state(part)]
+    if stateless:
+        raise DataError(f"{stateless[0]!r} has no load_state_dict; plain data is what load_checkpoint returns")
+    strange = [name for name in parts if name not in states]
+    if strange:
+        raise DataError(f"{path!r} has no state of {strange[0]!r}; it has states of {', '.join(states) or 'nothing'}")
+    missing = [name for name in states if name not in parts]
+    if missing and not partial:
+        raise DataError(
+            f"{path!r} has a state of {missing[0]!r} too: pass {missing[0]}=..., or partial=True to leave it out"
+        )
+
+
+def _has_state(part: Any) -> bool:
+    return not isinstance(part, type) and hasattr(part, "state_dict") and hasattr(part, "load_state_dict")
+
+
+def _plain(part: Any) -> Any:
+    return part.item() if isinstance(part, np.generic) else part
+
+
+def _bytes_of(document: Any) -> bytes:
+    content = io.BytesIO()
+    torch.save(document, content)
+    return content.getvalue()
+
+
+def _check_readable(name: str, own: Any) -> None:
+    try:
+        torch.load(io.BytesIO(_bytes_of(own)), weights_only=True)
+    except Exception as error:  # whatever pickle makes of it
+        raise DataError(
+            f"{name!r} cannot be saved: {str(error).splitlines()[0]:.200}. It must have a state_dict, or be plain data"
+        ) from error
 
 
 def _state_of(part: Any) -> Any:
     if isinstance(part, PrecisionModule):
         return {_VALUES: part.state_dict(), _PRECISION: part.precision_state()}
-    return part.state_dict() if hasattr(part, "state_dict") else part
+    return part.state_dict()
 
 
-def _load(part: Any, state: Any) -> None:
+def _load(part: Any, state: Any, *, exact: bool) -> None:
     if isinstance(part, PrecisionModule):
         part.load_state_dict(state[_VALUES])
-        part.load_precision_state(state[_PRECISION])
+        load_state(session_of(part), part, state[_PRECISION], exact=exact)
     else:
         part.load_state_dict(state)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read(path: Path) -> dict[str, Any]:
     content = path.read_bytes()
     try:
-        document = torch.load(io.BytesIO(content), weights_only=True)
+        document = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
     except Exception as error:  # whatever torch and pickle make of a damaged file
         raise DataError(f"{str(path)!r} is no checkpoint of torch, or is damaged: {error}") from error
     if not isinstance(document, dict) or document.get("format") != _FORMAT:
         raise DataError(f"{str(path)!r} is no checkpoint of precc.save_checkpoint")
-    if document["version"] != _VERSION:
-        raise DataError(f"{str(path)!r} is a checkpoint of version {document['version']}, and this reads {_VERSION}")
-    return document["parts"], document[_GENERATORS]
+    if document.get("version") != _VERSION:
+        raise DataError(
+            f"{str(path)!r} is a checkpoint of version {document.get('version')}, and this reads {_VERSION}"
+        )
+    if not {"states", "data", _GENERATORS} <= set(document):
+        raise DataError(f"{str(path)!r} is damaged: it lacks states, data or generators")
+    return document
 
 
 def _generators(parts: Mapping[str, Any]) -> dict[str, Any]:

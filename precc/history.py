@@ -36,11 +36,11 @@ class HistoryRow:
         average_bits: of that plan; None where it is not known.
         level: of arithmetic, 0 the coarsest.
         radius: of a trust region, in the 2-norm of all parameters.
-        budget: of errors, in the units that the controller documents.
+        budget: of errors, in the units that the controller documents; of `NoiseAware`, ``theta**2`` times the noise.
         epsilon: absolute error of the loss.
         predicted_reduction: of the objective.
         actual_reduction: likewise.
-        loss: of the step.
+        loss: of the step; in rows of analyses the running mean.
         noise: variance of the gradient of a batch, in the square of the gradient's norm.
         noise_source: where that is from.
     """
@@ -86,7 +86,8 @@ class History(Sequence[HistoryRow]):
         """Append a row; `own` are further fields of `HistoryRow`."""
         digest = None if plan is None else self._digest(plan)
         bits = None if plan is None else _average_bits(plan)
-        self._rows.append(HistoryRow(step, controller, event, reason, digest, bits, **own))
+        known = {name: _plain(name, value) for name, value in own.items()}
+        self._rows.append(HistoryRow(step, controller, event, reason, digest, bits, **known))
 
     def _digest(self, plan: PrecisionPlan) -> str:
         last = self._rows[-1].plan if self._rows else None
@@ -130,6 +131,8 @@ class History(Sequence[HistoryRow]):
         return arrow.table(self.columns(), schema=arrow.schema(list(kinds.items())))
 
     def __str__(self) -> str:
+        if not self._rows:
+            return "history: no rows yet"
         shown = self._rows[-_SHOWN:]
         names = [name for name in _COLUMNS if any(getattr(row, name) is not None for row in shown)]
         more = len(self._rows) - len(shown)
@@ -181,6 +184,11 @@ def _fits(name: str, value: Any) -> bool:
     if name in _TEXT:
         return isinstance(value, str)
     return type(value) is int if name in _WHOLE else type(value) in (int, float)
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A number as Python has it, whatever library it is from."""
+    return value if value is None or name in _TEXT else int(value) if name in _WHOLE else float(value)
 
 
 def _average_bits(plan: PrecisionPlan) -> float | None:

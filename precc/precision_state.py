@@ -34,8 +34,14 @@ def state_of(session: Session) -> dict[str, Any]:
     }
 
 
-def load_state(session: Session, net: nn.Module, state: Any) -> None:
+def load_state(session: Session, net: nn.Module, state: Any, *, exact: bool = False) -> None:
     """Put a state of `state_of` in the place of the net's own. The net's rules stay, before those of the state.
+
+    Args:
+        session: of the net.
+        net: that it is for.
+        state: of it, or of one like it.
+        exact: take its rules alone, as where a state of before is put back.
 
     Raises:
         PlanError: it is none, or names slots that the net does not have; the net's own stays.
@@ -43,7 +49,9 @@ def load_state(session: Session, net: nn.Module, state: Any) -> None:
     read = _State.of(state)
     brought = () if read.plan is None else read.plan.multiply_adds
     session.graphs.check_names(list(read.amax), brought, net, namer="the precision_state")
-    session.use(read.plan, net, rules=(*session.rules, *(rule for rule in read.rules if rule not in session.rules)))
+    brought_rules = tuple(rule for rule in read.rules if rule not in session.rules)
+    rules = read.rules if exact else (*session.rules, *brought_rules)
+    session.use(read.plan, net, rules=rules, recompile=exact)
     session.builds.tally.replace_by(read.multiply_adds, *read.bits)
     session.events.clear()
     session.events.update(read.events)

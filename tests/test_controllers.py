@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import inspect
 import math
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from precc.control.controllers import CONTROLLERS, RULES
 from precc.control.guards import GuardReading, Guards
 from precc.control.late_switch_rule import LateSwitchReading, LateSwitchRule
 from precc.control.mpsgd_rule import MPSGDObservation, MPSGDRule
+from precc.control.noise_aware_rule import NoiseAwareRule, Proposal
 from precc.control.sharpness_rule import SharpnessGuardRule
+from precc.control.storm_rule import STORMRule
 from precc.control.trust_region_rule import Observation, TrustRegionRule
 from precc.protocols import ControlRule
 
@@ -26,6 +29,9 @@ README = Path(__file__).parents[1] / "README.md"
 def loses(word: int, fraction: int, bins: int) -> float:
     return float(word < 6 or fraction < 3 or bins < 1)
 
+
+WORK = {"a/product/fprop.input": 10}
+_PROPOSED = ((10, "e4m3"), (20, "e4m3"), (80, "bf16"), (320, "bf16"))
 
 #: A rule, and what it sees step by step: among it a decision of each kind.
 EXAMPLES: dict[str, tuple[ControlRule[Any, Any, Any], list[Any]]] = {
@@ -39,6 +45,18 @@ EXAMPLES: dict[str, tuple[ControlRule[Any, Any, Any], list[Any]]] = {
     ),
     "LateSwitchRule": (LateSwitchRule(at=0.5, total_steps=4), [LateSwitchReading(own, 0.1) for own in (1, 2, 3)]),
     "MPSGDRule": (MPSGDRule(levels=2), [MPSGDObservation(0.1, own, (0.02, 0.001), 1.0) for own in (1.0, 0.1, 1.0)]),
+    "NoiseAwareRule": (
+        NoiseAwareRule(),
+        [Proposal(step, precc.PrecisionPlan("fp32", {"a/product/fprop.input": own}, WORK)) for step, own in _PROPOSED],
+    ),
+    "STORMRule": (
+        STORMRule(levels=2),
+        [
+            Observation(1.0, 0.5, gradient_norm=9.0),
+            Observation(1.0, 0.001, 0.9, gradient_norm=9.0),
+            Observation(1.0, 0.001, -1.0, gradient_norm=9.0),
+        ],
+    ),
     "SharpnessGuardRule": (
         SharpnessGuardRule(levels=2, window=4, warmup=2, patience=1, cooldown=0, calm=1),
         [1.0, 1.1, 9.0, 1.0, math.nan, math.inf],
@@ -58,7 +76,7 @@ def is_plain(value: Any) -> bool:
         return all(map(is_plain, (*value, *value.values())))
     if dataclasses.is_dataclass(value):
         return is_frozen(type(value)) and all(is_plain(getattr(value, own.name)) for own in dataclasses.fields(value))
-    return value is None or isinstance(value, (bool, int, float, str))
+    return value is None or isinstance(value, (bool, int, float, str, Enum, precc.PrecisionPlan))
 
 
 def is_frozen(kind: type) -> bool:

@@ -14,6 +14,7 @@ from precc.errors import ControllerError, UnsupportedError
 from precc.graph_builds import LIVE
 from precc.module import PrecisionModule, session_of
 from precc.plan import PrecisionPlan
+from precc.precision_state import load_state
 from precc.unscaled import refuse_scaled
 from precc.updates.same_updates import with_updates_of
 
@@ -177,12 +178,13 @@ class Controller:
             raise ControllerError(f"the state_dict is of {state_dict['controller']!r}, not of {type(self).__name__}")
         if type(state_dict["steps"]) is not int or state_dict["steps"] < 0:
             raise ControllerError(f"the state_dict has steps {state_dict['steps']!r}")
-        before = self._state()
+        before, present = self._state(), self.net.precision_state()
         try:
             self._load(state_dict["own"])
             self.net.load_precision_state(state_dict["net"])
         except BaseException:
             self._load(before)
+            load_state(session_of(self.net), self.net, present, exact=True)
             raise
         self.steps, self._updates, self._skipped, self._set = state_dict["steps"], 0, False, None
 

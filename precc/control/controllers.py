@@ -11,9 +11,11 @@ from precc.control.late_switch_rule import LateSwitchRule
 from precc.control.mpsgd import MPSGD
 from precc.control.mpsgd_rule import MPSGDRule
 from precc.control.noise_aware import NoiseAware
+from precc.control.noise_aware_rule import NoiseAwareRule
 from precc.control.sharpness_guard import SharpnessGuard
 from precc.control.sharpness_rule import SharpnessGuardRule
 from precc.control.storm import STORM
+from precc.control.storm_rule import STORMRule
 from precc.control.trust_region import TrustRegion
 from precc.control.trust_region_rule import TrustRegionRule
 from precc.protocols import ControlRule
@@ -30,6 +32,8 @@ _EVERY: tuple[type[ControlRule[Any, Any, Any]], ...] = (
     Guards,
     LateSwitchRule,
     MPSGDRule,
+    NoiseAwareRule,
+    STORMRule,
     SharpnessGuardRule,
     TrustRegionRule,
 )
