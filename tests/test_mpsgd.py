@@ -165,6 +165,47 @@ def test_the_strict_form_keeps_updates_and_scales_losses_as_the_plan_says() -> N
     assert ctl.get_scale() == 64.0
 
 
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_level_has_its_own_updates_and_others_those_of_the_net(strict: bool) -> None:
+    own = precc.PrecisionPlan("float16", default_update={"master": "e4m3"}, loss_scaling=8.0)
+    start = precc.PrecisionPlan("float32", default_update={"master": "bf16"})
+    net = precc.compile(Quadratic([3.0, 4.0], [1.0, 1.0]), plan=start, backend="reference")
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.5)
+    precc.RoundedUpdates(net, optimizer)
+    scaler = precc.LossScaler(net)
+    off = lambda output: output + (0.0 if "float32" in str(net.plan.default) else 0.5)  # noqa: E731
+    ctl = MPSGD(net, optimizer, loss=off, levels=(own, "float32"))
+
+    def train(factor: float) -> None:
+        optimizer.zero_grad()
+        if strict:
+            ctl.backward(lambda: ctl.loss(net(torch.zeros(1, 2))) * factor)
+            optimizer.step()
+        else:
+            scaler.scale(ctl.loss(net(torch.zeros(1, 2))) * factor).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        ctl.step()
+
+    def agree() -> None:
+        assert net.plan.default == ctl.plan.default
+        assert net.plan.default_update == (own if ctl.level == 0 else start).default_update
+        assert net.plan.loss_scaling == (own.loss_scaling if ctl.level == 0 else None)
+
+    agree()
+    levels = []
+    for factor in (1.0, 1e-9, 1.0):
+        train(factor)
+        agree()
+        levels.append(ctl.level)
+    assert levels[:2] == [0, 1]
+    if strict:
+        optimizer.zero_grad()
+        with pytest.raises(KeyboardInterrupt):
+            ctl.backward(_interrupted)
+        agree()
+
+
 def _interrupted() -> Tensor:
     raise KeyboardInterrupt
 

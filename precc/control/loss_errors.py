@@ -7,12 +7,23 @@ from typing import Any
 
 from precc.analysis.analysis import Analysis
 from precc.analysis.error_estimate import ErrorEstimate
-from precc.errors import AnalysisError, InfeasibleError
+from precc.errors import AnalysisError, ControllerError, InfeasibleError
 from precc.plan import PrecisionPlan
 from precc.policies.error_budget import ErrorBudget
 from precc.rule import Rule
 
-__all__ = ["epsilon_of", "plan_within"]
+__all__ = ["checked_z", "epsilon_of", "plan_within"]
+
+
+def checked_z(z: float) -> float:
+    """The z of ``|mean| + z * sigma`` as it is.
+
+    Raises:
+        ControllerError: it is negative, or not finite.
+    """
+    if not 0 <= z < math.inf:
+        raise ControllerError(f"z, of |mean| + z * sigma, must be finite and not negative, got {z}")
+    return z
 
 
 def epsilon_of(estimate: ErrorEstimate, z: float) -> float:

@@ -10,27 +10,25 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from precc.analysis.analysis_options import AnalysisOptions
+from precc.checks import checked_count
 from precc.control.controller import Controller
 from precc.control.level_errors import LevelErrors
 from precc.control.levels import DEFAULT_LEVELS, Level, plans_of
-from precc.control.loss_errors import epsilon_of
+from precc.control.loss_errors import checked_z, epsilon_of
 from precc.control.moment import Moment, check_no_gradients
 from precc.control.mpsgd_rule import MPSGDDecision, MPSGDObservation, MPSGDRule, MPSGDState
 from precc.control.preconditioned import preconditioner, square_of_gradients
-from precc.control.region_errors import error_between
+from precc.control.region_errors import check_choice, error_between
 from precc.control.secant import SecantRule
 from precc.control.snapshot import Snapshot
 from precc.control.static_scale import check_static, scale_of
 from precc.control.trajectory import Trajectory
 from precc.control.watched_batch import Loss
-from precc.errors import ControllerError, expected_one_of
+from precc.errors import ControllerError
 from precc.module import PrecisionModule, session_of
 from precc.plan import PrecisionPlan
-from precc.updates.same_updates import with_updates_of
 
 __all__ = ["MPSGD"]
-
-_EPSILONS = ("measured", "predicted")
 
 _scale = partial(scale_of, otherwise=1.0)
 
@@ -103,13 +101,9 @@ class MPSGD(Controller):
         self._trajectory = Trajectory(
             rule=SecantRule() if secants is None else secants, lipschitz=lipschitz, keep=keep_iterate, seed=seed
         )
-        if epsilon not in _EPSILONS:
-            raise ControllerError(f"unknown epsilon {epsilon!r}: {expected_one_of(_EPSILONS)}")
-        if not 0 <= z < math.inf:
-            raise ControllerError(f"z, of |mean| + z * sigma, must be finite and not negative, got {z}")
-        if type(measure_every) is not int or measure_every < 1:
-            raise ControllerError(f"measure_every counts steps, at least 1; got {measure_every!r}")
-        self.epsilon, self.z, self.measure_every = epsilon, z, measure_every
+        check_choice("epsilon", epsilon, ("measured", "predicted"))
+        self.epsilon, self.z = epsilon, checked_z(z)
+        self.measure_every = checked_count("measure_every", measure_every, 1)
         self.options = AnalysisOptions() if analysis is None else analysis
         self._errors = LevelErrors.of(levels=len(self.levels), window=window)
         super().__init__(net, optimizer, loss)
@@ -169,9 +163,9 @@ class MPSGD(Controller):
             UnsupportedError: a plan's loss scaling is dynamic.
         """
         check_no_gradients(self.gradients(), "MPSGD.backward")
-        session = session_of(self.net)
-        plans = [with_updates_of(plan, session.plan) for plan in self.levels]
+        plans = [self._whole(plan) for plan in self.levels]
         check_static(plans, "MPSGD.backward")
+        session = session_of(self.net)
         session.parts.scaling.add(self)
         moment = Moment(self.net, closure, list(self.parameters.values()), _scale, type(self).__name__)
         try:
@@ -181,20 +175,28 @@ class MPSGD(Controller):
                 loss, gradients = moment.gradients(plan)
                 after = Snapshot.of(self.net)
                 named = {name: gradients[own] for name, own in self.parameters.items() if own in gradients}
-                bound = self.rule.bound(self.rate, self._square_of(named), self._rule_state)
+                square = square_of_gradients(named, self.parameters, self.optimizer)
+                bound = self.rule.bound(self.rate, square, self._rule_state)
                 if self.rule.passes(self._errors.largest[level], bound):
                     break
         except BaseException:  # also Ctrl-C: nothing is left behind
             moment.forget_gradients()
             moment.before.restore(self.net)
-            self.net.set_plan(plans[self.level], recompile=True)
+            self._set = session.chosen  # by this controller, not by somebody else
+            self.set_plan(self.plan)
             raise
+        self._set = session.chosen
         after.restore(self.net)
         for own, gradient in gradients.items():
             own.grad = gradient.to(own.dtype)
         self._move_to(level, bound)
         self._strict = True
         return loss
+
+    def _whole(self, plan: PrecisionPlan) -> PrecisionPlan:
+        """A plan with the updates that go on in it, set."""
+        self.set_plan(plan)
+        return session_of(self.net).chosen or plan
 
     def get_scale(self) -> float:
         """The factor of the next loss of `backward`."""
@@ -214,10 +216,7 @@ class MPSGD(Controller):
 
     def _see_update(self) -> None:
         super()._see_update()
-        self._square = self._square_of(self.gradients())
-
-    def _square_of(self, gradients: dict[str, Tensor]) -> float:
-        return square_of_gradients(gradients, self.parameters, self.optimizer)
+        self._square = square_of_gradients(self.gradients(), self.parameters, self.optimizer)
 
     # what it decides
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from precc.analysis.analysis import Analysis
 from precc.analysis.analysis_options import AnalysisOptions
 from precc.control.linear_step import Values, norm_of
-from precc.control.loss_errors import epsilon_of, plan_within
+from precc.control.loss_errors import checked_z, epsilon_of, plan_within
 from precc.control.moment import Moment
 from precc.control.watched_batch import Loss, Watch
 from precc.errors import ControllerError, expected_one_of
@@ -59,8 +59,7 @@ class RegionErrors:
                 'gate="difference" needs epsilon="measured": an analysis knows the error of a loss, not that of '
                 "f(x) - f(x + p), of which most cancels"
             )
-        if not 0 <= self.z < math.inf:
-            raise ControllerError(f"z, of |mean| + z * sigma, must be finite and not negative, got {self.z}")
+        checked_z(self.z)
         self._watch()
 
     def _watch(self) -> None:
