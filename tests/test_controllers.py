@@ -74,7 +74,7 @@ def is_plain(value: Any) -> bool:
         return all(map(is_plain, value))
     if isinstance(value, dict):
         return all(map(is_plain, (*value, *value.values())))
-    if dataclasses.is_dataclass(value):
+    if dataclasses.is_dataclass(value) and not isinstance(value, precc.PrecisionPlan):
         return is_frozen(type(value)) and all(is_plain(getattr(value, own.name)) for own in dataclasses.fields(value))
     return value is None or isinstance(value, (bool, int, float, str, Enum, precc.PrecisionPlan))
 

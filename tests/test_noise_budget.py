@@ -10,6 +10,7 @@ import precc
 from precc import Analysis, AnalysisOptions, NoiseBudget
 from precc.errors import InfeasibleError, PlanError
 from precc.models.lenet5 import LeNet5
+from precc.policies.noise_budget import Charges
 from precc.slots import Slot
 
 ROWS = 32
@@ -40,6 +41,7 @@ def test_what_is_measured_is_within_theta_of_the_noise(analysis: Analysis, noise
     plan = NoiseBudget(noise=noise * square, theta=0.5).assign(analysis)
     measured = analysis.measure(forward_weights(plan, alone=False), repetitions=20)
     assert measured.gradient <= 1.5 * 0.5 * math.sqrt(noise)
+    assert measured.gradient >= 0.2 * 0.5 * math.sqrt(noise), "the budget is used"
 
 
 def test_more_noise_or_theta_costs_fewer_bits(analysis: Analysis) -> None:
@@ -50,14 +52,14 @@ def test_more_noise_or_theta_costs_fewer_bits(analysis: Analysis) -> None:
 
 
 def test_forward_weights_are_charged_as_a_gap_of_the_loss_alone(analysis: Analysis) -> None:
-    square = analysis.gradient_norm**2
-    for gap in (1e-5, 1e-3):
+    square, bits = analysis.gradient_norm**2, []
+    for gap in (1e-7, 1e-5, math.inf):
         plan = NoiseBudget(noise=square, loss_gap=gap).assign(analysis)
         own = forward_weights(plan, alone=True)
         charged = sum(abs(analysis.alone(name, precision).loss_mean) for name, precision in own.slots.items())
         assert charged <= gap * (1 + 1e-9)
-    free = forward_weights(NoiseBudget(noise=square).assign(analysis), alone=True)
-    assert precc.PrecisionPlan("float32", free.slots, plan.multiply_adds) != own
+        bits.append(sum(precision.bits for precision in own.slots.values()) / len(own.slots))
+    assert bits[0] > bits[1] >= bits[2]
 
 
 def test_a_persisting_error_is_charged_over_the_horizon(analysis: Analysis) -> None:
@@ -111,3 +113,25 @@ def test_no_noise_is_infeasible_unless_a_candidate_is_exact(analysis: Analysis) 
 def test_options_that_make_no_sense_are_refused(options: dict[str, float], message: str) -> None:
     with pytest.raises(PlanError, match=message):
         NoiseBudget(**options)  # type: ignore[arg-type]
+
+
+def test_charges_by_hand(analysis: Analysis) -> None:
+    """Of one slot that persists and one that passes: (1 + horizon) * shrunk times the one, and the other once."""
+    square = analysis.gradient_norm**2
+    policy = NoiseBudget(noise=square, batch=4 * ROWS, horizon=7.0, candidates=["e2m3", "float32"])
+    choices = policy.assigner(analysis).choices
+    charges = Charges.of(choices, 7.0, 4.0)
+    names, palette = choices.errors.names, [own.format.name for own in choices.palette.precisions]
+    coarse = palette.index("float6_e2m3fn")
+    about = charges.choices.uniform
+    table = charges.gradients(about)
+    for name in ("fc1/product/dgrad.weight", "fc1/product/wgrad.input"):
+        alone = analysis.alone(name, choices.palette.precisions[coarse])
+        flips = choices.errors.squares[names.index(name), coarse] * about.slopes[names.index(name), coarse]
+        persisting = alone.gradient if name.endswith("weight") else alone.coherent
+        expected = (alone.gradient - persisting) + 8 * 4 * persisting + flips
+        assert table[names.index(name), coarse] == pytest.approx(expected)
+    forward = names.index("fc1/product/fprop.weight")
+    assert table[forward, coarse] == 0
+    gap = abs(analysis.alone(names[forward], choices.palette.precisions[coarse]).loss_mean)
+    assert charges.gaps[forward, coarse] == pytest.approx(gap)

@@ -17,7 +17,7 @@ from precc.policies.budget_policy import BudgetPolicy
 from precc.precision import Precision
 from precc.slots import Role, Slot
 
-__all__ = ["NoiseBudget", "without_forward_weights"]
+__all__ = ["Charges", "NoiseBudget", "without_forward_weights"]
 
 #: Problems that are solved at most, each linearised about the plan before.
 _ROUNDS = 6
@@ -86,7 +86,7 @@ class NoiseBudget(BudgetPolicy):
 
     def _solve(self, assigner: Assigner) -> Scored:
         analysis = assigner.analysis
-        charges = _Charges.of(assigner.choices, self.horizon, (self.batch or analysis.batch.rows) / _rows(analysis))
+        charges = Charges.of(assigner.choices, self.horizon, (self.batch or analysis.batch.rows) / _rows(analysis))
         allowed = self.theta**2 * self.noise * charges.shrunk / analysis.gradient_norm**2
         budgets = np.array([allowed, self.loss_gap])
         about, factor = charges.choices.uniform, 1.0
@@ -111,7 +111,7 @@ class NoiseBudget(BudgetPolicy):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Charges:
+class Charges:
     """What choices are charged.
 
     Args:
@@ -129,7 +129,7 @@ class _Charges:
     shrunk: float
 
     @classmethod
-    def of(cls, choices: StepChoices, horizon: float, shrunk: float) -> "_Charges":
+    def of(cls, choices: StepChoices, horizon: float, shrunk: float) -> "Charges":
         found = choices.errors
         slots = [Slot.parse(name) for name in found.names]
         forward = np.array([_is_forward_weight(slot) for slot in slots])[:, None]
@@ -143,11 +143,16 @@ class _Charges:
         others = replace(choices, errors=replace(found, gradients=gradients, squares=squares))
         return cls(others, np.where(forward, np.abs(found.means), 0.0), persisting, (1 + horizon) * shrunk - 1, shrunk)
 
+    def gradients(self, about: Reference) -> Floats:
+        """Charges of the gradient by slot and choice, linearised about a reference."""
+        found = self.choices.errors
+        return found.gradients + found.squares * about.slopes + self.extra * self.persisting
+
     def problem(self, assigner: Assigner, about: Reference, budgets: Floats) -> AssignmentProblem:
         """To be within budgets of the gradient and of the loss, with errors linearised about a reference."""
         base = assigner.tables.problem(about, Limits())
         found, groups = self.choices.errors, len(self.choices.graph)
-        gradients = found.gradients + found.squares * about.slopes + self.extra * self.persisting
+        gradients = self.gradients(about)
         errors = np.stack([found.by_group(np.maximum(own, 0.0), groups) for own in (gradients, self.gaps)])
         errors = np.where(np.isfinite(base.costs), errors, 0.0)
         return AssignmentProblem(base.costs, errors, budgets, base.ends, base.tables, ("gradient noise", "loss gap"))
