@@ -33,4 +33,6 @@ def test_the_code_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert len(blocks) == 11
     for block in blocks:
         exec(block, names)
-    assert {entry.name for entry in tmp_path.iterdir()} == {"net.onnx", "plan.json", "run.pt", "step.precc"}
+    assert {entry.name for entry in tmp_path.iterdir()} == {
+        *("net.onnx", "plan.json", "run.pt", "step.precc", "training.pt")
+    }
