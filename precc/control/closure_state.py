@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from precc.errors import PlanError
-from precc.module import PrecisionModule
+from precc.module import PrecisionModule, session_of
 from precc.plan import PrecisionPlan
+from precc.precision_state import load_state
 
 __all__ = ["ClosureState", "checked_closure_state", "checked_region_state"]
 
@@ -75,7 +76,7 @@ class ClosureState(Optimizer):
         try:
             super().load_state_dict({key: value for key, value in state_dict.items() if key != self._entry})
         except BaseException:
-            self.net.load_precision_state(before)
+            load_state(session_of(self.net), self.net, before, exact=True)
             raise
         self._keep_dtypes(state_dict)
         self._load(own)

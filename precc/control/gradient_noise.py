@@ -98,11 +98,15 @@ def noise_of_moments(first: Vector, second: Vector, metric: Vector) -> float:
 
 
 def adam_metric(parameters: Mapping[str, Tensor], state: Mapping[Tensor, Any], groups: Any) -> dict[str, Tensor]:
-    """Weights ``1 / (sqrt(v) + eps)`` of the squares in Adam's norm, v without bias; none of an optimizer without v."""
+    """Weights ``1 / (sqrt(v) + eps)`` of the squares in Adam's norm, v without bias; none of an optimizer without v.
+
+    Of AMSGrad v is the largest so far.
+    """
     options = {own: group for group in groups for own in group["params"]}
     found = {}
     for name, own in parameters.items():
-        second = _unbiased(state.get(own), options[own], "exp_avg_sq", 1)
+        key = "max_exp_avg_sq" if options[own].get("amsgrad") else "exp_avg_sq"
+        second = _unbiased(state.get(own), options[own], key, 1)
         if second is not None:
             found[name] = 1.0 / (second.sqrt() + options[own]["eps"])
     return found

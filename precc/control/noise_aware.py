@@ -19,7 +19,7 @@ from precc.control.plan_proposer import PlanProposer
 from precc.control.ranks import Ranks
 from precc.control.watched_batch import Loss
 from precc.cost.cost_model import CostModel
-from precc.errors import ControllerError
+from precc.errors import ControllerError, UnsupportedError
 from precc.formats import Format
 from precc.module import PrecisionModule, session_of
 from precc.plan import PrecisionPlan
@@ -170,6 +170,8 @@ class NoiseAware(Controller):
     # what it sees of a step
 
     def _before_update(self) -> None:
+        if any(own.is_sparse for own in self.gradients().values()):
+            raise UnsupportedError("NoiseAware does not take sparse gradients: use Embedding(sparse=False)")
         self.probe.see(self.gradients())
         if self.guards is not None:
             self._norm = float(get_total_norm(list(self.gradients().values())))
