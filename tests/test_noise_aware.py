@@ -241,13 +241,13 @@ def test_a_batch_that_says_nothing_postpones_the_analysis() -> None:
     assert session_of(run[0]).chosen is None
 
 
-@pytest.mark.parametrize("rows", [0, 1, 7])
+@pytest.mark.parametrize("rows", [1, 7])
 def test_a_batch_of_another_size_postpones_the_analysis(rows: int) -> None:
     run = net, optimizer, ctl = made()
     train(run, 1)
     optimizer.zero_grad()
     x, y = torch.randn(rows, 12), torch.randint(4, (rows,))
-    loss = ctl.loss(net(x), y) if rows else ctl.loss(net(x), y).nan_to_num()
+    loss = ctl.loss(net(x), y)
     loss.backward()
     optimizer.step()
     ctl.step(loss)

@@ -38,9 +38,6 @@ _GUARDS = Guards()
 #: Values of each tensor that are looked at.
 _SAMPLES = 2048
 
-#: Plans that are proposed at most, each after the errors of the one before were measured.
-_TRIES = 4
-
 #: Steps by which an analysis is put off that says nothing.
 _LATER = 10
 
@@ -51,9 +48,10 @@ class NoiseAware(Controller):
     At some steps the last batch is analysed (its first `rows` examples), the noise of the gradient measured, and the
     cheapest plan within `NoiseBudget` proposed. Its error of the gradient is measured on the halves of the batch, where
     what they have in common persists, and a plan that exceeds the budget is proposed again with a tighter one.
-    `NoiseAwareRule` says what is taken of it. Before a plan is taken its
-    loss is evaluated on that batch (*shadow*), and it is refused if that differs from full precision's by more than
-    predicted. If the loss of the training leaves the band of `guards`, or is not finite, the plan is rolled back.
+    `NoiseAwareRule` says what is taken of it. Before a plan is taken its loss is evaluated on that batch (*shadow*):
+    it is refused if that differs from full precision's by more than predicted. If the loss of the training leaves the
+    band of `guards`, or is not finite, the plan is rolled back. Rounding of forward weights, to which the net adapts,
+    is no part of what hides in the noise: it is charged as a gap of the loss.
 
     The noise is measured by `precc.control.noise_probe.NoiseProbe`; ``net.history`` says from what. In a training of
     several ranks the first one analyses and decides, and all do as it says.
@@ -243,7 +241,7 @@ class NoiseAware(Controller):
     def _too_small(self) -> bool:
         """Whether the last batch is none of the usual size, as the last one of an epoch may be."""
         rows = self.watch.batch.rows
-        return rows < 2 or 2 * rows < self._most
+        return not rows or 2 * rows < self._most
 
     def _postpone(self, reason: str, steps: int) -> None:
         self._rule_state = replace(self._rule_state, due=self.steps + steps)

@@ -126,8 +126,8 @@ class NoiseProbe:
         moments = adam_moments(self.parameters, self.optimizer.state, self.optimizer.param_groups)
         if moments is None:
             raise ControllerError(
-                "the noise of the gradient is not known: pass loss=, so that halves of a batch can be evaluated, "
-                "accumulate the gradient from micro-batches, or train with an optimizer of Adam's kind"
+                "the noise of the gradient is not known: pass loss= and batches of 2 or more, of which halves are "
+                "evaluated, accumulate the gradient from micro-batches, or train with an optimizer of Adam's kind"
             )
         found = noise_of_moments(*moments, metric) / self._used**2 if self._used else 0.0
         return GradientNoise(found / rounded, NoiseSource.MOMENTS)
