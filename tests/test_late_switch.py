@@ -151,6 +151,15 @@ def test_a_plan_that_is_set_afterwards_is_moved_too() -> None:
     train(net, optimizer, ctl, range(2, 3))
     assert formats_of(net) == {"fprop": {"bfloat16"}, "dgrad": {"float8_e5m2"}, "wgrad": {"float8_e5m2"}}
     assert [row.event for row in net.history] == ["switch", "switch"]
+    net.set_plan(PrecisionPlan("e4m3"))
+    train(net, optimizer, ctl, range(3, 4))
+    assert formats_of(net)["fprop"] == {"bfloat16"}
+    assert len(net.history) == 2
+    state = ctl.state_dict()
+    assert state["own"].pop("again") is True
+    ctl.load_state_dict(state)  # of an earlier version
+    with pytest.raises(ControllerError, match="again=1"):
+        ctl.load_state_dict({**state, "own": {**state["own"], "again": 1}})
 
 
 def test_products_of_activations_are_of_the_roles_too() -> None:

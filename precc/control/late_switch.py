@@ -1,6 +1,6 @@
 """LateSwitch: more precision for the end of a training."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,7 +31,8 @@ class LateSwitch(Controller):
     ``roles=("fprop", "dgrad", "wgrad")`` moves all products.
 
     Products that have more bits than that already stay as they are, and so do accumulators and results. If another
-    controller sets a plan afterwards, these operands are moved in it too: step this one after it.
+    controller sets a plan afterwards, these operands are moved in it too: step this one after it. The first such time
+    has a row in ``net.history``.
 
     Args:
         net: made by `precc.compile`.
@@ -65,6 +66,7 @@ class LateSwitch(Controller):
         super().__init__(net, optimizer)
         self._rule_state = self.rule.init()
         self._chosen: PrecisionPlan | None = None  # that it has set
+        self._again = False  # whether it was noted that another plan was moved too
         self._checked = False
 
     @property
@@ -83,10 +85,16 @@ class LateSwitch(Controller):
         plan = self._moved(present)
         if plan != present:
             self.set_plan(plan)
-            self.note("switch", why or "another plan was set since the switch", loss=loss)
+            self._note_switch(why, loss)
         elif why:
             self.note("keep", f"{why}, and these products have as many bits already", loss=loss)
         self._chosen = session_of(self.net).chosen
+
+    def _note_switch(self, why: str | None, loss: float | None) -> None:
+        if why is None and self._again:
+            return
+        self._again = why is None
+        self.note("switch", why or "another plan was set since the switch, and is moved too, as later ones", loss=loss)
 
     def _moved(self, present: PrecisionPlan) -> PrecisionPlan:
         """A plan with the operands moved; all slots known are named in it, so it needs the rules of the former no more.
@@ -110,10 +118,14 @@ class LateSwitch(Controller):
         self._checked = True
 
     def _state(self) -> dict[str, Any]:
-        return self._rule_state.to_json()
+        return {**self._rule_state.to_json(), "again": self._again}
 
     def _load(self, state: dict[str, Any]) -> None:
-        self._rule_state = LateSwitchState.from_json(state)
+        own = dict(state) if isinstance(state, Mapping) else state
+        again = own.pop("again", False) if isinstance(own, dict) else False  # older states have none
+        if type(again) is not bool:
+            raise ControllerError(f"the state of LateSwitch has again={again!r:.60}, which is True or False")
+        self._rule_state, self._again = LateSwitchState.from_json(own), again
         self._chosen = None
 
 
