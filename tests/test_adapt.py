@@ -14,6 +14,7 @@ from precc import PrecisionPlan
 from precc.control.adapt import AdaPT
 from precc.control.adapt_rule import AdaPTRule, Strategy
 from precc.control.histogram_divergence import histogram_divergence
+from precc.control.late_switch import LateSwitch
 from precc.errors import CaptureError, ControllerError
 from precc.models.lenet5 import LeNet5
 from precc.models.mnist import load_mnist
@@ -65,6 +66,56 @@ def test_the_first_step_finds_the_layers_and_the_second_is_in_fixed_point() -> N
     train(net, optimizer, ctl, range(1, 2))
     assert set(before) == {"float32"}
     assert "fixed8.4" in net.precision_state()["multiply_adds"]
+
+
+def test_the_start_has_a_row_and_comes_once() -> None:
+    net, optimizer, ctl = made(rule=AdaPTRule(lookback=(1, 1), resolution=(20, 30)))
+    train(net, optimizer, ctl, range(3))
+    rows = [(row.step, row.event) for row in net.history]
+    assert rows[:2] == [(1, "start"), (1, "format")]
+    assert [event for _, event in rows].count("start") == 1
+    assert net.history[0].reason == "fixed8.4 for 0.weight, 2.weight, in the place of the net's own plan"
+
+
+def test_a_plan_that_somebody_sets_holds_until_lengths_change() -> None:
+    net, optimizer, ctl = made(rule=AdaPTRule(lookback=(4, 4), resolution=(20, 30)))
+    train(net, optimizer, ctl, range(1))
+    net.set_plan(PrecisionPlan("bf16"))
+    train(net, optimizer, ctl, range(1, 3))
+    assert {own.format.name for own in net.plan.slots.values()} == {"bfloat16"}
+    train(net, optimizer, ctl, range(3, 4))
+    assert net.history[-1].event == "format"
+    assert net.plan.slots["0/product/fprop.weight"].format.name.startswith("fixed")
+
+
+@pytest.mark.parametrize("cut", [2, 5, 9])
+def test_beside_a_late_switch_rows_are_of_decisions_alone(cut: int) -> None:
+    def both() -> tuple[Any, ...]:
+        net, optimizer, ctl = made()
+        return net, optimizer, ctl, LateSwitch(net, optimizer, to="float32", at=0.2, total_steps=20)
+
+    def go(net: Any, optimizer: Any, ctl: Any, late: Any, steps: range) -> list[float]:
+        found = []
+        for step in steps:
+            found += train(net, optimizer, ctl, range(step, step + 1))
+            late.step(found[-1])
+            forward = {own.format.name for name, own in net.plan.slots.items() if "/fprop." in name}
+            assert not late.switched or forward == {"float32"}
+        return found
+
+    first = both()
+    go(*first, range(cut))
+    saved = torch.load(_stored([own.state_dict() for own in first] + [torch.get_rng_state()]), weights_only=False)
+    losses = go(*first, range(cut, 20))
+    rows = [(row.event, row.reason) for row in first[0].history.of("LateSwitch")]
+    assert [event for event, _ in rows] == ["switch", "switch"]
+    assert "as later ones" in rows[1][1]
+    other = both()
+    for own, state in zip(other, saved, strict=False):
+        own.load_state_dict(state)
+    torch.set_rng_state(saved[-1])
+    assert go(*other, range(cut, 20)) == losses
+    assert other[0].history.columns() == first[0].history.columns()
 
 
 def test_a_decision_is_the_rules() -> None:
@@ -245,7 +296,8 @@ def test_a_tied_weight_is_one_and_what_is_not_controlled_is_said() -> None:
     ] * 3
     assert net.plan.slots["product/fprop.weight"].format.name == "bfloat16"
     assert [(row.event, row.reason) for row in net.history] == [
-        ("uncontrolled", "not of a trained <module>.weight, so left as they are: product")
+        ("uncontrolled", "not of a trained <module>.weight, so left as they are: product"),
+        ("start", "fixed8.4 for a.weight, in the place of the net's own plan"),
     ]
     assert ctl.cost.forward == 0.25
 

@@ -15,7 +15,7 @@ from precc.control.gradient_diversity import GradientSum
 from precc.control.histogram_divergence import histogram_divergence
 from precc.control.weight_slots import WeightSlots, weights_in
 from precc.errors import ControllerError
-from precc.module import PrecisionModule, session_of
+from precc.module import PrecisionModule
 from precc.plan import PrecisionPlan
 from precc.precision import Precision
 from precc.rounding import quantize
@@ -34,7 +34,8 @@ class AdaPT(Controller):
     the optimizer's own gradient is used as it is. Biases have no slot. The first step, which finds the
     layers, is in the net's own plan; what AdaPT does not control stays in it.
 
-    ``net.history`` has a row for each decision, with both lengths; its plans have those of all layers at that time.
+    ``net.history`` has a row for the start and for each decision, with both lengths; its plans have those of all layers
+    at that time. A plan that somebody else sets holds until lengths, or products of the net, are others.
 
     >>> import torch, precc
     >>> net = precc.compile(torch.nn.Linear(4, 3), backend="reference")
@@ -71,7 +72,8 @@ class AdaPT(Controller):
         super().__init__(net, optimizer)
         self._slots: dict[str, WeightSlots] = {}
         self._seen = -1  # graphs of the net when its slots were found
-        self._in_force: tuple[Any, ...] = ()  # the plan that was set, and what it was made from
+        self._in_force: tuple[Any, ...] = ()  # what the plan that was set last was made from
+        self._resumed = False  # whether the plan of what was loaded is in force
 
     @property
     def strategy(self) -> Strategy:
@@ -131,6 +133,9 @@ class AdaPT(Controller):
         if others != self._memory.others:
             self._memory.others = others
             self.note("uncontrolled", f"not of a trained <module>.weight, so left as they are: {', '.join(others)}")
+        if self._resumed and self._slots.keys() <= self._memory.tensors.keys():
+            self._in_force = self._made_from()
+        self._resumed = False
         for name in self._slots:
             self._memory.tensors.setdefault(name, self.rule.init())
             self._memory.sums.setdefault(name, GradientSum())
@@ -142,7 +147,7 @@ class AdaPT(Controller):
             self._move_strategy(loss)
         due = [name for name in self._slots if self._memory.sums[name].count >= self._memory.tensors[name].lookback]
         reasons = [reason for reason in map(self._adapt, due) if reason]
-        self._put_in_force()
+        self._put_in_force(loss)
         for reason in reasons:
             self.note("format", reason, loss=loss)
         total, steps = self._memory.charged
@@ -177,14 +182,23 @@ class AdaPT(Controller):
             f"diversity {diversity:.3g}, strategy {self._memory.strategy.value}"
         )
 
-    def _put_in_force(self) -> None:
-        made_from = (session_of(self.net).chosen, self._seen, self.lengths)
+    def _put_in_force(self, loss: float | None) -> None:
+        """Set the plan where its lengths or slots changed, and not because another one was set since."""
+        made_from = self._made_from()
         if self._memory.base is None or made_from == self._in_force:
             return
         plan = self._plan(self._memory.base)
         if plan != self.net.plan:
             self.set_plan(plan)
-        self._in_force = (session_of(self.net).chosen, self._seen, self.lengths)
+        self._in_force = made_from
+        if not self._memory.charged[1]:
+            first = f"fixed{self.rule.word}.{self.rule.fraction} for {', '.join(self.lengths)}"
+            self.note("start", f"{first}, in the place of the net's own plan", loss=loss)
+
+    def _made_from(self) -> tuple[Any, ...]:
+        """What a plan of its own depends on: lengths, and the slots that have them."""
+        slots = frozenset(slot for own in self._slots.values() for slot in (*own.values, *own.gradients))
+        return self.lengths, slots
 
     def _plan(self, base: PrecisionPlan) -> PrecisionPlan:
         """The net's own plan, with the formats of the weights."""
@@ -205,7 +219,7 @@ class AdaPT(Controller):
 
     def _load(self, state: dict[str, Any]) -> None:
         self._memory = AdaPTMemory.from_state(state, self.parameters, self.rule.longest)
-        self._seen, self._in_force = -1, ()
+        self._seen, self._in_force, self._resumed = -1, (), self._memory.charged[1] > 0
 
 
 def _rounded(values: Tensor, word: int, fraction: int) -> Tensor:
