@@ -326,6 +326,21 @@ def test_a_loss_that_was_not_called_through_the_guard() -> None:
         optimizer.step()
 
 
+@pytest.mark.parametrize("targets", [torch.full((4,), -100), torch.zeros(0, dtype=torch.long)])
+def test_a_batch_without_targets_is_no_reading(targets: Tensor) -> None:
+    net, optimizer, ctl = made()
+    train(net, optimizer, ctl, range(2))
+    before = ctl.state_dict()["own"]
+    ctl.loss(net(torch.randn(len(targets), 6)), targets)
+    optimizer.zero_grad()
+    optimizer.step()
+    ctl.step()
+    assert ctl.state_dict()["own"] == before
+    assert not net.history
+    train(net, optimizer, ctl, range(2, 3))
+    assert ctl.sharpness != before["sharpness"]
+
+
 def test_targets_that_are_no_classes() -> None:
     net, optimizer, ctl = made()
     ctl.loss(net(torch.randn(4, 6)), torch.full((4, 3), 1 / 3)).backward()

@@ -34,7 +34,7 @@ class SharpnessGuard(Controller):
     """Raises precision one level when `logit_sharpness` leaves the band of its last readings; see `SharpnessGuardRule`.
 
     The logits are those of the training's own forward, every so many steps: nothing is evaluated beside. Where several
-    batches make one step, the last one counts.
+    batches make one step, the last one counts. A batch without a target that counts is no reading.
 
     Args:
         net: made by `precc.compile`.
@@ -117,6 +117,8 @@ class SharpnessGuard(Controller):
             logits, targets = self._logits(output, *batch.args, **batch.kwargs)
         else:
             logits, targets = self._logits(output, *batch.targets)
+        if isinstance(targets, Tensor) and not bool((targets != self._ignored).any()):
+            return
         self.sharpness = sharpness_reading(logits, targets, self.epsilon, ignore_index=self._ignored)
         self._fresh = True
 
