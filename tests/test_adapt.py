@@ -225,6 +225,19 @@ def test_the_strategy_follows_the_loss() -> None:
     assert all(reason.endswith(("strategy min", "strategy mean", "strategy max")) for reason in reasons)
 
 
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_does_not_count(wrong: float) -> None:
+    net, optimizer, ctl = made("mean")
+    x, y = a_batch(0)
+    for number in (4.0, wrong, 3.0, 2.0, wrong, 1.0, wrong, 0.5):
+        optimizer.zero_grad()
+        F.cross_entropy(net(x), y).backward()
+        optimizer.step()
+        ctl.step(number)
+    assert ctl._memory.losses == (3.0, 2.0, 1.0, 0.5)
+    assert ctl.strategy is Strategy.MIN
+
+
 def test_what_is_not_finite_is_left_out_and_noted() -> None:
     net, optimizer, ctl = made()
     train(net, optimizer, ctl, range(1))

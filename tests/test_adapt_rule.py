@@ -119,7 +119,10 @@ def test_the_strategy_by_hand() -> None:
     assert {after(1.99, losses, own, 3) for own in Strategy} == {Strategy.MIN}
     assert after(3.0, losses, Strategy.MAX, 4) is Strategy.MIN  # of all four it is 3.75
     assert after(9.0, losses, Strategy.MIN, 5) is Strategy.MIN  # too few losses
-    assert after(math.nan, losses, Strategy.MIN, 3) is Strategy.MEAN
+    for wrong in (math.nan, math.inf):
+        assert [after(wrong, losses, own, 3) for own in Strategy] == list(Strategy)
+        assert after(1.99, [*losses, wrong], Strategy.MAX, 3) is Strategy.MIN
+        assert after(2.0, [*losses[1:], wrong], Strategy.MAX, 4) is Strategy.MAX  # three that count are too few
     assert after(-1.5, [-2.0], Strategy.MAX, 1) is Strategy.MIN
 
 
@@ -206,6 +209,17 @@ def test_diversity_by_hand() -> None:
     assert not own.add(torch.tensor([math.nan, 1.0]))
     assert own.add(torch.tensor([-1.0, -1.0]) / 7)
     assert own.diversity == pytest.approx(3 / (math.sqrt(2) - 1))
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e30, 3e38])
+def test_gradients_whose_squares_leave_float32(size: float) -> None:
+    own = GradientSum()
+    assert own.add(torch.tensor([size, 0.0]))
+    assert own.add(torch.tensor([size, size]))
+    assert own.count == 2
+    assert own.diversity == pytest.approx(2 / math.sqrt((1 + math.sqrt(0.5)) ** 2 + 0.5))
+    assert own.total is not None
+    assert own.total.dtype == torch.float32
 
 
 def test_independent_gradients_have_the_square_root_of_their_number() -> None:

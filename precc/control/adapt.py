@@ -1,5 +1,6 @@
 """AdaPT: training in fixed point whose word and fraction lengths adapt, weight tensor by weight tensor."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -52,7 +53,7 @@ class AdaPT(Controller):
         net: made by `precc.compile`.
         optimizer: any, of the net's parameters.
         strategy: the first one of PushUp: ``"min"``, ``"mean"`` or ``"max"``. It moves with the loss that ``ctl.step``
-            is given, and stays without.
+            is given, and stays without, or where that is not finite.
         rule: its constants.
 
     Raises:
@@ -143,7 +144,7 @@ class AdaPT(Controller):
     # what it decides
 
     def _decide(self, loss: float | None) -> None:
-        if loss is not None:  # it moves every few steps, so the table has it where it counted
+        if loss is not None and math.isfinite(loss):  # it moves every few steps, so the table has it where it counted
             self._move_strategy(loss)
         due = [name for name in self._slots if self._memory.sums[name].count >= self._memory.tensors[name].lookback]
         reasons = [reason for reason in map(self._adapt, due) if reason]

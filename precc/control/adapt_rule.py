@@ -200,14 +200,14 @@ class AdaPTRule:
         """The strategy after a loss: back to min if ``|loss|`` is below the mean of the last ones, else one further.
 
         Args:
-            loss: not finite counts as no improvement.
-            losses: before it.
+            loss: if it is not finite, the strategy stays.
+            losses: before it; those that are not finite do not count.
             strategy: before it.
             lookback: mean one over the tensors; with fewer losses than that, the strategy stays.
         """
-        if len(losses) < max(lookback, 1):
+        last = [own for own in losses if math.isfinite(own)][-max(lookback, 1) :]
+        if len(last) < max(lookback, 1) or not math.isfinite(loss):
             return strategy
-        last = losses[-max(lookback, 1) :]
         if abs(loss) < math.fsum(abs(own) for own in last) / len(last):
             return Strategy.MIN
         return {Strategy.MIN: Strategy.MEAN}.get(strategy, Strategy.MAX)

@@ -30,13 +30,12 @@ class GradientSum:
 
     def add(self, gradient: Tensor) -> bool:
         """Take one in, unless it is not finite: whether it is."""
-        own = gradient.detach()
-        own = own.to(torch.promote_types(own.dtype, torch.float32))
+        own = gradient.detach().double()  # squares of large and small ones would leave float32
         norm = float(own.norm())
         if not math.isfinite(norm):
             return False
         if norm > 0.0:
-            unit = own / norm
+            unit = (own / norm).to(torch.promote_types(gradient.dtype, torch.float32))
             self.total = unit if self.total is None else self.total + unit
             self.count += 1
         return True
