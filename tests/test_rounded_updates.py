@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import pickle
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -154,6 +155,23 @@ def test_what_changes_nothing_copies_nothing(update: str | None, monkeypatch: py
     assert torch.equal(torch.get_rng_state(), generator)
     assert equal(bits(plain), bits(net))
     assert rounded.steps == (3 if update == "fp32" else 0)
+
+
+@pytest.mark.parametrize(
+    "precision", ["e4m3", "e5m2", "int8", "fixed8.4", Precision("e4m3", scaling="tensor"), "mxfp8"]
+)
+def test_gradients_that_are_not_finite_stay_so(precision: Any) -> None:
+    net = compiled(weight_of([1.0] * 5), {"gradient": precision})
+    optimizer = SGD(net.parameters(), lr=0.5)
+    RoundedUpdates(net, optimizer)
+    net.weight.grad = torch.tensor([[1.3, float("inf"), -float("inf"), float("nan"), 1e4]])
+    optimizer.step()
+    assert not net.weight.grad[0, 1:4].isfinite().any()
+    assert not net.weight[0, 1:4].isfinite().any()
+    if precision == "e4m3":
+        assert net.weight.grad[0].nan_to_num(nan=7.0).tolist()[::3] == [1.25, 7.0]
+        assert net.weight.grad[0].tolist()[1:3] == [float("inf"), -float("inf")]
+        assert net.weight.grad[0, 4] == 448.0
 
 
 def test_nearest_rounding_stalls_and_stochastic_does_not() -> None:
@@ -521,6 +539,23 @@ def test_a_step_that_a_grad_scaler_skips_draws_nothing() -> None:
     assert equal(before, bits(net))
     assert torch.equal(torch.get_rng_state(), generator)
     assert rounded.steps == 1
+
+
+def test_copies_need_one_of_their_own() -> None:
+    net = compiled(mlp(), {"master": "e4m3"})
+    optimizer = SGD(net.parameters(), lr=0.1)
+    rounded = RoundedUpdates(net, optimizer)
+    for copied in (copy.deepcopy, copy.copy, pickle.dumps):
+        with pytest.raises(ControllerError, match=r"make another for copies of these, precc.RoundedUpdates\("):
+            copied((net, optimizer, rounded) if copied is not copy.copy else rounded)
+    other, second = copy.deepcopy((net, optimizer))
+    with pytest.warns(PrecisionWarning, match="updates are not rounded"):
+        train(other, second)
+    other, second = copy.deepcopy((net, optimizer))
+    RoundedUpdates(other, second)
+    train(other, second)
+    train(net, optimizer)
+    assert equal(bits(net), bits(other))
 
 
 def test_several_optimizers_and_frozen_parameters() -> None:

@@ -1,5 +1,6 @@
 """RoundedUpdates: an optimizer of torch whose buffers, steps and parameters are in the formats of a net's plan."""
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -45,11 +46,12 @@ class _Step:
 class RoundedUpdates:
     """Rounds, in each step of an optimizer, what the plan of a net says of updates.
 
-    The gradient buffer before the step; after it the states that are momentum, then what was added to the parameter,
-    ``step = new - old`` in the dtype of the parameter, then the parameter, ``master(old + step)``. Parameters without a
-    gradient stay as they are. The plan is read at each step: ``net.set_plan`` acts on the next one, and compiles
-    nothing. Where a plan rounds nothing, nothing is copied. Stochastic bits have one key a step, from torch's default
-    generator: its saved state repeats them, and replicas that are trained in parallel need the same one.
+    The gradient buffer before the step, in which what is not finite stays so in formats that saturate; after it the
+    states that are momentum, then what was added to the parameter, ``step = new - old`` in the dtype of the parameter,
+    then the parameter, ``master(old + step)``. Parameters without a gradient stay as they are. The plan is read at each
+    step: ``net.set_plan`` acts on the next one, and compiles nothing. Where a plan rounds nothing, nothing is copied.
+    Stochastic bits have one key a step, from torch's default generator: its saved state repeats them, and replicas that
+    are trained in parallel need the same one.
 
     Call ``optimizer.step()`` as before, with or without a closure, or through a GradScaler. The net's precision state
     has the plan; this has no state of its own.
@@ -93,6 +95,12 @@ class RoundedUpdates:
         ]
         _ATTACHED[optimizer] = ref(self)
         self._session.parts.rounding.add(self)
+
+    def __reduce__(self) -> Any:
+        raise ControllerError(
+            "a RoundedUpdates is of one net and one optimizer: make another for copies of these, "
+            "precc.RoundedUpdates(net, optimizer)"
+        )
 
     def close(self) -> None:
         """Let go of net and optimizer; steps are no longer rounded."""
@@ -167,7 +175,7 @@ class RoundedUpdates:
         key = draw_key() if any(own.draws for own in rows.values()) else 0
         for path, own in moving.items():
             if (row := rows[path].gradient) is not None:
-                self._round(_gradient(self.optimizer, path, own), row, key)
+                self._round_gradient(_gradient(self.optimizer, path, own), row, key)
         counted = self.steps % self.count_every == 0
         moves = [_Move(path, own, rows[path], _kept(own, rows[path], counted=counted)) for path, own in moving.items()]
         self._step = _Step(moves, key, counted)
@@ -183,6 +191,13 @@ class RoundedUpdates:
         rounded = self._session.options.rounding(tensor, row, key)
         if rounded is not tensor:
             tensor.copy_(rounded)
+
+    def _round_gradient(self, tensor: Tensor, row: Row, key: int) -> None:
+        """What is not finite stays so, for whoever guards the training."""
+        rounded = self._session.options.rounding(tensor, row, key)
+        if rounded is not tensor:
+            saturates = math.isfinite(row.grid.above)
+            tensor.copy_(torch.where(tensor.isfinite(), rounded, tensor) if saturates else rounded)
 
     @torch.no_grad()
     def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
