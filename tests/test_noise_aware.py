@@ -322,7 +322,9 @@ def test_a_plan_that_is_measured_to_exceed_the_noise_is_not_proposed(monkeypatch
 
     monkeypatch.setattr(run[2].probe, "measure", noted)
     train(run, 2)
-    assert "measured 0.2 of it, 0.25 allowed" in run[0].history[0].reason
+    assert "predicted to hide" in run[0].history[0].reason, "the first one is not measured"
+    train(run, 2)
+    assert "measured 0.2 of it, 0.25 allowed" in run[0].history[2].reason
     assert run[2].state_dict()["own"]["tightness"] == pytest.approx(
         0.9**2 * (0.25 / 0.49) ** 0.5 * (0.25 / 0.36) ** 0.5
     )

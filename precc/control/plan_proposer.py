@@ -98,10 +98,12 @@ class PlanProposer:
         try:
             analysis = self._analysis(step, metric)
             gap = max(self.loss_gap * abs(analysis.loss if running is None else running), 1e-30)
-            plan, reason, tightness = self._measured(replace(policy, loss_gap=gap), analysis, metric, tightness)
+            first = state.previous is None  # the finer of it and of the next one is measured with that
+            tries = 0 if first else _TRIES
+            own = replace(policy, loss_gap=gap)
+            plan, reason, tightness = self._measured(own, analysis, metric, tightness, tries)
         except AnalysisError as error:  # as of a gradient that is zero
             return Found(None, str(error), state, NoiseDecision.WAIT, tightness)
-        first = state.previous is None
         (decision, wanted), state = rule.step(Proposal(step, plan), state)
         refused = "" if wanted is None else self._shadow(wanted, analysis)
         return Found(plan if wanted is None else wanted, reason, state, decision, tightness, refused, first)
@@ -113,19 +115,19 @@ class PlanProposer:
         return self.watch.analyze(options)
 
     def _measured(
-        self, policy: NoiseBudget, analysis: Analysis, metric: Mapping[str, Tensor], tightness: float
+        self, policy: NoiseBudget, analysis: Analysis, metric: Mapping[str, Tensor], tightness: float, tries: int
     ) -> tuple[PrecisionPlan, str, float]:
-        """A plan, why, and the tightness that it took; float32 if no other is found that hides in the noise."""
+        """A plan, why, and the tightness that it took; float32 if none hides in these tries; 0: it is not measured."""
         exact = PrecisionPlan("float32").resolve(analysis.multiply_adds)
         allowed, ranks, said = policy.theta**2, Ranks.present(), ""
-        for _ in range(_TRIES):
+        for _ in range(max(tries, 1)):
             own = replace(policy, theta=policy.theta * tightness)
             try:
                 plan = own.assign(analysis, cost=self.cost, target=self.target, rules=self._rules)
             except InfeasibleError as error:
                 return exact, str(error), tightness
             bits = f"{plan.average_bits:.3g} bits"
-            if not self.probe.has_halves or not policy.noise:
+            if not tries or not self.probe.has_halves or not policy.noise:
                 return plan, f"{bits} are predicted to hide in the noise", tightness
             spent = self.probe.rounding(without_forward_weights(plan), ranks, metric, policy.horizon) / policy.noise
             tightness = min(1.0, tightness * tightened(allowed, spent))
