@@ -337,7 +337,8 @@ def test_work_is_counted_at_the_sizes_that_ran() -> None:
 def test_state_dicts_carry_no_precision_state() -> None:
     net = compiled(nn.Linear(4, 4), policy="e4m3")
     assert set(net.state_dict()) == {"weight", "bias"}
-    assert set(net.precision_state()) == {"plan", "rules", "multiply_adds", "events", "amax", "calibration"}
+    known = {"plan", "rules", "multiply_adds", "bits", "events", "history", "amax", "calibration"}
+    assert set(net.precision_state()) == known
 
 
 def test_hooks_of_the_net_are_its_own() -> None:
