@@ -179,14 +179,44 @@ def test_a_gradient_that_is_not_finite_is_left_out_and_rolls_back() -> None:
     assert events(net)[-1] == "switch"
 
 
-def test_a_loss_that_leaves_its_band_rolls_the_plan_back() -> None:
-    guards = Guards(window=8, warmup=4)
-    run = made(guards=guards, rule=NoiseAwareRule(start=(2, 4, 60), agree=64.0))
+def in_a_plan(**guards: Any) -> Made:
+    run = made(
+        guards=Guards(window=8, warmup=4, **guards), rule=NoiseAwareRule(start=(2, 4, 60), agree=64.0), band=30.0
+    )
     train(run, 30)
     assert run[0].plan.average_bits < 32
     run[1].step()
+    return run
+
+
+def test_a_loss_that_full_precision_has_too_blames_no_plan() -> None:
+    run = in_a_plan()
     run[2].step(1e3)
-    assert events(run[0])[-2:] == ["spike", "rollback"]
+    assert events(run[0])[-1] == "spike"
+    assert "full precision has that loss too" in run[0].history[-1].reason
+    assert run[0].plan.average_bits < 32
+
+
+def test_a_loss_that_the_plan_alone_has_rolls_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = net, _, ctl = in_a_plan()
+    plain = ctl.watch.evaluate
+    far = torch.tensor(99.0)
+    monkeypatch.setattr(
+        ctl.watch,
+        "evaluate",
+        lambda: far if session_of(net).plan != session_of(net).full_precision else plain(),
+    )
+    run[2].step(1e3)
+    assert events(net)[-2:] == ["spike", "rollback"]
+    assert net.plan.average_bits == 32
+
+
+def test_losses_that_stay_above_their_band_roll_the_plan_back() -> None:
+    run = in_a_plan(patience=2, spike=1e9)
+    for _ in range(2):
+        run[2].step(9.0)
+        run[1].step()
+    assert events(run[0])[-2:] == ["divergence", "rollback"]
     assert run[0].plan.average_bits == 32
 
 

@@ -50,8 +50,9 @@ class NoiseAware(Controller):
     what they have in common persists, and a plan that exceeds the budget is proposed again with a tighter one.
     `NoiseAwareRule` says what is taken of it. Before a plan is taken its loss is evaluated on that batch (*shadow*):
     it is refused if that differs from full precision's by more than predicted. If the loss of the training leaves the
-    band of `guards`, or is not finite, the plan is rolled back. Rounding of forward weights, to which the net adapts,
-    is no part of what hides in the noise: it is charged as a gap of the loss.
+    band of `guards`, or is not finite, the plan is rolled back, but for a single loss that full precision has too.
+    Rounding of forward weights, to which the net adapts, is no part of what hides in the noise: it is charged as a gap
+    of the loss.
 
     The noise is measured by `precc.control.noise_probe.NoiseProbe`; ``net.history`` says from what. In a training of
     several ranks the first one analyses and decides, and all do as it says.
@@ -248,15 +249,21 @@ class NoiseAware(Controller):
         self.note("postponed", f"{reason}: analysed {steps} step(s) later")
 
     def _roll_back(self, alarm: Alarm, loss: float | None) -> None:
-        left_out = "; the step was left out" if self._norm is not None and not math.isfinite(self._norm) else ""
-        self.note(alarm.event.value, f"{alarm.reason}{left_out}", loss=loss)
         present = self._rule_state.plan
-        if present is None:  # no precision is to blame
+        alike = present is not None and alarm.event is GuardEvent.SPIKE and self._alike(present)
+        said = "; full precision has that loss too" if alike else ""
+        said += "; the step was left out" if self._norm is not None and not math.isfinite(self._norm) else ""
+        self.note(alarm.event.value, f"{alarm.reason}{said}", loss=loss)
+        if present is None or alike:  # no precision is to blame
             return
         self._rule_state = self.rule.roll_back(self.steps, self._rule_state)
         self.probe.disarm()
         self.set_plan(self._rule_state.plan or session_of(self.net).full_precision)
         self.note("rollback", f"{_bits(present)} to {_bits(self._rule_state.plan)} bits after {alarm.event.value}")
+
+    def _alike(self, plan: PrecisionPlan) -> bool:
+        """Whether a plan and full precision have one loss on the last batch."""
+        return Ranks.present().decided(lambda: self.proposer.alike(plan))
 
     # what it remembers
 

@@ -148,6 +148,13 @@ class PlanProposer:
             return ""
         return f"in shadow its loss is {own:.5g}, {own - exact:+.2g} from full precision's; predicted: {allowed:.2g}"
 
+    def alike(self, plan: PrecisionPlan) -> bool:
+        """Whether a plan and full precision have one loss on the last batch, within `band` times the loss gap."""
+        if not self.watch.has_loss:
+            return False
+        exact, own = (self._loss_in(one) for one in (None, plan))
+        return abs(own - exact) <= self.band * self.loss_gap * abs(exact)  # never of what is not finite
+
     def _loss_in(self, plan: PrecisionPlan | None) -> float:
         with self.watch.in_plan(plan):
             return float(self.watch.evaluate())
