@@ -20,20 +20,9 @@ from precc.errors import ControllerError
 from precc.models.lenet5 import LeNet5
 from precc.models.mnist import load_mnist
 from precc.module import session_of
+from tests.resumed_training import Net as Perceptron
 
 EARLY = NoiseAwareRule(start=(2, 4, 6), every=4, agree=64.0, hold=3)
-
-
-class Perceptron(nn.Module):
-    """Two layers, with a dropout between."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b = nn.Linear(12, 16), nn.Linear(16, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.b(F.dropout(self.a(x).relu(), 0.2, self.training))
-        return logits
 
 
 Made = tuple[precc.PrecisionModule, torch.optim.Optimizer, NoiseAware]

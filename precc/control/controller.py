@@ -137,7 +137,7 @@ class Controller:
     @property
     def parameters(self) -> dict[str, Tensor]:
         """The net's, by name, that require gradients."""
-        return {name: own for name, own in self.net.named_parameters() if own.requires_grad}
+        return self.watch.parameters
 
     def gradients(self) -> dict[str, Tensor]:
         """Those that the optimizer is about to use, by name of the parameter."""

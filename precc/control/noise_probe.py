@@ -43,15 +43,10 @@ class NoiseProbe:
         self._used = 1.0  # norm of the gradient that the optimizer used, relative to that of all backwards
         self._exact: list[dict[str, Tensor]] | None = None  # halves of the last batch, at the parameters of now
 
-    @property
-    def parameters(self) -> dict[str, Tensor]:
-        """The net's, by name, that require gradients."""
-        return {name: own for name, own in self.watch.net.named_parameters() if own.requires_grad}
-
     def metric(self) -> dict[str, Tensor]:
         """Weights of the squares in the optimizer's norm, of the parameters that the last batch trains; none of SGD."""
-        trained = self.exact_halves()[0] if self.has_halves else self.parameters
-        parameters = {name: own for name, own in self.parameters.items() if name in trained}
+        trained = self.exact_halves()[0] if self.has_halves else self.watch.parameters
+        parameters = {name: own for name, own in self.watch.parameters.items() if name in trained}
         return adam_metric(parameters, self.optimizer.state, self.optimizer.param_groups)
 
     @property
@@ -68,8 +63,8 @@ class NoiseProbe:
         """Watch the backwards of the next step."""
         self.disarm()
         self.watch.count_from_now()
-        metric = adam_metric(self.parameters, self.optimizer.state, self.optimizer.param_groups)
-        self._micro = MicroBatches(self.parameters, metric)
+        metric = adam_metric(self.watch.parameters, self.optimizer.state, self.optimizer.param_groups)
+        self._micro = MicroBatches(self.watch.parameters, metric)
 
     def disarm(self) -> None:
         """Watch no more."""
@@ -123,7 +118,7 @@ class NoiseProbe:
             return GradientNoise(ranks.noise(own, metric) / self.backwards, NoiseSource.RANKS)
         if self.has_halves:
             return GradientNoise(self.of_halves(metric), NoiseSource.HALVES)
-        moments = adam_moments(self.parameters, self.optimizer.state, self.optimizer.param_groups)
+        moments = adam_moments(self.watch.parameters, self.optimizer.state, self.optimizer.param_groups)
         if moments is None:
             raise ControllerError(
                 "the noise of the gradient is not known: pass loss= and batches of 2 or more, of which halves are "

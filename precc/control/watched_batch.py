@@ -133,6 +133,11 @@ class Watch:
             )
         self._batch = replace(self._batch, targets=_pytree.tree_map(_detached, given[1:]))
 
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """The net's, by name, that require gradients."""
+        return {name: own for name, own in self.net.named_parameters() if own.requires_grad}
+
     def count_from_now(self) -> None:
         """Forget the calls so far."""
         self._inputs, self._repeated = [], False
@@ -182,7 +187,7 @@ class Watch:
             batch: the last one, or another.
             again: with the masks and random bits of other evaluations; else with others, the same each time.
         """
-        named = {name: own for name, own in self.net.named_parameters() if own.requires_grad}
+        named = self.parameters
         with self._aside():
             if not again:
                 for device in {own.device for own in named.values()}:
