@@ -2,14 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 from precc.backends.onnx.slot_rounding import SlotRounding
 from precc.plan import PrecisionPlan
 
 __all__ = ["OnnxDocument", "SlotPlace"]
-
-_NO_FACTS: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +29,7 @@ class SlotPlace:
     source: str
     rounded: str
     stored: str = ""
-    facts: Mapping[str, float] = field(default=_NO_FACTS)
+    facts: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
