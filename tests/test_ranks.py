@@ -23,7 +23,11 @@ def test_one_process_alone() -> None:
 def test_two_ranks_have_one_history_and_one_net(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.distributed_training"]
     ranks = [subprocess.Popen([*command, str(rank), str(tmp_path)], cwd=ROOT) for rank in range(2)]
-    assert [own.wait(timeout=120) for own in ranks] == [0, 0]
+    try:
+        assert [own.wait(timeout=120) for own in ranks] == [0, 0]
+    finally:
+        for own in ranks:
+            own.kill()
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first == second
     events = [row[1] for row in first["rows"]]
