@@ -1,196 +1,134 @@
-"""Export the forward graph to ONNX with each slot's format, and the plan, as metadata.
+"""Export the forward graph to ONNX with every rounding of a plan in it.
 
-On each node that computes a product: ``precc.op``, one ``precc.<role>.<operand>`` for each operand, with
-the name of its format, and ``precc.<role>.accumulator`` (JSON, as in the plan) where its sum is rounded. In the model's
-metadata: ``precc.plan``, the JSON of the whole plan, backward included, which a runtime hands back
-(``session.get_modelmeta().custom_metadata_map`` in onnxruntime). The arithmetic is plain float32.
+Metadata of the model: ``precc``, the JSON of an `OnnxDocument`, backward's formats included, which a runtime hands back
+(``session.get_modelmeta().custom_metadata_map`` in onnxruntime). On each node that computes a product or a stored sum:
+``precc.op``, and for each of its slots ``precc.<role>.<operand>``, the precision, with what an analysis knows of it
+behind further dots; ``precc.<role>.accumulator`` (JSON, as in the plan) where its sum is rounded.
 """
 
-import json
-import logging
-import re
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-import torch
-from torch import nn
-from torch.export import ExportedProgram, default_decompositions
-from torch.fx import GraphModule
+from precc.backends.onnx.document import OnnxDocument
+from precc.backends.onnx.document_json import document_to_json
+from precc.backends.onnx.dynamic_shapes import parse_dynamic_shapes
+from precc.backends.onnx.expand_markers import expand_markers
+from precc.backends.onnx.flavors import Flavor, parse_flavor
+from precc.backends.onnx.node_metadata import annotate_nodes
+from precc.backends.onnx.refusals import check_expressible
+from precc.backends.onnx.slot_facts import facts_of
+from precc.backends.onnx.slot_markers import insert_markers
+from precc.backends.onnx.traced_net import TracedNet, opened_for_export
+from precc.backends.onnx.translation import checked_opset, translate
+from precc.backends.onnx.write_model import require_writable, write_model
+from precc.errors import BackendError, CaptureError, expected_one_of
+from precc.extras import imported
+from precc.module import PrecisionModule, session_of
 
-from precc.annotations import Operand, Product, products_of, unrounded_of
-from precc.captured_graph import size_value
-from precc.errors import BackendError, CaptureError, PlanError
-from precc.files import write_whole
-from precc.module import PrecisionModule, original, session_of
-from precc.plan import PrecisionPlan
-from precc.plan_json import sums_to_json
-from precc.protocols import GraphContext
-from precc.slots import CallNumbers, aliases_of
-from precc.strict_dynamo import opened_products
+__all__ = ["export_onnx", "onnx_model"]
 
-__all__ = ["annotated_model", "export_onnx"]
-
-_FX_NODE = "pkg.torch.onnx.fx_node"
+_NONE: Mapping[str, Any] = MappingProxyType({})
+_UNSUPPORTED = ("error", "portable")
 
 
-def export_onnx(net: PrecisionModule, args: tuple[Any, ...], path: str | Path) -> None:
-    """Write the net's forward graph, in eval mode, as an annotated ONNX file; whole or not at all.
+def export_onnx(
+    net: PrecisionModule,
+    args: tuple[Any, ...],
+    path: str | Path,
+    *,
+    kwargs: Mapping[str, Any] = _NONE,
+    flavor: str = "portable",
+    opset: int | None = None,
+    dynamic_shapes: Any = None,
+    unsupported: str = "error",
+    external_data: bool | None = None,
+    sidecar: bool = True,
+) -> None:
+    """Write the net's forward graph, in eval mode, as an ONNX file that computes what its plan says.
+
+    Flavors: ``"portable"``: each rounding is a node ``FloatQuant`` or ``IntQuant`` of QONNX with its body in the file,
+    so that stock onnxruntime, ``onnx.reference`` and QONNX compute precc's rounding bit for bit (sums of products are
+    in the runtime's order). ``"qdq"``: Cast, QuantizeLinear and DequantizeLinear with ONNX's own types, for TensorRT
+    and others. ``"annotate"``: the plain float32 graph, formats as metadata alone. In the first two, weights are stored
+    rounded, in the narrowest type that holds them. The file describes itself to `precc.load_plan`, `precc.verify_onnx`
+    and `precc.model_explorer_data`.
 
     Args:
         net: a net made by `precc.compile`.
         args: example inputs, as the net takes them.
         path: of the file.
+        kwargs: example inputs by name, after those.
+        flavor: as above.
+        opset: of ONNX, from 18; by default 26 (portable: below it roundings are much slower), 20 (annotate), or the
+            first that has the plan's types (qdq).
+        dynamic_shapes: which dimensions may change: ``"batch"``: the first of every tensor, by this name; else as
+            torch.export takes it, where a name may stand for a dimension. Example inputs have at least 2 in them.
+        unsupported: slots that qdq cannot express: ``"error"``, or ``"portable"``: those alone are written so.
+        external_data: whether tensors go to a file ``<path>.data`` beside it; by default if they exceed 2 GiB.
+        sidecar: whether ``<path>.precc.json`` repeats what the file says of itself, for when a tool drops it.
 
     Raises:
         CaptureError: not a compiled net, or one that torch.export cannot trace.
         PlanError: the exported graph has slots that the trained one has not.
-        BackendError: the extra 'onnx' is not installed, or the model does not fit one file (2 GiB).
-        OSError: the file cannot be written.
+        BackendError: an unknown flavor or opset, an operator that has no ONNX form, slots that the flavor cannot
+            express (all are named), or a model that does not fit one file where external_data is False.
+        ExtraError: the extra 'onnx' is not installed.
+        OSError: the file cannot be written; what was there before is as it was.
     """
-    model = annotated_model(net, args)
-    try:
-        content = model.SerializeToString()
-    except Exception as error:  # protobuf's own class of error depends on its version
-        raise BackendError(f"the model does not fit one ONNX file: {error}") from error
-    write_whole(Path(path), content)
+    if external_data not in (None, True, False) or type(sidecar) is not bool:
+        raise BackendError("external_data is None, True or False, and sidecar True or False")
+    require_writable(Path(path))
+    options = {"kwargs": kwargs, "flavor": flavor, "opset": opset, "dynamic_shapes": dynamic_shapes}
+    model, document = onnx_model(net, args, unsupported=unsupported, **options)
+    write_model(model, Path(path), document_to_json(document) if sidecar else None, external_data=external_data)
 
 
-def annotated_model(net: PrecisionModule, args: tuple[Any, ...]) -> Any:
-    """The annotated graph as an ``onnx.ModelProto``; the errors of `export_onnx`."""
+def onnx_model(
+    net: PrecisionModule,
+    args: tuple[Any, ...],
+    *,
+    kwargs: Mapping[str, Any] = _NONE,
+    flavor: str = "portable",
+    opset: int | None = None,
+    dynamic_shapes: Any = None,
+    unsupported: str = "error",
+) -> tuple[Any, OnnxDocument]:
+    """The ``onnx_ir.Model`` that `export_onnx` writes, and what it says of itself; its arguments and errors."""
+    _check_arguments(net, args, kwargs)
+    written = _flavors(flavor, unsupported)
+    for module in ("onnx", "onnxscript", "onnx_ir"):
+        imported(module, "onnx")
+    with opened_for_export(net):
+        shapes = parse_dynamic_shapes(dynamic_shapes, args, kwargs)
+        traced = TracedNet.of(net, args, kwargs, shapes)
+        plan = traced.plan(net)
+        markers = insert_markers(net, traced, plan)
+        roundings = [own.rounding for own in markers.values() if own.is_rounded]
+        chosen = checked_opset(written[0].opset(roundings) if opset is None else opset)
+        flavor_of = check_expressible(written, traced, markers, plan, chosen)
+        model = translate(traced.program, chosen, shapes)
+    facts = facts_of(session_of(net).analysis, plan)
+    places = expand_markers(model, markers, flavor_of, chosen, facts)
+    document = OnnxDocument(written[0].name, chosen, plan, places)
+    annotate_nodes(model, traced, document)
+    return model, document
+
+
+def _check_arguments(net: PrecisionModule, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     if not isinstance(net, PrecisionModule):
         raise CaptureError(f"export_onnx takes a net made by precc.compile, not {type(net).__name__}")
     if not isinstance(args, tuple):
         raise CaptureError(f"args is the tuple of the net's inputs, such as (x,), not {type(args).__name__}")
-    _require_onnx()
-    with warnings.catch_warnings():
-        # torch.export at itself: it copies its pytree specs in a way that it has deprecated, and
-        # remarks on the weights that its own recurrent layers keep in a list
-        warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
-        warnings.filterwarnings("ignore", message=".*_flat_weights", category=UserWarning)
-        with opened_products(fused_attention=session_of(net).options.fused_attention):
-            program = _translate(_exported(net, args))
-    translated = program.exported_program
-    products = _products(net, translated)
-    slots = {operand.slot.name: product for product in products.values() for operand in product.operands}
-    session = session_of(net)
-    known = session.graphs.multiply_adds
-    if any(graph.training for graph in session.graphs.known) and (strange := sorted(set(slots) - set(known))):
-        raise PlanError(
-            f"torch.export sees {len(strange)} slot(s) that the trained graph has not, such as {strange[0]!r}: "
-            "does the forward depend on training mode, or break the graph inside a module?"
-        )
-    plan = net.plan.resolve({name: size_value(product.multiply_adds, {}) for name, product in slots.items()})
-    opaque = {node.name: record.reason for node, record in unrounded_of(translated.graph_module.graph)}
-    annotated: set[str] = set()
-    for node in program.model.graph:
-        product = products.get(_fx_name(node.metadata_props))
-        reason = opaque.get(_fx_name(node.metadata_props))
-        if reason is not None and node.op_type in _PRODUCT_OPS | _RECURRENT_OPS:
-            node.metadata_props["precc.not_annotated"] = f"{reason}; slots that it has in training are in precc.plan"
-        if product is not None and node.op_type in _PRODUCT_OPS:
-            annotated.add(product.op)
-            node.metadata_props["precc.op"] = product.op
-            for operand in (*product.operands, *_stored(product, plan)):
-                key = f"precc.{operand.slot.role.value}.{operand.slot.operand}"
-                node.metadata_props[key] = str(plan.precision(operand.slot.name))
-            accumulator = product.sums(plan)
-            if accumulator is not None:
-                role = product.role.value
-                node.metadata_props[f"precc.{role}.accumulator"] = json.dumps(sums_to_json(accumulator))
-    lost = sorted({product.op for product in products.values()} - annotated)
-    if lost:
-        raise BackendError(
-            f"torch.onnx translated the product {lost[0]!r} to none of {', '.join(sorted(_PRODUCT_OPS))}"
-        )
-    program.model.metadata_props["precc.plan"] = plan.to_json()
-    return program.model_proto
+    if not isinstance(kwargs, Mapping):
+        raise CaptureError(f"kwargs has the net's inputs by name, and is no {type(kwargs).__name__}")
 
 
-def _stored(product: Product, plan: PrecisionPlan) -> tuple[Operand, ...]:
-    """The result of a product, if a plan rounds it."""
-    result = product.result
-    return (result,) if result is not None and result.is_rounded(plan) else ()
-
-
-#: ONNX ops that compute a product; an addition beside it, or a transpose, gets no annotation.
-_PRODUCT_OPS = frozenset({"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"})
-
-#: Ops with products inside, which have slots in training and one node here.
-_RECURRENT_OPS = frozenset({"GRU", "LSTM", "RNN"})
-
-
-def _products(net: PrecisionModule, program: ExportedProgram) -> dict[str, Product]:
-    """The products of an exported program by node name, with the slots that they have in training."""
-    graph: GraphModule = program.graph_module
-    placeholders = [node.name for node in graph.graph.find_nodes(op="placeholder")]
-    inputs = set(program.graph_signature.user_inputs)
-    context = GraphContext(
-        constants=frozenset(name for name in placeholders if name not in inputs),
-        plan=None,
-        layers={},
-        aliases=aliases_of(net),
-        frame=0,
-        numbers=CallNumbers(),
+def _flavors(flavor: str, unsupported: str) -> tuple[Flavor, ...]:
+    """The flavor, and the one that takes its place for slots that it cannot express."""
+    if unsupported not in _UNSUPPORTED:
+        raise BackendError(f"unsupported is {unsupported!r}: {expected_one_of(_UNSUPPORTED)}")
+    return tuple(
+        dict.fromkeys((parse_flavor(flavor), *(() if unsupported == "error" else (parse_flavor(unsupported),))))
     )
-    session_of(net).options.naming.run(graph, context)
-    captured = session_of(net).graphs.modules(net)
-    found = [(node.name, product) for node, product in products_of(graph.graph)]
-    return {name: product for name, product in found if product.operands[0].slot.layer in captured}
-
-
-def _exported(net: PrecisionModule, args: tuple[Any, ...]) -> ExportedProgram:
-    model = original(net)
-    with _eval_mode(model):
-        try:
-            program = torch.export.export(model, args)
-        except Exception as error:
-            hint = ": set model.config.use_cache = False" if "Cache" in str(error) else ""
-            raise CaptureError(f"torch.export cannot trace {type(model).__name__}: {error}{hint}") from error
-    # these hide their products; training sees them opened
-    hiding = [torch.ops.aten.einsum.default]
-    if not session_of(net).options.fused_attention:
-        hiding.append(torch.ops.aten.scaled_dot_product_attention.default)
-    decompositions = default_decompositions()
-    opened: ExportedProgram = program.run_decompositions({op: decompositions[op] for op in hiding})
-    return opened
-
-
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-def _translate(program: ExportedProgram) -> Any:
-    """Torch's translation, without its remarks on packages that precc does not use."""
-    registration = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = registration.level
-    registration.setLevel(logging.ERROR)
-    try:
-        # the optimizer folds batch norms into convolutions: the product would no longer be the one that was trained
-        return torch.onnx.export(program, dynamo=True, verbose=False, optimize=False)
-    except Exception as error:
-        raise CaptureError(f"torch.onnx cannot translate the graph: {error}") from error
-    finally:
-        registration.setLevel(level)
-
-
-def _fx_name(metadata: Mapping[str, str]) -> str:
-    name = re.match(r"%(\w+)", metadata.get(_FX_NODE, ""))
-    return name[1] if name else ""
-
-
-def _require_onnx() -> None:
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise BackendError(f"export_onnx needs the extra 'onnx': pip install 'precc[onnx]' ({error})") from error

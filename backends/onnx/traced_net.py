@@ -1,0 +1,188 @@
+"""A net's forward as torch.export sees it, in eval mode, with the slots that it has in training."""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram, default_decompositions
+from torch.fx import Node
+
+from precc.annotations import Operand, Product, products_of, results_of, unrounded_of
+from precc.captured_graph import size_value
+from precc.errors import CaptureError, PlanError
+from precc.module import PrecisionModule, original, session_of
+from precc.passes.products import stored_by
+from precc.plan import PrecisionPlan
+from precc.protocols import GraphContext
+from precc.slots import CallNumbers, aliases_of
+from precc.strict_dynamo import opened_products
+
+__all__ = ["TracedNet", "opened_for_export"]
+
+_aten = torch.ops.aten
+
+#: Composite ops that hide their products; training sees them opened.
+_HIDING = (_aten.einsum.default, _aten.lstm.input, _aten.gru.input, _aten.rnn_tanh.input, _aten.rnn_relu.input)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TracedNet:
+    """An exported program whose nodes know their slots.
+
+    Args:
+        program: in eval mode, inputs lifted.
+        constants: names of the placeholders that hold parameters, buffers and constants.
+        products: with their nodes, in graph order.
+        results: nodes whose results have slots, the slots, and the nodes whose values are stored.
+        opaque: by node, why what it computes has no slots.
+    """
+
+    program: ExportedProgram
+    constants: frozenset[str]
+    products: tuple[tuple[Node, Product], ...]
+    results: tuple[tuple[Node, Operand, Node], ...]
+    opaque: Mapping[str, str]
+
+    @classmethod
+    def of(
+        cls, net: PrecisionModule, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_shapes: Any
+    ) -> "TracedNet":
+        """That of a net; call it within `opened_for_export`.
+
+        Raises:
+            CaptureError: torch.export cannot trace the net.
+            PlanError: it sees slots that the trained graph has not.
+        """
+        program = _exported(net, args, kwargs, dynamic_shapes)
+        graph = program.graph_module.graph
+        signature = program.graph_signature
+        inputs = set(signature.user_inputs)
+        constants = frozenset(node.name for node in graph.find_nodes(op="placeholder") if node.name not in inputs)
+        context = GraphContext(
+            constants=constants,
+            plan=None,
+            layers={},
+            aliases=aliases_of(net),
+            frame=0,
+            numbers=CallNumbers(),
+        )
+        session_of(net).options.naming.run(program.graph_module, context)
+        captured = session_of(net).graphs.modules(net)
+        products = tuple((node, own) for node, own in products_of(graph) if own.operands[0].slot.layer in captured)
+        found = [(node, result, stored_by(node, constants)) for node, result in results_of(graph)]
+        results = tuple((n, own, s) for n, own, s in found if own.slot.layer in captured and s is not None)
+        opaque = {node.name: record.reason for node, record in unrounded_of(graph)}
+        traced = cls(program, constants, products, results, opaque)
+        traced._check(net)
+        return traced
+
+    @property
+    def operands(self) -> tuple[tuple[Node, Operand], ...]:
+        """Of all products, with the nodes of these."""
+        return tuple((node, operand) for node, product in self.products for operand in product.operands)
+
+    def plan(self, net: PrecisionModule) -> PrecisionPlan:
+        """The net's plan, with each operand of the graph named."""
+        work = {
+            operand.slot.name: size_value(product.multiply_adds, {})
+            for _, product in self.products
+            for operand in product.operands
+            if isinstance(product.multiply_adds, int)
+        }
+        named = net.plan.multiply_adds
+        return net.plan.resolve({name: count for name, count in work.items() if name not in named})
+
+    def _check(self, net: PrecisionModule) -> None:
+        session = session_of(net)
+        known = session.graphs.multiply_adds
+        slots = {operand.slot.name for _, operand in self.operands}
+        if any(graph.training for graph in session.graphs.known) and (strange := sorted(slots - set(known))):
+            raise PlanError(
+                f"torch.export sees {len(strange)} slot(s) that the trained graph has not, such as {strange[0]!r}: "
+                "does the forward depend on training mode, or break the graph inside a module?"
+            )
+
+    def constant(self, node: Node) -> Tensor | None:
+        """The value of a node that depends on parameters and buffers alone; None if it depends on an input."""
+        values = _Constants(self)
+        return values.of(node) if values.is_constant(node) else None
+
+
+class _Constants:
+    """Evaluates nodes of a program that depend on constants alone."""
+
+    def __init__(self, traced: TracedNet) -> None:
+        self._constants = traced.constants
+        self._program = traced.program
+
+    def is_constant(self, node: Node) -> bool:
+        """Whether it depends on no input."""
+        seen, waiting = {node}, [node]
+        while waiting:
+            own = waiting.pop()
+            if own.op == "placeholder" and own.name not in self._constants:
+                return False
+            new = set(own.all_input_nodes) - seen
+            seen |= new
+            waiting += new
+        return True
+
+    @torch.no_grad()
+    def of(self, node: Node) -> Any:
+        """Its value."""
+        if node.op == "placeholder":
+            return self._held(node.name)
+        assert callable(node.target)
+        args, kwargs = torch.fx.node.map_arg((node.args, dict(node.kwargs)), self.of)
+        return node.target(*args, **kwargs)
+
+    def _held(self, placeholder: str) -> Any:
+        signature = self._program.graph_signature
+        name = next(own.target for own in signature.input_specs if getattr(own.arg, "name", None) == placeholder)
+        held = {**self._program.state_dict, **self._program.constants}
+        return held[str(name)]
+
+
+@contextmanager
+def opened_for_export(net: PrecisionModule) -> Iterator[None]:
+    """Trace and translate with products opened as in training, without torch's remarks on itself."""
+    with warnings.catch_warnings():
+        # torch.export at itself: it copies its pytree specs in a way that it has deprecated, and
+        # remarks on the weights that its own recurrent layers keep in a list
+        warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+        warnings.filterwarnings("ignore", message=".*_flat_weights", category=UserWarning)
+        with opened_products(fused_attention=session_of(net).options.fused_attention):
+            yield
+
+
+def _exported(
+    net: PrecisionModule, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_shapes: Any
+) -> ExportedProgram:
+    model = original(net)
+    with _eval_mode(model):
+        try:
+            program = torch.export.export(model, args, dict(kwargs), dynamic_shapes=dynamic_shapes)
+        except Exception as error:
+            hint = ": set model.config.use_cache = False" if "Cache" in str(error) else ""
+            raise CaptureError(f"torch.export cannot trace {type(model).__name__}: {error}{hint}") from error
+    hiding = list(_HIDING)
+    if not session_of(net).options.fused_attention:
+        hiding.append(_aten.scaled_dot_product_attention.default)
+    decompositions = default_decompositions()
+    opened: ExportedProgram = program.run_decompositions({op: decompositions[op] for op in hiding})
+    return opened
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -1,0 +1,94 @@
+"""From an exported program to ONNX by torch's translation, at any opset."""
+
+import logging
+import warnings
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+
+from precc.errors import BackendError, CaptureError
+from precc.extras import imported
+
+__all__ = ["OPSETS", "checked_opset", "translate"]
+
+#: The first that torch writes, and the last that is known here.
+OPSETS = (18, 28)
+
+#: Up to here torch's own converter is used; from here on operators of a graph only gained types and attributes, so a
+#: higher number alone says the same.
+_TRANSLATED = 23
+
+
+def checked_opset(opset: int) -> int:
+    """The opset, if it can be written.
+
+    Raises:
+        BackendError: it is out of range, or newer than the onnx that is installed.
+    """
+    onnx = imported("onnx", "onnx")
+    last = min(OPSETS[1], onnx.defs.onnx_opset_version())
+    if type(opset) is not int or not OPSETS[0] <= opset <= last:
+        raise BackendError(
+            f"opset {opset!r} is none of {OPSETS[0]} to {last}, which onnx {onnx.__version__} allows here"
+        )
+    return opset
+
+
+def translate(program: ExportedProgram, opset: int, dynamic_shapes: Any) -> Any:
+    """An ``onnx_ir.Model`` of the program; nothing is fused or computed ahead.
+
+    Raises:
+        CaptureError: torch.onnx has no translation; its error names the operator.
+    """
+    registration = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = registration.level
+    registration.setLevel(logging.ERROR)  # remarks on packages that precc does not use
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*will not be used, since it shares the same shape constraints")
+            # the optimizer folds batch norms into convolutions: the product would no longer be the one that was trained
+            exported = torch.onnx.export(
+                program,
+                dynamo=True,
+                verbose=False,
+                optimize=False,
+                opset_version=min(opset, _TRANSLATED),
+                dynamic_shapes=dynamic_shapes,
+            )
+    except Exception as error:
+        raise CaptureError(f"torch.onnx cannot translate the graph: {error}") from error
+    finally:
+        registration.setLevel(level)
+    model: Any = exported.model  # type: ignore[union-attr]  # None is for the older exporter
+    model.graph.opset_imports[""] = opset
+    model.ir_version = _ir_version(opset)
+    _tidy(model)
+    return model
+
+
+def _ir_version(opset: int) -> int:
+    onnx = imported("onnx", "onnx")
+    found: int = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
+    return max(10, found)  # the first with metadata of nodes
+
+
+def _tidy(model: Any) -> None:
+    """Take out what the translation leaves: identities, nodes of constants, and casts whose type only another tells.
+
+    onnxruntime has no kernel for those, and says so each time that it loads the model.
+    """
+    passes = imported("onnx_ir.passes.common", "onnx")
+    passes.IdentityEliminationPass()(model)
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    ir = imported("onnx_ir", "onnx")
+    for node in list(model.graph):
+        if node.op_type == "CastLike" and node.domain == "" and node.inputs[1].dtype is not None:
+            cast = ir.node("Cast", [node.inputs[0]], {"to": node.inputs[1].dtype}, name=node.name)
+            cast.metadata_props.update(node.metadata_props)
+            own, new = node.outputs[0], cast.outputs[0]
+            new.name, new.type, new.shape = own.name, node.inputs[1].type, own.shape
+            model.graph.insert_before(node, cast)
+            ir.convenience.replace_all_uses_with(own, new, replace_graph_outputs=True)
+            model.graph.remove(node, safe=True)
+    passes.RemoveUnusedNodesPass()(model)
