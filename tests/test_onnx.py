@@ -1,6 +1,7 @@
-"""The annotated ONNX file: metadata, plan, plain arithmetic, bad input."""
+"""Exported files: what they hold, that they compute what the net computes, and what is refused."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,147 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from torch import Tensor, nn
+import transformers as hf
+from torch import Generator, Tensor, nn
+from torch.utils import _pytree
 
 import precc
-from precc.errors import BackendError, CaptureError
+from precc.backends.onnx.document_json import document_from_json
+from precc.errors import BackendError, CaptureError, ExtraError
+from precc.models import gpt, lenet5, mlp, resnet20
 from precc.models.lenet5 import LeNet5, example_inputs
 from precc.plan import PrecisionPlan
 from precc.precision import Precision
 from tests.nets import MODELS, Attention, Convolutional, inputs_of, loss_of, uniform
-from tests.zoo import llama
+from tests.zoo import bare_prompts, bert, llama, sentences
+
+Example = tuple[nn.Module, tuple[Tensor, ...], dict[str, Tensor]]
+
+
+def of_module(module: Any, name: str) -> Callable[[], Example]:
+    """One of ours, with three of its example inputs."""
+    return lambda: (getattr(module, name)(), tuple(own[:3] for own in module.example_inputs()), {})
+
+
+def tiny_bert() -> Example:
+    """With padded sentences."""
+    return bert(hf.BertModel), (), dict(sentences(3, Generator().manual_seed(0)))
+
+
+def tiny_llama() -> Example:
+    """Without a cache, which torch.export cannot trace."""
+    model: Any = llama()
+    model.config.use_cache = False
+    return model, (), dict(bare_prompts(3, Generator().manual_seed(0)))
+
+
+EXAMPLES: dict[str, Callable[[], Example]] = {
+    "lenet5": of_module(lenet5, "LeNet5"),
+    "resnet20": of_module(resnet20, "ResNet20"),
+    "mlp": of_module(mlp, "MLP"),
+    "gpt": of_module(gpt, "GPT"),
+    "bert": tiny_bert,
+    "llama": tiny_llama,
+}
+
+
+def session_of(path: Path) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def run(path: Path, *inputs: Tensor) -> list[Tensor]:
+    """The outputs in onnxruntime."""
+    session = session_of(path)
+    feed = {own.name: value.numpy() for own, value in zip(session.get_inputs(), inputs, strict=True)}
+    return [torch.from_numpy(own) for own in session.run(None, feed)]
+
+
+def outputs_of(net: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> list[Tensor]:
+    """Those of the net, in eval mode, in order."""
+    with torch.no_grad():
+        output = net.eval()(*args, **kwargs)
+    leaves: list[Tensor] = _pytree.tree_leaves(dict(output) if hasattr(output, "keys") else output)
+    return leaves
+
+
+@pytest.mark.parametrize("dynamic", [None, "batch"])
+@pytest.mark.parametrize("flavor", ["portable", "qdq", "annotate"])
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_models_run_in_every_flavor(name: str, flavor: str, dynamic: str | None, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, args, kwargs = EXAMPLES[name]()
+    net = precc.compile(model, policy="bfloat16", backend="reference")
+    path = tmp_path / "net.onnx"
+    precc.export_onnx(net, args, path, kwargs=kwargs, flavor=flavor, dynamic_shapes=dynamic)
+    onnx.checker.check_model(str(path), full_check=True)
+    assert precc.load_plan(path) == net.plan
+    fewer = [own[:2] if dynamic else own for own in (*args, *kwargs.values())]
+    names = list(kwargs)
+    by_name = dict(zip(names, fewer[len(args) :], strict=True))
+    expected = outputs_of(model if flavor == "annotate" else net, tuple(fewer[: len(args)]), by_name)
+    for ours, wanted in zip(run(path, *fewer), expected, strict=True):
+        assert ours.shape == wanted.shape
+        assert (ours - wanted).abs().max() <= (1e-5 if flavor == "annotate" else 2e-2) * wanted.abs().max()
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_every_slot_computes_the_bits_of_the_net(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, args, kwargs = EXAMPLES[name]()
+    net = precc.compile(model, policy=precc.Uniform("e4m3", scaling=precc.Scaling("tensor")), backend="reference")
+    precc.export_onnx(net, args, tmp_path / "net.onnx", kwargs=kwargs)
+    found = precc.verify_onnx(tmp_path / "net.onnx", net, (*args, *kwargs.values()))
+    assert found.ok, str(found)
+
+
+def small_integers(model: nn.Module) -> None:
+    """Parameters whose products and sums are exact in any order."""
+    for parameter in model.parameters():
+        parameter.data = torch.randint(-2, 3, parameter.shape).float()
+
+
+class Perceptron(nn.Module):
+    """Two layers; whatever order sums are in, small integers give the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 3)
+        self.fc = nn.Linear(4 * 6 * 6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.conv(x).relu().flatten(1)
+        result: Tensor = self.fc(hidden)
+        return result
+
+
+@pytest.mark.parametrize("policy", ["bfloat16", "e4m3", "int8", "mxfp8", "mxfp4", "nvfp4", "bfp8.16", "fixed8.2"])
+@pytest.mark.parametrize("opset", [21, 26])
+def test_exact_sums_give_the_bits_of_the_net(policy: str, opset: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Perceptron()
+    small_integers(model)
+    net = precc.compile(model, policy=policy, backend="reference")
+    x = torch.randint(-3, 4, (2, 2, 8, 8)).float()
+    precc.export_onnx(net, (x,), tmp_path / "net.onnx", opset=opset)
+    (ours,), (wanted,) = run(tmp_path / "net.onnx", x), outputs_of(net, (x,), {})
+    assert torch.equal(ours, wanted)
+
+
+def document_of(path: Path) -> Any:
+    metadata = {own.key: own.value for own in onnx.load(path).metadata_props}
+    return document_from_json(metadata["precc"])
+
+
+def metadata_of(path: Path) -> dict[str, dict[str, str]]:
+    """What nodes say, by op."""
+    found = {}
+    for node in onnx.load(path).graph.node:
+        own = {entry.key: entry.value for entry in node.metadata_props if entry.key.startswith("precc.")}
+        if own:
+            found[own.pop("precc.op", node.op_type)] = own
+    return found
 
 
 def test_each_slot_and_the_plan_are_metadata(tmp_path: Path) -> None:
@@ -30,68 +163,105 @@ def test_each_slot_and_the_plan_are_metadata(tmp_path: Path) -> None:
     net.set_plan(PrecisionPlan(uniform("e4m3").default, changed))
     path = tmp_path / "lenet5.onnx"
     precc.export_onnx(net, (images,), path)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["lenet5.onnx"]
-
-    model = onnx.load(path)
-    onnx.checker.check_model(model)
-    nodes: dict[str, dict[str, str]] = {}
-    for node in model.graph.node:
-        metadata = {entry.key: entry.value for entry in node.metadata_props if entry.key.startswith("precc.")}
-        if metadata:
-            nodes[metadata.pop("precc.op")] = metadata
+    assert {entry.name for entry in tmp_path.iterdir()} == {"lenet5.onnx", "lenet5.onnx.precc.json"}
+    nodes = metadata_of(path)
     assert list(nodes) == [f"{layer}/product" for layer in ("conv1", "conv2", "fc1", "fc2", "fc3")]
     assert nodes["conv2/product"] == {"precc.fprop.input": "float8_e4m3fn", "precc.fprop.weight": "bfloat16"}
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    plan = PrecisionPlan.from_json(session.get_modelmeta().custom_metadata_map["precc.plan"])
-    assert plan == net.plan
-    assert plan.slots == net.plan.slots
-
-
-@pytest.mark.parametrize("model_class", MODELS)
-def test_the_graph_computes_what_the_model_computes(model_class: type[nn.Module], tmp_path: Path) -> None:
-    model = model_class()
-    x = inputs_of(model)
-    net = precc.compile(model, policy="e4m3", backend="reference")
-    precc.export_onnx(net, (x,), tmp_path / "net.onnx")  # before any call: nothing is captured yet
-    assert net.training
-    assert model.training
-    session = onnxruntime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
-    (ours,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-    with torch.no_grad():
-        expected = model.eval()(x)
-    assert torch.allclose(torch.from_numpy(ours), expected, rtol=1e-3, atol=1e-4)
+    document = document_of(path)
+    assert document.plan == net.plan
+    assert document.plan.slots == net.plan.slots
+    assert document_from_json((tmp_path / "lenet5.onnx.precc.json").read_text()) == document
+    session = session_of(path)
+    assert document_from_json(session.get_modelmeta().custom_metadata_map["precc"]) == document
+    assert document.places["conv2/product/fprop.weight"].stored == "BFLOAT16"
+    assert document.places["fc1/product/fprop.weight"].stored == "FLOAT8E4M3FN"
 
 
-def test_export_changes_nothing_of_the_net(tmp_path: Path) -> None:
-    net = precc.compile(Convolutional(), policy="e4m3", backend="reference")
-    x = inputs_of(Convolutional())
-    net.drop.eval()
-    before = {name: value.clone() for name, value in net.state_dict().items()}
-    modes = {name: module.training for name, module in net.named_modules()}
-    precc.export_onnx(net, (x,), tmp_path / "net.onnx")
-    assert {name: module.training for name, module in net.named_modules()} == modes
-    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
-    assert net.compilations == 0
+def test_what_an_analysis_knows_is_metadata(tmp_path: Path) -> None:
+    net = precc.compile(LeNet5(), policy="e4m3", backend="reference")
+    (images,) = example_inputs()
+    net.analyze(images, loss=lambda output: output.square().mean())
+    precc.export_onnx(net, (images,), tmp_path / "net.onnx")
+    facts = document_of(tmp_path / "net.onnx").places["fc1/product/fprop.input"].facts
+    assert set(facts) == {"condition", "condition_p99", "sensitivity", "error", "loss_error"}
+    assert facts["condition"] >= 1
+    assert facts["error"] > 0
+    node = metadata_of(tmp_path / "net.onnx")["fc1/product"]
+    assert float(node["precc.fprop.input.condition"]) == pytest.approx(facts["condition"], rel=1e-3)
+    assert float(node["precc.fprop.input.error"]) == pytest.approx(facts["error"], rel=1e-3)
 
 
-class Contraction(nn.Module):
-    """An einsum, which training sees as a product."""
+class Residual(nn.Module):
+    """A sum of two activations, products whose results are stored, one of them the output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(8, 8)
+        self.b = nn.Linear(8, 8)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.einsum("bij,bkj->bik", x, x + 1)
+        hidden = self.a(x)
+        result: Tensor = self.b(hidden + hidden.tanh())
+        return result
 
 
-def test_einsum_has_the_slots_of_training(tmp_path: Path) -> None:
-    net = precc.compile(Contraction(), backend="reference")
-    x = torch.randn(2, 3, 4, requires_grad=True)
+def test_results_are_rounded_and_outputs_keep_their_names(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    plan = PrecisionPlan("bf16", default_result="e5m2")
+    net = precc.compile(Residual(), plan=plan, backend="reference")
+    x = torch.randn(4, 8, requires_grad=True)
     net(x).sum().backward()
-    precc.export_onnx(net, (x.detach(),), tmp_path / "net.onnx")
-    metadata = [entry for node in onnx.load(tmp_path / "net.onnx").graph.node for entry in node.metadata_props]
-    assert [entry.value for entry in metadata if entry.key == "precc.op"] == ["product"]
+    x = x.detach()
+    precc.export_onnx(net, (x,), tmp_path / "net.onnx")
+    precc.export_onnx(net, (x,), tmp_path / "plain.onnx", flavor="annotate")
+    names = [[own.name for own in session_of(tmp_path / f"{name}.onnx").get_outputs()] for name in ("net", "plain")]
+    assert names[0] == names[1]
+    document = document_of(tmp_path / "net.onnx")
+    assert {slot for slot, place in document.places.items() if place.result} == {
+        "a/product/fprop.result",
+        "add/fprop.result",
+        "b/product/fprop.result",
+    }
+    (ours,), (wanted,) = run(tmp_path / "net.onnx", x), outputs_of(net, (x,), {})
+    assert torch.equal(precc.round_to(ours, "e5m2"), ours)
+    assert (ours != wanted).float().mean() < 0.2  # a sum in another order may flip one
+    assert precc.verify_onnx(tmp_path / "net.onnx", net, (x,)).ok
 
 
-def test_a_recurrent_node_says_that_its_formats_are_in_the_plan(tmp_path: Path) -> None:
+def test_a_weight_that_two_calls_read_is_stored_once(tmp_path: Path) -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(64, 64, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = self.fc(self.fc(x).relu())
+            return result
+
+    net = precc.compile(Twice(), policy="e4m3", backend="reference")
+    precc.export_onnx(net, (torch.randn(2, 64),), tmp_path / "net.onnx")
+    assert 4096 < (tmp_path / "net.onnx").stat().st_size < 2 * 4096 + 8000
+    places = document_of(tmp_path / "net.onnx").places
+    weights = {place.rounded for slot, place in places.items() if slot.endswith("weight")}
+    assert len(weights) == 1
+
+
+def test_a_delayed_scale_is_the_one_of_the_next_forward(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    scaling = precc.Scaling("tensor", history=4)
+    net = precc.compile(Perceptron(), policy=precc.Uniform("e4m3", scaling=scaling), backend="reference")
+    for scale in (1.0, 8.0):
+        net(scale * torch.randn(2, 2, 8, 8)).sum().backward()
+    x = 20 * torch.randn(2, 2, 8, 8)
+    precc.export_onnx(net, (x,), tmp_path / "net.onnx")
+    places = document_of(tmp_path / "net.onnx").places
+    assert all(own.rounding.precision.scaling.granularity.value == "static" for own in places.values())
+    (ours,), (wanted,) = run(tmp_path / "net.onnx", x), outputs_of(net, (x,), {})
+    assert (ours - wanted).abs().max() < 0.05 * wanted.abs().max()
+    assert precc.load_plan(tmp_path / "net.onnx") == net.plan
+
+
+def test_a_recurrent_layer_is_opened_as_in_training(tmp_path: Path) -> None:
     class Recurrent(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -106,36 +276,218 @@ def test_a_recurrent_node_says_that_its_formats_are_in_the_plan(tmp_path: Path) 
     x = torch.randn(2, 3, 4)
     net(x).sum().backward()
     precc.export_onnx(net, (x,), tmp_path / "net.onnx")
-    notes = {
-        node.op_type: entry.value
-        for node in onnx.load(tmp_path / "net.onnx").graph.node
-        for entry in node.metadata_props
-        if entry.key == "precc.not_annotated"
-    }
-    assert list(notes) == ["GRU"]
-    assert "slots that it has in training are in precc.plan" in notes["GRU"]
+    forward = {name for name in net.plan.slots if "/fprop." in name and not name.endswith("accumulator")}
+    assert set(document_of(tmp_path / "net.onnx").places) == forward
+    (ours,), (wanted,) = run(tmp_path / "net.onnx", x), outputs_of(net, (x,), {})
+    assert (ours - wanted).abs().max() < 0.1
+
+
+class Contraction(nn.Module):
+    """An einsum, which training sees as a product."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("bij,bkj->bik", x, x + 1)
+
+
+def test_einsum_has_the_slots_of_training(tmp_path: Path) -> None:
+    net = precc.compile(Contraction(), backend="reference")
+    x = torch.randn(2, 3, 4, requires_grad=True)
+    net(x).sum().backward()
+    precc.export_onnx(net, (x.detach(),), tmp_path / "net.onnx")
+    assert list(metadata_of(tmp_path / "net.onnx")) == ["product"]
+
+
+@pytest.mark.parametrize("model_class", MODELS)
+def test_the_plain_graph_computes_what_the_model_computes(model_class: type[nn.Module], tmp_path: Path) -> None:
+    model = model_class()
+    x = inputs_of(model)
+    net = precc.compile(model, policy="e4m3", backend="reference")
+    precc.export_onnx(net, (x,), tmp_path / "net.onnx", flavor="annotate")  # before any call: nothing is captured yet
+    assert net.training
+    assert model.training
+    with torch.no_grad():
+        expected = model.eval()(x)
+    assert torch.allclose(run(tmp_path / "net.onnx", x)[0], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_export_changes_nothing_of_the_net(tmp_path: Path) -> None:
+    net = precc.compile(Convolutional(), policy="e4m3", backend="reference")
+    x = inputs_of(Convolutional())
+    net.drop.eval()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    modes = {name: module.training for name, module in net.named_modules()}
+    precc.export_onnx(net, (x,), tmp_path / "net.onnx")
+    assert {name: module.training for name, module in net.named_modules()} == modes
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert net.compilations == 0
+
+
+def test_two_dimensions_may_change(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = precc.compile(gpt.GPT(20, context=16, width=16, layers=1, heads=2), policy="bf16", backend="reference")
+    tokens = torch.randint(20, (3, 8))
+    precc.export_onnx(net, (tokens,), tmp_path / "net.onnx", dynamic_shapes=({0: "batch", 1: "length"},))
+    assert session_of(tmp_path / "net.onnx").get_inputs()[0].shape == ["batch", "length"]
+    other = torch.randint(20, (2, 13))
+    (ours,), (wanted,) = run(tmp_path / "net.onnx", other), outputs_of(net, (other,), {})
+    assert (ours - wanted).abs().max() < 0.02 * wanted.abs().max()
+
+
+def test_tensors_beside_the_file(tmp_path: Path) -> None:
+    net = precc.compile(LeNet5(), policy="e4m3", backend="reference")
+    path = tmp_path / "net.onnx"
+    precc.export_onnx(net, example_inputs(), path, external_data=True, sidecar=False)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"net.onnx", "net.onnx.data"}
+    (ours,), (wanted,) = run(path, *example_inputs()), outputs_of(net, example_inputs(), {})
+    assert torch.equal(ours, wanted)
+    assert precc.load_plan(path) == net.plan
+
+
+def test_tensors_that_do_not_fit_go_beside_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("precc.backends.onnx.write_model._FITS", 10_000)
+    net = precc.compile(LeNet5(), policy="e4m3", backend="reference")
+    precc.export_onnx(net, example_inputs(), tmp_path / "net.onnx")
+    assert (tmp_path / "net.onnx.data").exists()
+    with pytest.raises(BackendError, match="do not fit one ONNX file: leave external_data=False out"):
+        precc.export_onnx(net, example_inputs(), tmp_path / "other.onnx", external_data=False)
+    assert not (tmp_path / "other.onnx").exists()
+
+
+def test_a_file_is_written_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    net = precc.compile(LeNet5(), policy="e4m3", backend="reference")
+    path = tmp_path / "net.onnx"
+    precc.export_onnx(net, example_inputs(), path)
+    before = {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()}
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        Path(args[1]).write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("onnx_ir.save", full)
+    net.set_plan(PrecisionPlan("bf16"))
+    with pytest.raises(OSError, match="no space left"):
+        precc.export_onnx(net, example_inputs(), path)
+    assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == before
+
+
+def refused(net: Any, x: Tensor, tmp_path: Path, **options: Any) -> str:
+    """The message; nothing is written."""
+    with pytest.raises(BackendError) as caught:
+        precc.export_onnx(net, (x,), tmp_path / "net.onnx", **options)
+    assert not list(tmp_path.iterdir())
+    return str(caught.value)
+
+
+def test_what_portable_cannot_express_is_named(tmp_path: Path) -> None:
+    x = torch.randn(2, 2, 8, 8)
+    net = precc.compile(Perceptron(), policy=precc.Uniform("e4m3", rounding="stochastic"), backend="reference")
+    message = refused(net, x, tmp_path)
+    assert "cannot express 4 slot(s)" in message
+    assert "'conv/product/fprop.input'" in message
+    assert "flavor='annotate'" in message
+    precc.export_onnx(net, (x,), tmp_path / "net.onnx", flavor="annotate")
+    assert precc.load_plan(tmp_path / "net.onnx") == net.plan
+
+
+def test_rounded_sums_are_named_and_annotated(tmp_path: Path) -> None:
+    x = torch.randn(2, 2, 8, 8)
+    net = precc.compile(Perceptron(), plan=PrecisionPlan("bf16", default_accumulator="bf16"), backend="reference")
+    assert "'conv/product/fprop.accumulator', 'fc/product/fprop.accumulator': no ONNX operator" in refused(
+        net, x, tmp_path
+    )
+    precc.export_onnx(net, (x,), tmp_path / "net.onnx", flavor="annotate")
+    assert "precc.fprop.accumulator" in metadata_of(tmp_path / "net.onnx")["fc/product"]
+
+
+def test_what_qdq_cannot_express_is_named_or_portable(tmp_path: Path) -> None:
+    x = torch.randn(2, 2, 8, 8)
+    plan = PrecisionPlan("e4m3", {"fc/product/fprop.input": "e3m4"})
+    net = precc.compile(Perceptron(), plan=plan, backend="reference")
+    message = refused(net, x, tmp_path, flavor="qdq")
+    assert "cannot express 1 slot(s): 'fc/product/fprop.input'" in message
+    assert "unsupported='portable'" in message
+    precc.export_onnx(net, (x,), tmp_path / "net.onnx", flavor="qdq", unsupported="portable")
+    nodes = [node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node]
+    assert nodes.count("FloatQuant") == 1
+    assert "Cast" in nodes
+    assert precc.verify_onnx(tmp_path / "net.onnx", net, (x,)).ok
+
+
+def test_half_tensors_are_named(tmp_path: Path) -> None:
+    net = precc.compile(nn.Linear(4, 4).bfloat16(), policy="e4m3", backend="reference")
+    assert "its values are bfloat16 tensors" in refused(net, torch.randn(2, 4).bfloat16(), tmp_path)
+
+
+def test_fused_attention_is_named(tmp_path: Path) -> None:
+    net = precc.compile(Attention(), policy="e4m3", backend="reference", attention="fused")
+    assert "fused attention" in refused(net, inputs_of(Attention()), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"flavor": "onnx"}, "unknown flavor 'onnx': expected one of"),
+        ({"flavor": 3}, "unknown flavor 3"),
+        ({"opset": 17}, "opset 17 is none of 18 to"),
+        ({"opset": 99}, "opset 99 is none of 18 to"),
+        ({"opset": "26"}, "opset '26' is none of"),
+        ({"unsupported": "drop"}, "unsupported is 'drop'"),
+        ({"external_data": "yes"}, "external_data is None, True or False"),
+        ({"sidecar": None}, "sidecar True or False"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    net = precc.compile(LeNet5(), policy="e4m3", backend="reference")
+    assert message in refused(net, example_inputs()[0], tmp_path, **options)
 
 
 def test_bad_arguments(tmp_path: Path) -> None:
     net = precc.compile(LeNet5(), backend="reference")
+    (x,) = example_inputs()
     with pytest.raises(CaptureError, match="made by precc.compile, not LeNet5"):
-        precc.export_onnx(LeNet5(), example_inputs(), tmp_path / "a.onnx")  # type: ignore[arg-type]
+        precc.export_onnx(LeNet5(), (x,), tmp_path / "a.onnx")  # type: ignore[arg-type]
     with pytest.raises(CaptureError, match="tuple of the net's inputs"):
-        precc.export_onnx(net, example_inputs()[0], tmp_path / "a.onnx")  # type: ignore[arg-type]
+        precc.export_onnx(net, x, tmp_path / "a.onnx")  # type: ignore[arg-type]
+    with pytest.raises(CaptureError, match="kwargs has the net's inputs by name"):
+        precc.export_onnx(net, (x,), tmp_path / "a.onnx", kwargs=[])  # type: ignore[arg-type]
     cached = precc.compile(llama(), backend="reference")
     with pytest.raises(CaptureError, match="cannot trace LlamaForCausalLM.*: set model.config.use_cache = False"):
         precc.export_onnx(cached, (torch.ones(1, 4, dtype=torch.long),), tmp_path / "a.onnx")
     with pytest.raises(CaptureError, match="cannot trace LeNet5"):
         precc.export_onnx(net, (torch.zeros(1),), tmp_path / "a.onnx")
+    with pytest.raises(CaptureError, match="cannot trace LeNet5"):
+        precc.export_onnx(net, (x[:1],), tmp_path / "a.onnx", dynamic_shapes="batch")
     assert not list(tmp_path.iterdir())
+
+
+def test_unwritable_places(tmp_path: Path) -> None:
+    net = precc.compile(LeNet5(), backend="reference")
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="file"):
-        precc.export_onnx(net, example_inputs(), tmp_path / "file" / "a.onnx")
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "file" / "a.onnx", tmp_path / "folder", tmp_path / "none" / "a.onnx", Path("/proc/a.onnx")):
+        with pytest.raises(OSError, match=path.name.replace(".", r"\.") + "|proc"):
+            precc.export_onnx(net, example_inputs(), path)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"file", "folder"}
 
 
-def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+class Unknown(nn.Module):
+    """An operator that ONNX has not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.linalg.svdvals(x) @ x
+
+
+def test_an_operator_without_a_translation_is_named(tmp_path: Path) -> None:
+    net = precc.compile(Unknown(), policy="e4m3", backend="reference")
+    with pytest.raises(CaptureError, match="cannot translate the graph.*svd"):
+        precc.export_onnx(net, (torch.randn(4, 4),), tmp_path / "net.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("module", ["onnx", "onnxscript", "onnx_ir"])
+def test_without_the_extra(module: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     absent: Any = None
-    monkeypatch.setitem(sys.modules, "onnxscript", absent)
+    monkeypatch.setitem(sys.modules, module, absent)
     net = precc.compile(Attention(), backend="reference")
-    with pytest.raises(BackendError, match=r"pip install 'precc\[onnx\]'"):
+    with pytest.raises(ExtraError, match=r"pip install 'precc\[onnx\]'"):
         precc.export_onnx(net, (inputs_of(Attention()),), tmp_path / "a.onnx")
