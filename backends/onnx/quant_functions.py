@@ -1,0 +1,256 @@
+"""What `FloatQuant` and `IntQuant` of QONNX compute, as functions of standard ops that a model carries.
+
+Inputs and attributes are those of QONNX 1.0; precc adds ``mode``, the number of the rounding mode in `MODES` (not every
+runtime compares strings), ``lowest``, the lowest finite value, and ``negative_zero``, 0 where -0 becomes 0. Every value
+stays in float32. A model that rounds in one mode only, or only
+saturates, has bodies without the other cases; elsewhere an `If` of a constant condition chooses, which a runtime can
+resolve when it loads the model.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from precc.backends.onnx.node_writer import QUANT_DOMAIN, NodeWriter
+from precc.extras import imported
+from precc.rounding import RoundingMode
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["BITCAST_OPSET", "MODES", "largest_power", "portable_functions"]
+
+#: The first opset in which the bits of a float can be read.
+BITCAST_OPSET = 26
+
+#: The bits of the exponent, and the largest number and power of two, of float32.
+_EXPONENT = 0x7F800000
+_LARGEST = float(np.finfo(np.float32).max)
+_LARGEST_POWER = 2.0**127
+
+#: Numbers from here on are made smaller before `largest_power` multiplies them.
+_LARGE, _SHRUNK = 1.0, 2.0**-30
+
+_FLOAT_INPUTS = ("x", "scale", "exponent_bitwidth", "mantissa_bitwidth", "exponent_bias", "max_val")
+_FLOAT_ATTRIBUTES = {
+    "has_inf": "INT",
+    "has_nan": "INT",
+    "has_subnormal": "INT",
+    "saturation": "INT",
+    "rounding_mode": "STRING",
+    "mode": "INT",
+    "lowest": "FLOAT",
+    "negative_zero": "INT",
+}
+_INT_INPUTS = ("x", "scale", "zeropt", "bitwidth")
+_INT_ATTRIBUTES = {"signed": "INT", "narrow": "INT", "rounding_mode": "STRING", "mode": "INT"}
+
+#: The modes, by the number that the attribute ``mode`` has.
+MODES = (RoundingMode.NEAREST_EVEN, RoundingMode.NEAREST_AWAY, RoundingMode.TOWARD_ZERO)
+_EVEN, _AWAY, _TO_ZERO = range(len(MODES))
+
+_Branch = Callable[[NodeWriter], "ir.Value"]
+
+
+def portable_functions(nodes: "Iterable[ir.Node]", opset: int) -> "list[ir.Function]":
+    """The bodies of the quantisers among these nodes: at most one for each op, right for all of them.
+
+    Args:
+        nodes: of a model; those of other domains do not count.
+        opset: of the model's default domain, from 18.
+    """
+    found: dict[str, list[ir.Node]] = {}
+    for node in nodes:
+        if node.domain == QUANT_DOMAIN:
+            found.setdefault(node.op_type, []).append(node)
+    makers = {"FloatQuant": _float_quant, "IntQuant": _int_quant}
+    return [makers[op_type](_Uses.of(found[op_type]), opset) for op_type in sorted(found)]
+
+
+class _Uses(dict[str, set[Any]]):
+    """The values that each attribute has in a model."""
+
+    @classmethod
+    def of(cls, nodes: "Sequence[ir.Node]") -> "_Uses":
+        names = {name for node in nodes for name in node.attributes}
+        return cls({name: {node.attributes[name].value for node in nodes} for name in names})
+
+    def choose(self, n: NodeWriter, name: str, branches: Mapping[Any, _Branch]) -> "ir.Value":
+        """By the value of an attribute, among those that it has somewhere."""
+        return _chosen(n, name, {value: branches[value] for value in sorted(self[name])})
+
+
+def _chosen(n: NodeWriter, name: str, branches: Mapping[Any, _Branch]) -> "ir.Value":
+    (value, branch), *others = branches.items()
+    if not others:
+        return branch(n)
+    wanted = n.op("Constant", dtype="INT64", shape=(), value_int=value)
+    condition = n.op("Equal", _attribute(n, name, "int"), wanted, dtype="BOOL")
+    rest = dict(others)
+    graphs = {
+        "then_branch": _graph(n, branch),
+        "else_branch": _graph(n, lambda inner: _chosen(inner, name, rest)),
+    }
+    chosen = n.op("If", condition, dtype="FLOAT", **graphs)
+    chosen.shape = None  # not that of the condition
+    return chosen
+
+
+def _graph(n: NodeWriter, branch: _Branch) -> "ir.Graph":
+    ir = imported("onnx_ir", "onnx")
+    inner = NodeWriter(imported("onnx_ir.tape", "onnx").Tape(), n.opset)
+    result = branch(inner)
+    return ir.Graph([], [result], nodes=inner.tape.nodes, name="branch")  # type: ignore[no-any-return]
+
+
+def _attribute(n: NodeWriter, name: str, kind: str) -> "ir.Value":
+    """An attribute of the node that calls the function, as a tensor of no dimensions."""
+    ir = imported("onnx_ir", "onnx")
+    reference = ir.RefAttr(f"value_{kind}", name, ir.AttributeType[kind.upper()])
+    value = n.tape.op("Constant", [], {f"value_{kind}": reference})
+    value.dtype = ir.DataType[{"int": "INT64", "float": "FLOAT"}[kind]]
+    value.shape = ir.Shape(())
+    return value
+
+
+def _function(
+    op_type: str,
+    inputs: Sequence[str],
+    attributes: Mapping[str, str],
+    opset: int,
+    body: "Callable[[NodeWriter, dict[str, ir.Value]], ir.Value]",
+) -> "ir.Function":
+    ir = imported("onnx_ir", "onnx")
+    writer = NodeWriter(imported("onnx_ir.tape", "onnx").Tape(), opset)
+    values = {name: ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT)) for name in inputs}
+    result = body(writer, values)
+    graph = ir.Graph(list(values.values()), [result], nodes=writer.tape.nodes, opset_imports={"": opset}, name=op_type)
+    for number, node in enumerate(graph.all_nodes()):  # those of a branch must differ from those around it
+        node.name, node.outputs[0].name = f"{node.op_type}_{number}", f"v{number}"
+    result.name = "y"
+    declared = [ir.Attr(name, ir.AttributeType[kind], None) for name, kind in attributes.items()]
+    return ir.Function(QUANT_DOMAIN, op_type, graph=graph, attributes=declared)  # type: ignore[no-any-return]
+
+
+def largest_power(n: NodeWriter, x: "ir.Value") -> "ir.Value":
+    """The largest power of two up to ``|x|``, exactly; infinity, the largest number or NaN where `x` is not finite.
+
+    For subnormal `x` it is anything up to ``2**-126``.
+    """
+    if n.opset >= BITCAST_OPSET:
+        bits = n.op("BitCast", x, dtype="INT32", to=6)
+        exponent = n.op("BitwiseAnd", bits, n.constant(np.array(_EXPONENT, dtype=np.int32)))
+        return n.op("BitCast", exponent, dtype="FLOAT", to=1)
+    return _unit_in_the_first_place(n, x)
+
+
+def _unit_in_the_first_place(n: NodeWriter, x: "ir.Value") -> "ir.Value":
+    """``q - (1 - u) q`` of ``q = (2**23 + 1) |x|``, with each operation rounded (Rump 2009, algorithm 3.5)."""
+    magnitude = n.op("Min", n.op("Abs", x), n.number(_LARGEST))
+    large = n.op("GreaterOrEqual", magnitude, n.number(_LARGE), dtype="BOOL")
+    factor = n.op("Where", large, n.number(_SHRUNK), n.number(1.0), dtype="FLOAT")
+    product = n.op("Mul", n.op("Mul", magnitude, factor), n.number(2.0**23 + 1))
+    unit = n.op("Sub", product, n.op("Mul", product, n.number(1 - 2.0**-24)))
+    return n.op("Div", unit, factor)
+
+
+def _float_quant(uses: _Uses, opset: int) -> "ir.Function":
+    def body(n: NodeWriter, given: "dict[str, ir.Value]") -> "ir.Value":
+        one, two = n.number(1.0), n.number(2.0)
+        smallest = n.op("Pow", two, n.op("Sub", one, given["exponent_bias"]))
+        roundoff = n.op("Pow", two, n.op("Neg", given["mantissa_bitwidth"]))
+        x = n.op("Div", given["x"], given["scale"])
+        power = n.op("Clip", largest_power(n, x), smallest, n.number(_LARGEST_POWER))
+        quantum = n.op("Mul", power, roundoff)
+        code = _to_integer(n, uses, n.op("Div", x, quantum))
+        rounded = _limited(n, uses, x, n.op("Mul", code, quantum), given["max_val"])
+        signed = uses.choose(
+            n,
+            "negative_zero",
+            {0: lambda inner: _without_negative_zero(inner, rounded), 1: lambda inner: inner.op("Identity", rounded)},
+        )
+        return n.op("Mul", signed, given["scale"])
+
+    return _function("FloatQuant", _FLOAT_INPUTS, _FLOAT_ATTRIBUTES, opset, body)
+
+
+def _without_negative_zero(n: NodeWriter, x: "ir.Value") -> "ir.Value":
+    """-0 as 0. An `Add` of 0 is what optimizers take away."""
+    return n.op("Sum", x, n.number(0.0))
+
+
+def _to_integer(n: NodeWriter, uses: _Uses, x: "ir.Value") -> "ir.Value":
+    branches = {
+        _EVEN: lambda inner: inner.op("Round", x),
+        _AWAY: lambda inner: _away_from_zero(inner, x),
+        _TO_ZERO: lambda inner: _toward_zero(inner, x),
+    }
+    return uses.choose(n, "mode", branches)
+
+
+def _away_from_zero(n: NodeWriter, x: "ir.Value") -> "ir.Value":
+    """The nearest, ties away from zero: the distance to the nearest is exact."""
+    nearest, half = n.op("Round", x), n.number(0.5)
+    tie = n.op("Equal", n.op("Abs", n.op("Sub", x, nearest)), half, dtype="BOOL")
+    away = n.op("Add", x, n.op("Mul", n.op("Sign", x), half))
+    return n.op("Where", tie, away, nearest, dtype="FLOAT")
+
+
+def _toward_zero(n: NodeWriter, x: "ir.Value") -> "ir.Value":
+    # onnxruntime's `Where` makes 0 of a -0 that is chosen where the condition holds: negative values are the others
+    positive = n.op("Greater", x, n.number(0.0), dtype="BOOL")
+    return n.op("Where", positive, n.op("Floor", x), n.op("Ceil", x), dtype="FLOAT")
+
+
+def _limited(n: NodeWriter, uses: _Uses, x: "ir.Value", rounded: "ir.Value", highest: "ir.Value") -> "ir.Value":
+    """What lies beyond the largest finite values: `x` before, `rounded` after rounding."""
+
+    def saturated(n: NodeWriter) -> "ir.Value":
+        return n.op("Clip", rounded, _attribute(n, "lowest", "float"), highest)
+
+    def nearest(n: NodeWriter) -> "ir.Value":
+        above, below = _overflows(n)
+        lowest = _attribute(n, "lowest", "float")
+        cut = n.op("Where", n.op("Greater", rounded, highest, dtype="BOOL"), above, rounded, dtype="FLOAT")
+        return n.op("Where", n.op("Less", cut, lowest, dtype="BOOL"), below, cut, dtype="FLOAT")
+
+    def toward_zero(n: NodeWriter) -> "ir.Value":  # finite numbers stop at the ends
+        above, below = _overflows(n)
+        positive = n.op("Greater", x, n.number(0.0), dtype="BOOL")
+        infinite = n.op("Where", positive, above, below, dtype="FLOAT")
+        return n.op("Where", n.op("IsInf", x, dtype="BOOL"), infinite, saturated(n), dtype="FLOAT")
+
+    def overflowing(n: NodeWriter) -> "ir.Value":
+        return uses.choose(n, "mode", {_EVEN: nearest, _AWAY: nearest, _TO_ZERO: toward_zero})
+
+    return uses.choose(n, "saturation", {0: overflowing, 1: saturated})
+
+
+def _overflows(n: NodeWriter) -> "tuple[ir.Value, ir.Value]":
+    """What overflows above becomes, and below; an unsigned format has no negative infinity."""
+    infinite = n.op("Cast", _attribute(n, "has_inf", "int"), dtype="BOOL", to=9)
+    above = n.op("Where", infinite, n.number(np.inf), n.number(np.nan), dtype="FLOAT")
+    signed = n.op("Less", _attribute(n, "lowest", "float"), n.number(0.0), dtype="BOOL")
+    return above, n.op("Where", signed, n.op("Neg", above), n.number(np.nan), dtype="FLOAT")
+
+
+def _int_quant(uses: _Uses, opset: int) -> "ir.Function":
+    def body(n: NodeWriter, given: "dict[str, ir.Value]") -> "ir.Value":
+        lowest, highest = _integer_ends(n, given["bitwidth"])
+        x = n.op("Add", n.op("Div", given["x"], given["scale"]), given["zeropt"])
+        limited = n.op("Clip", _to_integer(n, uses, x), lowest, highest)
+        code = _without_negative_zero(n, n.op("Sub", limited, given["zeropt"]))
+        return n.op("Mul", code, given["scale"])
+
+    return _function("IntQuant", _INT_INPUTS, _INT_ATTRIBUTES, opset, body)
+
+
+def _integer_ends(n: NodeWriter, bitwidth: "ir.Value") -> "tuple[ir.Value, ir.Value]":
+    """The least and the largest integer of a word; of one that is wider than float32's, the next float32 inward."""
+    signed = n.op("Cast", _attribute(n, "signed", "int"), dtype="FLOAT", to=1)
+    narrow = n.op("Cast", _attribute(n, "narrow", "int"), dtype="FLOAT", to=1)
+    beyond = n.op("Pow", n.number(2.0), n.op("Sub", bitwidth, signed))
+    step = n.op("Max", n.number(1.0), n.op("Mul", beyond, n.number(2.0**-24)))
+    lowest = n.op("Mul", n.op("Sub", n.op("Mul", narrow, step), beyond), signed)
+    return lowest, n.op("Sub", beyond, step)
