@@ -1,6 +1,6 @@
 """Writing ONNX nodes: each new value with its shape and type."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,7 @@ class NodeWriter:
         op_type: str,
         *inputs: "ir.Value",
         dtype: str = "",
-        shape: "Sequence[Any] | None" = None,
+        shape: "Iterable[Any] | None" = None,
         domain: str = "",
         **attributes: Any,
     ) -> "ir.Value":
@@ -53,8 +53,8 @@ class NodeWriter:
             attributes: of the node.
         """
         ir = imported("onnx_ir", "onnx")
-        value: ir.Value = self.tape.op(op_type, inputs, attributes, domain=domain)
-        value.dtype = ir.DataType[dtype] if dtype else inputs[0].dtype
+        value = self.tape.op(op_type, inputs, attributes, domain=domain)
+        value.type = ir.TensorType(ir.DataType[dtype]) if dtype else inputs[0].type
         dims = _broadcast(inputs) if shape is None else shape
         value.shape = None if dims is None else ir.Shape(dims)
         return value
@@ -67,7 +67,8 @@ class NodeWriter:
         """A constant tensor."""
         ir = imported("onnx_ir", "onnx")
         if not self.name:
-            return self.op("Constant", dtype=ir.tensor(array).dtype.name, shape=array.shape, value=ir.tensor(array))
+            tensor = ir.tensor(array)
+            return self.op("Constant", dtype=tensor.dtype.name, shape=array.shape, value=tensor)
         name = f"{self.name}/constant_{len(self.tape.initializers)}"
         return self.tape.initializer(ir.tensor(array, name=name))
 

@@ -216,7 +216,9 @@ def _float_quant(n: NodeWriter, x: "ir.Value", fmt: FloatFormat, mode: RoundingM
         saturation=int(fmt.overflow is Overflow.SATURATE),
         rounding_mode=_NAMES[mode],
         mode=MODES.index(mode),
+        signed=int(fmt.signed),
         lowest=fmt.low,
+        wide=int(fmt.max >= 2.0**104),
         negative_zero=int(fmt.has_negative_zero),
         shape=x.shape,
     )

@@ -1,8 +1,8 @@
 """What `FloatQuant` and `IntQuant` of QONNX compute, as functions of standard ops that a model carries.
 
 Inputs and attributes are those of QONNX 1.0; precc adds ``mode``, the number of the rounding mode in `MODES` (not every
-runtime compares strings), ``lowest``, the lowest finite value, and ``negative_zero``, 0 where -0 becomes 0. Every value
-stays in float32. A model that rounds in one mode only, or only
+runtime compares strings), and to a float ``signed``, ``lowest``, the lowest finite value, ``negative_zero``, 0 where -0
+becomes 0, and ``wide``, 1 where values reach ``2**104``. Every value stays in float32. A model that rounds in one mode only, or only
 saturates, has bodies without the other cases; elsewhere an `If` of a constant condition chooses, which a runtime can
 resolve when it loads the model.
 """
@@ -29,8 +29,8 @@ _EXPONENT = 0x7F800000
 _LARGEST = float(np.finfo(np.float32).max)
 _LARGEST_POWER = 2.0**127
 
-#: Numbers from here on are made smaller before `largest_power` multiplies them.
-_LARGE, _SHRUNK = 1.0, 2.0**-30
+#: What can be multiplied by ``2**23 + 1``, and what larger numbers are multiplied by before.
+_LARGE, _SHRUNK = 2.0**104, 2.0**-30
 
 _FLOAT_INPUTS = ("x", "scale", "exponent_bitwidth", "mantissa_bitwidth", "exponent_bias", "max_val")
 _FLOAT_ATTRIBUTES = {
@@ -40,7 +40,9 @@ _FLOAT_ATTRIBUTES = {
     "saturation": "INT",
     "rounding_mode": "STRING",
     "mode": "INT",
+    "signed": "INT",
     "lowest": "FLOAT",
+    "wide": "INT",
     "negative_zero": "INT",
 }
 _INT_INPUTS = ("x", "scale", "zeropt", "bitwidth")
@@ -88,11 +90,8 @@ def _chosen(n: NodeWriter, name: str, branches: Mapping[Any, _Branch]) -> "ir.Va
     wanted = n.op("Constant", dtype="INT64", shape=(), value_int=value)
     condition = n.op("Equal", _attribute(n, name, "int"), wanted, dtype="BOOL")
     rest = dict(others)
-    graphs = {
-        "then_branch": _graph(n, branch),
-        "else_branch": _graph(n, lambda inner: _chosen(inner, name, rest)),
-    }
-    chosen = n.op("If", condition, dtype="FLOAT", **graphs)
+    then_branch, else_branch = _graph(n, branch), _graph(n, lambda inner: _chosen(inner, name, rest))
+    chosen = n.op("If", condition, dtype="FLOAT", then_branch=then_branch, else_branch=else_branch)
     chosen.shape = None  # not that of the condition
     return chosen
 
@@ -133,38 +132,40 @@ def _function(
     return ir.Function(QUANT_DOMAIN, op_type, graph=graph, attributes=declared)  # type: ignore[no-any-return]
 
 
-def largest_power(n: NodeWriter, x: "ir.Value") -> "ir.Value":
-    """The largest power of two up to ``|x|``, exactly; infinity, the largest number or NaN where `x` is not finite.
+def largest_power(n: NodeWriter, x: "ir.Value", wide: bool = True) -> "ir.Value":
+    """The largest power of two up to ``|x|``, exactly; a power of two, infinity or NaN where `x` is not finite.
 
-    For subnormal `x` it is anything up to ``2**-126``.
+    For subnormal `x` it is anything up to ``2**-126``; from ``2**104`` on that power, unless it is to be `wide`.
     """
     if n.opset >= BITCAST_OPSET:
         bits = n.op("BitCast", x, dtype="INT32", to=6)
         exponent = n.op("BitwiseAnd", bits, n.constant(np.array(_EXPONENT, dtype=np.int32)))
         return n.op("BitCast", exponent, dtype="FLOAT", to=1)
-    return _unit_in_the_first_place(n, x)
-
-
-def _unit_in_the_first_place(n: NodeWriter, x: "ir.Value") -> "ir.Value":
-    """``q - (1 - u) q`` of ``q = (2**23 + 1) |x|``, with each operation rounded (Rump 2009, algorithm 3.5)."""
-    magnitude = n.op("Min", n.op("Abs", x), n.number(_LARGEST))
-    large = n.op("GreaterOrEqual", magnitude, n.number(_LARGE), dtype="BOOL")
+    magnitude = n.op("Abs", x)
+    if not wide:
+        return _unit_in_the_first_place(n, n.op("Min", magnitude, n.number(_LARGE)))
+    magnitude = n.op("Min", magnitude, n.number(_LARGEST))
+    large = n.op("GreaterOrEqual", magnitude, n.number(1.0), dtype="BOOL")
     factor = n.op("Where", large, n.number(_SHRUNK), n.number(1.0), dtype="FLOAT")
-    product = n.op("Mul", n.op("Mul", magnitude, factor), n.number(2.0**23 + 1))
-    unit = n.op("Sub", product, n.op("Mul", product, n.number(1 - 2.0**-24)))
-    return n.op("Div", unit, factor)
+    return n.op("Div", _unit_in_the_first_place(n, n.op("Mul", magnitude, factor)), factor)
+
+
+def _unit_in_the_first_place(n: NodeWriter, magnitude: "ir.Value") -> "ir.Value":
+    """``q - (1 - u) q`` of ``q = (2**23 + 1) |x|``, with each operation rounded (Rump 2009, algorithm 3.5)."""
+    product = n.op("Mul", magnitude, n.number(2.0**23 + 1))
+    return n.op("Sub", product, n.op("Mul", product, n.number(1 - 2.0**-24)))
 
 
 def _float_quant(uses: _Uses, opset: int) -> "ir.Function":
     def body(n: NodeWriter, given: "dict[str, ir.Value]") -> "ir.Value":
-        one, two = n.number(1.0), n.number(2.0)
-        smallest = n.op("Pow", two, n.op("Sub", one, given["exponent_bias"]))
-        roundoff = n.op("Pow", two, n.op("Neg", given["mantissa_bitwidth"]))
+        two, mantissa = n.number(2.0), given["mantissa_bitwidth"]
+        smallest = n.op("Pow", two, n.op("Sub", n.number(1.0), given["exponent_bias"]))
         x = n.op("Div", given["x"], given["scale"])
-        power = n.op("Clip", largest_power(n, x), smallest, n.number(_LARGEST_POWER))
-        quantum = n.op("Mul", power, roundoff)
-        code = _to_integer(n, uses, n.op("Div", x, quantum))
-        rounded = _limited(n, uses, x, n.op("Mul", code, quantum), given["max_val"])
+        power = n.op("Clip", _power(n, uses, x), smallest, n.number(_LARGEST_POWER))
+        # the quantum itself may be subnormal, with which processors are slow
+        significand = n.op("Mul", n.op("Div", x, power), n.op("Pow", two, mantissa))
+        shortened = n.op("Mul", _to_integer(n, uses, significand), n.op("Pow", two, n.op("Neg", mantissa)))
+        rounded = _limited(n, uses, x, n.op("Mul", shortened, power), given["max_val"])
         signed = uses.choose(
             n,
             "negative_zero",
@@ -173,6 +174,14 @@ def _float_quant(uses: _Uses, opset: int) -> "ir.Function":
         return n.op("Mul", signed, given["scale"])
 
     return _function("FloatQuant", _FLOAT_INPUTS, _FLOAT_ATTRIBUTES, opset, body)
+
+
+def _power(n: NodeWriter, uses: _Uses, x: "ir.Value") -> "ir.Value":
+    if n.opset >= BITCAST_OPSET:
+        return largest_power(n, x)
+    return uses.choose(
+        n, "wide", {wide: lambda inner, wide=wide: largest_power(inner, x, bool(wide)) for wide in (0, 1)}
+    )
 
 
 def _without_negative_zero(n: NodeWriter, x: "ir.Value") -> "ir.Value":
@@ -210,6 +219,14 @@ def _limited(n: NodeWriter, uses: _Uses, x: "ir.Value", rounded: "ir.Value", hig
         return n.op("Clip", rounded, _attribute(n, "lowest", "float"), highest)
 
     def nearest(n: NodeWriter) -> "ir.Value":
+        return uses.choose(n, "signed", {0: unsigned, 1: signed})
+
+    def signed(n: NodeWriter) -> "ir.Value":  # by 0 divided; `Where` is three times as slow
+        fits = n.op("Cast", n.op("Equal", saturated(n), rounded, dtype="BOOL"), dtype="FLOAT", to=1)
+        dividend = {0: lambda inner: inner.op("Mul", rounded, fits), 1: lambda inner: inner.op("Identity", rounded)}
+        return n.op("Div", uses.choose(n, "has_inf", dividend), fits)
+
+    def unsigned(n: NodeWriter) -> "ir.Value":
         above, below = _overflows(n)
         lowest = _attribute(n, "lowest", "float")
         cut = n.op("Where", n.op("Greater", rounded, highest, dtype="BOOL"), above, rounded, dtype="FLOAT")
@@ -231,7 +248,7 @@ def _overflows(n: NodeWriter) -> "tuple[ir.Value, ir.Value]":
     """What overflows above becomes, and below; an unsigned format has no negative infinity."""
     infinite = n.op("Cast", _attribute(n, "has_inf", "int"), dtype="BOOL", to=9)
     above = n.op("Where", infinite, n.number(np.inf), n.number(np.nan), dtype="FLOAT")
-    signed = n.op("Less", _attribute(n, "lowest", "float"), n.number(0.0), dtype="BOOL")
+    signed = n.op("Cast", _attribute(n, "signed", "int"), dtype="BOOL", to=9)
     return above, n.op("Where", signed, n.op("Neg", above), n.number(np.nan), dtype="FLOAT")
 
 

@@ -128,7 +128,7 @@ def _known(pieces: Sequence[Any]) -> list[Any]:
 
 
 def _shape(n: NodeWriter, x: "ir.Value", pieces: Sequence[Any], sources: Sequence[int]) -> "ir.Value":
-    """A shape for `Reshape`; None is the length of that dimension of `x`, and a single unknown follows from the rest."""
+    """A shape for `Reshape`; None is the length of a dimension of `x`, and a single unknown follows from the rest."""
     if sum(not isinstance(piece, int) for piece in pieces) == 1:
         return n.integers(*(piece if isinstance(piece, int) else -1 for piece in pieces))
     found = zip(pieces, sources, strict=True)
