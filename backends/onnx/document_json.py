@@ -1,0 +1,137 @@
+"""The JSON form of what an exported file says of itself: read strictly, a round trip is exact."""
+
+import json
+from typing import Any
+
+from precc.backends.onnx.document import OnnxDocument, SlotPlace
+from precc.backends.onnx.slot_rounding import SlotRounding
+from precc.errors import PlanError, expected_one_of
+from precc.plan import PrecisionPlan
+from precc.plan_json import malformed_as_plan_error, precision_from_json, precision_to_json, refuse_unknown
+from precc.slots import Slot
+
+__all__ = ["DOCUMENT_FORMAT", "DOCUMENT_VERSION", "FLAVORS", "document_from_json", "document_to_json"]
+
+#: What the entry ``format`` says.
+DOCUMENT_FORMAT = "precc.onnx"
+
+#: Version of the JSON form; a reader refuses any other.
+DOCUMENT_VERSION = 1
+
+#: What a rounding can be made of.
+FLAVORS = ("portable", "qdq", "annotate")
+
+_ENTRIES = ("format", "version", "flavor", "opset", "plan", "places")
+_PLACE = ("precision", "axis", "channel", "node", "result", "source", "rounded", "stored", "facts")
+_TEXTS = ("node", "source", "rounded", "stored")
+
+
+def document_to_json(document: OnnxDocument) -> str:
+    """A document as text; facts that are not finite are text in it."""
+    entries = {
+        "format": DOCUMENT_FORMAT,
+        "version": DOCUMENT_VERSION,
+        "flavor": document.flavor,
+        "opset": document.opset,
+        "plan": json.loads(document.plan.to_json()),
+        "places": {slot: _place_to_json(place) for slot, place in document.places.items()},
+    }
+    return json.dumps(entries, indent=1, allow_nan=False) + "\n"
+
+
+def document_from_json(text: str) -> OnnxDocument:
+    """The document that a text holds.
+
+    Raises:
+        PlanError: not JSON, not such a document, of another version, or malformed.
+    """
+    entries = _entries_of(text)
+    with malformed_as_plan_error("the document"):
+        if entries["flavor"] not in FLAVORS:
+            raise PlanError(f"the document has the flavor {entries['flavor']!r}: {expected_one_of(FLAVORS)}")
+        places = entries["places"]
+        if not isinstance(places, dict):
+            raise PlanError(f"the document is malformed: 'places' is {places!r:.60}, not an object by slot")
+        return OnnxDocument(
+            flavor=entries["flavor"],
+            opset=_whole(entries["opset"], "opset"),
+            plan=PrecisionPlan.from_json(json.dumps(entries["plan"])),
+            places={slot: _place_from_json(slot, place) for slot, place in places.items()},
+        )
+
+
+def _place_to_json(place: SlotPlace) -> dict[str, Any]:
+    rounding = place.rounding
+    return {
+        "precision": precision_to_json(rounding.precision),
+        "axis": rounding.axis,
+        "channel": rounding.channel,
+        "node": place.node,
+        "result": place.result,
+        "source": place.source,
+        "rounded": place.rounded,
+        **({"stored": place.stored} if place.stored else {}),
+        **({"facts": {name: _written(value) for name, value in place.facts.items()}} if place.facts else {}),
+    }
+
+
+def _place_from_json(slot: str, entries: Any) -> SlotPlace:
+    refuse_unknown(entries, _PLACE)
+    Slot.parse(slot)  # or it says why it names none
+    texts = {name: entries.get(name, "") if name == "stored" else entries[name] for name in _TEXTS}
+    for name, value in texts.items():
+        if not isinstance(value, str):
+            raise PlanError(f"the document is malformed: {name!r} of {slot!r} is {value!r}, not text")
+    if type(entries["result"]) is not bool:
+        raise PlanError(f"the document is malformed: 'result' of {slot!r} is {entries['result']!r}, not true or false")
+    return SlotPlace(
+        rounding=SlotRounding(
+            slot=slot,
+            precision=precision_from_json(entries["precision"]),
+            axis=_whole(entries["axis"], "axis"),
+            channel=_whole(entries["channel"], "channel"),
+        ),
+        result=entries["result"],
+        facts={name: _number(value) for name, value in entries.get("facts", {}).items()},
+        **texts,
+    )
+
+
+def _written(value: float) -> float | str:
+    return value if abs(value) < float("inf") else str(value)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise PlanError(f"the document is malformed: {value!r} stands where a number was expected")
+    return float(value)
+
+
+def _whole(value: Any, name: str) -> int:
+    if type(value) is not int:
+        raise PlanError(f"the document is malformed: {name!r} is {value!r}, not a whole number")
+    return value
+
+
+def _entries_of(text: str) -> dict[str, Any]:
+    try:
+        entries = json.loads(text, object_pairs_hook=_without_duplicates)
+    except PlanError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise PlanError(f"the document of the ONNX file is not JSON: {error}") from None
+    if not isinstance(entries, dict) or entries.get("format") != DOCUMENT_FORMAT:
+        raise PlanError(f"the JSON is not the document of an ONNX file: it has no 'format' {DOCUMENT_FORMAT!r}")
+    version = entries.get("version")
+    if type(version) is not int or version != DOCUMENT_VERSION:
+        raise PlanError(f"the document is of version {version!r}; this precc reads version {DOCUMENT_VERSION}")
+    refuse_unknown(entries, _ENTRIES)
+    return entries
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
+        twice = sorted({key for key, _ in pairs if sum(key == other for other, _ in pairs) > 1})
+        raise PlanError(f"the document names {twice[0]!r} twice")
+    return entries
