@@ -1,0 +1,214 @@
+"""Products of an exported file, probed: what a runtime computes from values whose products reveal their roundings.
+
+The part of the model from the tensors before the roundings to the product is run as it is, without a look inside, so
+that a runtime optimises it as it does in the whole. One operand is zero but for one value in each sum: the sum is
+exact in any order, and what is not the product of the rounded values, bit for bit, was rounded otherwise. A runtime
+that leaves a rounding out, or computes in a wider type than the graph says, shows here alone.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from precc.backends.onnx.document import SlotPlace
+from precc.backends.onnx.findings import Findings, Runtime
+from precc.backends.onnx.probes import one_hot, probe_values, probes_like
+from precc.backends.onnx.runtimes import RUNTIMES, Arrays
+from precc.backends.onnx.slot_graphs import ModelParts
+from precc.backends.onnx.slot_values import rounded_by_precc, row_in_file
+from precc.errors import BackendError
+from precc.precision import AS_STORED
+from precc.rounding import Row
+
+__all__ = ["Operand", "ProductProbe"]
+
+_Array = npt.NDArray[Any]
+
+#: How often a product is probed for one operand, at most.
+_RUNS = 4
+
+#: What the one value in each sum may be; the first that its own rounding leaves other than zero.
+_UNITS = (1.0, 0.5, 2.0, 0.125, 8.0, 2.0**-8, 2.0**8)
+
+_WITH_BIAS = frozenset({"Conv", "ConvTranspose", "Gemm"})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Operand:
+    """Of a product in the file.
+
+    Args:
+        place: where it is.
+        value: its rounded value in the model, for shape and type.
+        constant: whether it depends on no input.
+    """
+
+    place: SlotPlace
+    value: _Array
+    constant: bool
+
+    @property
+    def feed(self) -> str:
+        """The tensor by which it is fed: before the rounding, if there is one."""
+        return self.place.source or self.place.rounded
+
+    @property
+    def row(self) -> Row:
+        """What happens to what it is fed with."""
+        return row_in_file(self.place) if self.place.source else AS_STORED.row()
+
+    def values(self, own: torch.Tensor) -> tuple[_Array, _Array]:
+        """Values in its type, and what they are rounded to."""
+        fed = own.numpy().astype(self.value.dtype)
+        return fed, rounded_by_precc(fed, self.row)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ProductProbe:
+    """Of one node.
+
+    Args:
+        parts: of the model.
+        node: the node (``onnx.NodeProto``).
+        operands: of the product, in the order of the graph.
+        zeroed: biases of the node, as zeros.
+    """
+
+    parts: ModelParts
+    node: Any
+    operands: Sequence[Operand]
+    zeroed: Mapping[str, _Array]
+
+    @classmethod
+    def bias_of(cls, node: Any) -> str:
+        """The tensor that a node adds to its product itself; empty if there is none."""
+        return node.input[2] if node.op_type in _WITH_BIAS and len(node.input) > 2 else ""
+
+    def run(self, runtime: Runtime, findings: Findings) -> None:
+        """Compare what each operand's rounding shows."""
+        for own, other in self._pairs():
+            try:
+                if own.place.source and own.feed != other.feed:
+                    self._probe(own, other, runtime, findings)
+                if other.constant or own.feed == other.feed:
+                    self._probe_in_place(own, other, runtime, findings)
+            except BackendError as error:
+                slot = own.place.rounding.slot
+                findings.problem(f"{slot}: the node {self.node.name!r} cannot be probed alone: {error}")
+
+    def _pairs(self) -> Iterator[tuple[Operand, Operand]]:
+        if len(self.operands) == 2:
+            first, second = self.operands
+            yield first, second
+            yield second, first
+
+    def _probe(self, own: Operand, other: Operand, runtime: Runtime, findings: Findings) -> None:
+        """All values of one operand at once, by one value in each sum of the other."""
+        size = max(own.value.size, 1)
+        runs = min(_RUNS, max(1, math.ceil(len(probe_values(own.row, finite=True)) / size)))
+        for number in range(runs):
+            fed, expected = own.values(probes_like(own.value.shape, own.row, finite=True, start=number * size))
+            hot = self._hot(own, other, number)
+            if hot is None:
+                slot = own.place.rounding.slot
+                findings.problem(f"{slot}: no values of {other.feed!r} show single values of it in {self.node.name!r}")
+                return
+            feeds, constants = {own.feed: fed}, dict(self.zeroed)
+            (constants if other.constant else feeds)[other.feed] = hot.fed
+            pair = {own.place.rounded: expected, other.place.rounded: hot.expected}
+            self._compare(feeds, constants, pair, hot.single, own, runtime, findings)
+
+    def _probe_in_place(self, own: Operand, other: Operand, runtime: Runtime, findings: Findings) -> None:
+        """One value in each sum of one operand, by the other as the file has it: a stored weight, or the same one."""
+        if not own.place.source:
+            return
+        for number in range(2):
+            pattern = self._pattern(own, number)
+            probes = probes_like(own.value.shape, own.row, finite=True, start=number * own.value.size)
+            fed, expected = own.values(torch.where(pattern > 0, probes, torch.zeros(())))
+            same = own.feed == other.feed
+            theirs = rounded_by_precc(fed, other.row) if same else other.value
+            mask = theirs != 0 if same else np.ones(theirs.shape, dtype=bool)
+            pair = {own.place.rounded: expected, other.place.rounded: theirs}
+            masks = {own.place.rounded: expected != 0, other.place.rounded: mask}
+            single = self._counts(masks, other) == 1
+            shown = other if other.constant else own
+            self._compare({own.feed: fed}, dict(self.zeroed), pair, single, shown, runtime, findings)
+
+    def _compare(
+        self,
+        feeds: Arrays,
+        constants: Arrays,
+        pair: Arrays,
+        single: _Array,
+        shown: Operand,
+        runtime: Runtime,
+        findings: Findings,
+    ) -> None:
+        output = self.node.output[0]
+        found = runtime.run(self.parts.part(feeds, [output], constants), feeds, f"the product {self.node.name!r}")
+        if found is not None:
+            expected = self._product(pair)
+            where = f"in the product {self.node.name}"
+            slot = shown.place.rounding.slot
+            if found[output].shape == single.shape:
+                expected, found[output] = expected[single], found[output][single]
+            findings.compare(slot, runtime.name, expected, found[output], where, zeros=False)
+
+    def _hot(self, own: Operand, other: Operand, shift: int) -> "_Hot | None":
+        """Values of the other operand of which each sum has one; None if there are none."""
+        best: _Hot | None = None
+        for pattern in self._patterns(other, shift):
+            fed, rounded = next(
+                (found for unit in _UNITS if _keeps(found := other.values(pattern * unit), pattern)), (None, None)
+            )
+            if fed is None or rounded is None:
+                continue
+            masks = {own.place.rounded: np.ones(own.value.shape, dtype=bool), other.place.rounded: rounded != 0}
+            single = self._counts(masks, other) == 1
+            if best is None or single.sum() > best.single.sum():
+                best = _Hot(fed, rounded, single)
+            if single.mean() > 0.75:
+                break
+        return best if best is not None and best.single.any() else None
+
+    def _patterns(self, operand: Operand, shift: int) -> Iterator[torch.Tensor]:
+        dims = operand.value.ndim
+        along = [dim for dim in range(dims) if dim != operand.place.rounding.axis % max(dims, 1)]
+        of_channels = [[0], [1 % max(dims, 1)]]
+        convolves = self.node.op_type.startswith("Conv")
+        for kept in (*of_channels, along) if convolves else (along, *of_channels):
+            yield one_hot(operand.value.shape, kept, shift)
+
+    def _pattern(self, operand: Operand, shift: int) -> torch.Tensor:
+        return next(self._patterns(operand, shift))
+
+    def _counts(self, masks: Mapping[str, _Array], like: Operand) -> _Array:
+        """How many terms of each sum are not zero."""
+        return self._product({name: mask.astype(like.value.dtype) for name, mask in masks.items()})
+
+    def _product(self, pair: Arrays) -> _Array:
+        """The product of rounded operands by the reference evaluator; exact, where one term of each sum is not zero."""
+        output = self.node.output[0]
+        model = self.parts.part(pair, [output], self.zeroed)
+        return RUNTIMES["reference"](model, pair)[output]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Hot:
+    """Values, what they are rounded to, and at which outputs a single one counts."""
+
+    fed: _Array
+    expected: _Array
+    single: _Array
+
+
+def _keeps(found: tuple[_Array, _Array], pattern: torch.Tensor) -> bool:
+    """Whether what is rounded is zero where the pattern is, and finite elsewhere."""
+    rounded = found[1]
+    return bool(np.isfinite(rounded).all() and np.array_equal(rounded != 0, pattern.numpy() != 0))
