@@ -5,8 +5,10 @@ import sys
 from collections.abc import Sequence
 
 from precc import __version__
+from precc.backends.onnx.load_plan import load_plan
 from precc.calibrate_command import add_calibrate_command, run_calibrate_command
 from precc.errors import PreccError
+from precc.onnx_commands import add_onnx_commands, run_export_command, run_verify_command
 from precc.passes.op_table import op_table
 from precc.plan_commands import add_plan_commands, run_plan_command
 from precc.report.format_table import format_table
@@ -15,18 +17,23 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit code: 0, 1 after an error of precc's, 2 for wrong usage, 130 after Ctrl-C."""
+    """Run a command; the exit code: 0, 1 after an error of precc's or of a file, 2 for wrong usage, 130 after Ctrl-C."""
     parser = _parser()
     chosen = parser.parse_args(arguments)
+    code = 0
     try:
         if chosen.command == "formats":
             print(format_table())
         elif chosen.command == "ops":
             print(op_table())
         elif chosen.command == "plan":
-            run_plan_command(chosen)
+            run_plan_command(chosen, load_plan)
         elif chosen.command == "calibrate":
             run_calibrate_command(chosen)
+        elif chosen.command == "export":
+            code = run_export_command(chosen)
+        elif chosen.command == "verify":
+            code = run_verify_command(chosen)
         else:
             from precc.demo import run_demo
 
@@ -41,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("precc: interrupted", file=sys.stderr)
         return 130
-    return 0
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("ops", help="list the classes of operators: product, elementwise, reduction, exact, kept")
     add_plan_commands(commands)
     add_calibrate_command(commands)
+    add_onnx_commands(commands)
     return parser
 
 

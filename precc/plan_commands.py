@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -34,12 +35,12 @@ def add_plan_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPar
     plan = commands.add_parser("plan", help="show, compare and choose plans, from files")
     own = plan.add_subparsers(dest="plan_command", required=True)
     show = own.add_parser("show", help="print a plan, and where it comes from")
-    show.add_argument("plan", help="a plan's JSON file")
+    show.add_argument("plan", help="a plan's JSON file, or an exported ONNX file")
     diff = own.add_parser("diff", help="print what changes from one plan to another")
     diff.add_argument("before")
     diff.add_argument("after")
     apply = own.add_parser("apply", help="predict the error and the cost of a plan in an analysed step")
-    apply.add_argument("plan", help="a plan's JSON file")
+    apply.add_argument("plan", help="a plan's JSON file, or an exported ONNX file")
     _add_analysis(apply)
     apply.add_argument("--out", help="write the plan with all slots named, and with the prediction")
     assign = own.add_parser(
@@ -65,28 +66,28 @@ def _add_analysis(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", choices=list(TARGETS), default="cpu-emulated", help="default: cpu-emulated")
 
 
-def run_plan_command(chosen: argparse.Namespace) -> None:
-    """Run what the arguments say."""
+def run_plan_command(chosen: argparse.Namespace, load: Callable[[str], PrecisionPlan] = PrecisionPlan.load) -> None:
+    """Run what the arguments say; `load` reads the file of a plan."""
     commands: dict[str, Callable[[argparse.Namespace], None]] = {
-        "show": _show,
-        "diff": _diff,
-        "apply": _apply,
+        "show": partial(_show, load=load),
+        "diff": partial(_diff, load=load),
+        "apply": partial(_apply, load=load),
         "assign": _assign,
         "pareto": _pareto,
     }
     commands[chosen.plan_command](chosen)
 
 
-def _show(chosen: argparse.Namespace) -> None:
-    _print(PrecisionPlan.load(chosen.plan))
+def _show(chosen: argparse.Namespace, load: Callable[[str], PrecisionPlan]) -> None:
+    _print(load(chosen.plan))
 
 
-def _diff(chosen: argparse.Namespace) -> None:
-    print(PrecisionPlan.load(chosen.before).diff(PrecisionPlan.load(chosen.after)))
+def _diff(chosen: argparse.Namespace, load: Callable[[str], PrecisionPlan]) -> None:
+    print(load(chosen.before).diff(load(chosen.after)))
 
 
-def _apply(chosen: argparse.Namespace) -> None:
-    analysis, plan = Analysis.load(chosen.analysis), PrecisionPlan.load(chosen.plan)
+def _apply(chosen: argparse.Namespace, load: Callable[[str], PrecisionPlan]) -> None:
+    analysis, plan = Analysis.load(chosen.analysis), load(chosen.plan)
     target, work = TARGETS[chosen.target], step_work(analysis)
     model = checked_cost(_cost(chosen), target)
     error, cost = analysis.predict(plan), cost_of(plan, work, model)

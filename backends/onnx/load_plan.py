@@ -34,7 +34,7 @@ def load_plan(path: str | Path) -> PrecisionPlan:
         OSError: the file cannot be read.
     """
     text = _json_text(Path(path))
-    if text is not None and DOCUMENT_FORMAT not in text:
+    if text is not None and f'"{DOCUMENT_FORMAT}"' not in text:
         return PrecisionPlan.from_json(text)
     return load_document(path).plan
 
@@ -99,9 +99,9 @@ def contradictions(model: Any, document: OnnxDocument) -> list[str]:
 
 
 def _json_text(path: Path) -> str | None:
-    """The text of a JSON file; None where it is none."""
+    """The text of a file, which may be JSON; None where it is none, as an ONNX file."""
     with path.open("rb") as file:
-        if file.read(64).lstrip()[:1] not in (b"{", b"["):
+        if any(byte < 32 and byte not in b"\t\n\r" for byte in file.read(64)):
             return None
     try:
         return path.read_text(encoding="utf-8")
@@ -133,7 +133,7 @@ def _contradictions_of(node: Any, metadata: dict[str, str], document: OnnxDocume
         slot = f"{op}/{role}.{operand}"
         expected = _said_of(Slot.parse(slot), document)
         if said not in expected:
-            yield f"the node {node.name!r} says that {slot} is {said}, the document of the file that it is {expected[0]}"
+            yield f"the node {node.name!r} says that {slot} is {said}, the document that it is {expected[0]}"
 
 
 def _said_of(slot: Slot, document: OnnxDocument) -> tuple[str, ...]:
