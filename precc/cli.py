@@ -17,7 +17,7 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit code: 0, 1 after an error of precc's or of a file, 2 for wrong usage, 130 after Ctrl-C."""
+    """Run a command; the exit code: 0, 1 after an error of precc's or in a file, 2 for wrong usage, 130."""
     parser = _parser()
     chosen = parser.parse_args(arguments)
     code = 0
