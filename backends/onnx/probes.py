@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ _EXPONENTS = 24
 _FAR = 1000
 
 
+@lru_cache
 def probe_values(row: Row, *, finite: bool) -> Tensor:
     """Values in units of the scale: grid points, ties, their neighbours, subnormals, both ends and what lies beyond.
 
@@ -53,9 +55,9 @@ def _steps(row: Row) -> list[float]:
         top = max(int(min(grid.high, 2.0**100) / quantum), 1)
         steps = {*range(min(top, 64)), *(top // n for n in range(1, 9)), *(top - n for n in range(min(top, 8)))}
         return [*found, *(quantum * (step + half) for step in steps for half in (0.0, 0.5))]
+    sample = {point % 2**m for point in (*range(8), 2**m // 2, 2**m // 3, -2, -1)}
     for exponent in _exponents(grid.emin, grid.high):
         step = 2.0 ** max(exponent - m, grid.k_min)
-        sample = {*range(min(2**m, 8)), 2**m // 2, 2**m // 3, 2**m - 2, 2**m - 1} & {*range(2**m)}
         found += [2.0**exponent + step * (point + half) for point in sample for half in (0.0, 0.5, 0.25, 0.75)]
     return found
 
