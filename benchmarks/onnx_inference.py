@@ -83,7 +83,7 @@ def measured(name: str, batch: int, repetitions: int, folder: Path) -> list[dict
             try:
                 precc.export_onnx(net, (x,), path, flavor=flavor, opset=opset, sidecar=False)
                 own = session(path)
-            except Exception as error:  # noqa: BLE001  # what a runtime lacks is part of the table
+            except Exception as error:  # what a runtime lacks is part of the table
                 rows.append({**row, "missing": f"{type(error).__name__}: {error}"[:200]})
                 continue
             sizes = {"bytes": path.stat().st_size, "float32_bytes": float32.stat().st_size}

@@ -26,7 +26,7 @@ from precc.accumulation.two_passes import TwoPasses  # noqa: E402
 from precc.analysis.analysis import Analysis  # noqa: E402
 from precc.analysis.analysis_options import AnalysisOptions  # noqa: E402
 from precc.analysis.error_estimate import ErrorEstimate  # noqa: E402
-from precc.api import compile, export_onnx  # noqa: E402
+from precc.api import compile, export_onnx, load_plan, model_explorer_data, verify_onnx  # noqa: E402
 from precc.assignment.candidates import ACCUMULATOR_CANDIDATES, CANDIDATES, scaled  # noqa: E402
 from precc.assignment.greedy import Greedy, RandomChoice  # noqa: E402
 from precc.assignment.lagrangian import Lagrangian  # noqa: E402
@@ -182,6 +182,9 @@ __all__ = [
     "compile",
     "convolution_two_pass",
     "export_onnx",
+    "load_plan",
+    "model_explorer_data",
+    "verify_onnx",
     "int_matmul",
     "load_checkpoint",
     "logit_sharpness",

@@ -1,6 +1,8 @@
-"""Which node of the translated graph computes what a node of the traced one does."""
+"""Which node of the translated graph computes the product, or the sum, that a marked slot belongs to."""
 
 import re
+from collections import deque
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from precc.errors import BackendError
@@ -20,14 +22,41 @@ def fx_name(node: Any) -> str:
     return name[1] if name else ""
 
 
-def computing_node(graph: Any, traced: str, *, is_sum: bool) -> Any:
-    """The node that computes the product, or the sum of two activations, of a traced node.
+def computing_node(marker: Any, *, is_result: bool, is_sum: bool) -> Any:
+    """The nearest node that computes a product, behind the marker of an operand, or before that of a result.
+
+    Args:
+        marker: the node.
+        is_result: what it marks.
+        is_sum: whether the result is that of a sum of two activations.
 
     Raises:
         BackendError: torch.onnx translated it to something else.
     """
     ops = _SUMS if is_sum else _PRODUCTS
-    found = next((node for node in graph if node.op_type in ops and fx_name(node) == traced), None)
+    step = _before if is_result else _behind
+    found = _nearest(step(marker), lambda node: node.op_type in ops, step)
     if found is None:
-        raise BackendError(f"torch.onnx translated {traced!r} to none of {', '.join(sorted(ops))}")
+        slot = marker.attributes["slot"].as_string()
+        raise BackendError(f"torch.onnx translated what slot {slot!r} belongs to to none of {', '.join(sorted(ops))}")
     return found
+
+
+def _before(node: Any) -> list[Any]:
+    return [own.producer() for own in node.inputs if own is not None and own.producer() is not None]
+
+
+def _behind(node: Any) -> list[Any]:
+    return [use.node for own in node.outputs for use in own.uses()]
+
+
+def _nearest(starts: Iterable[Any], wanted: Callable[[Any], bool], step: Callable[[Any], list[Any]]) -> Any:
+    waiting, seen = deque(starts), set[int]()
+    while waiting:
+        node = waiting.popleft()
+        if wanted(node):
+            return node
+        if id(node) not in seen:
+            seen.add(id(node))
+            waiting.extend(step(node))
+    return None

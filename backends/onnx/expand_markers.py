@@ -27,17 +27,16 @@ def expand_markers(
     The bodies of the nodes that come in become functions of the model, and what nothing reads any more goes.
     """
     expansion = _Expansion(model.graph, opset)
-    values: dict[str, tuple[Any, Any, str]] = {}
-    for node in [own for own in model.graph if own.domain == MARKER_DOMAIN]:
-        slot = node.attributes["slot"].as_string()
-        values[slot] = expansion.of(node, markers[slot], flavor_of[slot])
+    found = {own.attributes["slot"].as_string(): own for own in model.graph if own.domain == MARKER_DOMAIN}
+    computing = {slot: _computing(node, markers[slot]) for slot, node in found.items()}
+    values = {slot: expansion.of(node, markers[slot], flavor_of[slot]) for slot, node in found.items()}
     for function in portable_functions(list(model.graph), opset):
         model.functions[function.identifier()] = function
     model.graph.opset_imports.pop(MARKER_DOMAIN, None)
     for domain in {node.domain for node in model.graph} - set(model.graph.opset_imports):
         model.graph.opset_imports[domain] = 1
     imported("onnx_ir.passes.common", "onnx").RemoveUnusedNodesPass()(model)
-    places = {slot: _place(model.graph, markers[slot], *own) for slot, own in values.items()}
+    places = {slot: _place(computing[slot], markers[slot], *own) for slot, own in values.items()}
     return {slot: replace(own, facts=facts.get(slot, {})) for slot, own in places.items()}
 
 
@@ -89,10 +88,14 @@ class _Expansion:
         self.graph.remove(node, safe=True)
 
 
-def _place(graph: Any, marker: Marker, source: Any, rounded: Any, stored: str) -> SlotPlace:
+def _computing(node: Any, marker: Marker) -> Any:
+    return computing_node(node, is_result=marker.operand.slot.is_result, is_sum=not marker.is_product)
+
+
+def _place(node: Any, marker: Marker, source: Any, rounded: Any, stored: str) -> SlotPlace:
     return SlotPlace(
         rounding=marker.rounding,
-        node=computing_node(graph, marker.computed_by, is_sum=not marker.is_product).name,
+        node=node.name,
         result=marker.operand.slot.is_result,
         source="" if source is None else source.name,
         rounded=rounded.name,

@@ -13,15 +13,16 @@ from typing import Any
 
 from precc.backends.onnx.document import OnnxDocument
 from precc.backends.onnx.document_json import document_to_json
-from precc.backends.onnx.dynamic_shapes import parse_dynamic_shapes
+from precc.backends.onnx.dynamic_shapes import DynamicShapes
 from precc.backends.onnx.expand_markers import expand_markers
 from precc.backends.onnx.flavors import Flavor, parse_flavor
 from precc.backends.onnx.node_metadata import annotate_nodes
+from precc.backends.onnx.opsets import checked_opset
 from precc.backends.onnx.refusals import check_expressible
 from precc.backends.onnx.slot_facts import facts_of
 from precc.backends.onnx.slot_markers import insert_markers
 from precc.backends.onnx.traced_net import TracedNet, opened_for_export
-from precc.backends.onnx.translation import checked_opset, translate
+from precc.backends.onnx.translation import translate
 from precc.backends.onnx.write_model import require_writable, write_model
 from precc.errors import BackendError, CaptureError, expected_one_of
 from precc.extras import imported
@@ -101,14 +102,14 @@ def onnx_model(
     for module in ("onnx", "onnxscript", "onnx_ir"):
         imported(module, "onnx")
     with opened_for_export(net):
-        shapes = parse_dynamic_shapes(dynamic_shapes, args, kwargs)
-        traced = TracedNet.of(net, args, kwargs, shapes)
+        shapes = DynamicShapes.of(dynamic_shapes, args, kwargs)
+        traced = TracedNet.of(net, args, kwargs, shapes.traced)
         plan = traced.plan(net)
         markers = insert_markers(net, traced, plan)
         roundings = [own.rounding for own in markers.values() if own.is_rounded]
         chosen = checked_opset(written[0].opset(roundings) if opset is None else opset)
         flavor_of = check_expressible(written, traced, markers, plan, chosen)
-        model = translate(traced.program, chosen, shapes)
+        model = translate(traced.program, chosen, shapes.named)
     facts = facts_of(session_of(net).analysis, plan)
     places = expand_markers(model, markers, flavor_of, chosen, facts)
     document = OnnxDocument(written[0].name, chosen, plan, places)

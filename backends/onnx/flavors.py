@@ -6,13 +6,19 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
+from precc.backends.onnx.opsets import OPSETS
 from precc.backends.onnx.portable import add_portable_rounding, portable_problem
-from precc.backends.onnx.qdq import add_qdq_rounding, add_qdq_weight, qdq_opset, qdq_problem
+from precc.backends.onnx.qdq import add_qdq_rounding, qdq_opset, qdq_problem
+from precc.backends.onnx.qdq_weights import add_qdq_weight
 from precc.backends.onnx.slot_rounding import SlotRounding
 from precc.backends.onnx.stored_weights import StoredWeight, add_stored_weight
 from precc.errors import BackendError, expected_one_of
 
 __all__ = ["FLAVORS", "Annotate", "Flavor", "Portable", "Qdq", "parse_flavor"]
+
+
+#: Of a graph that needs no more: the first with blocks and integers of 4 bits.
+_LEAST_QDQ = 21
 
 
 class Flavor(Protocol):
@@ -69,7 +75,8 @@ class Qdq:
     rounds: ClassVar[bool] = True
 
     def opset(self, roundings: list[SlotRounding]) -> int:
-        return max((qdq_opset(own) for own in roundings if not qdq_problem(own, 28)), default=21)
+        needed = [qdq_opset(own) for own in roundings if not qdq_problem(own, OPSETS[1])]
+        return max(_LEAST_QDQ, *needed) if needed else _LEAST_QDQ
 
     def problem(self, rounding: SlotRounding, opset: int) -> str:
         return qdq_problem(rounding, opset)

@@ -27,8 +27,7 @@ class Marker:
 
     Args:
         operand: with its slot.
-        computed_by: name of the fx node of the product or sum.
-        is_product: which of the two.
+        is_product: whether it belongs to a product; else to a sum of activations.
         rounding: what becomes of its values.
         is_rounded: whether that changes any.
         weight: the value of an operand that depends on parameters alone.
@@ -36,7 +35,6 @@ class Marker:
     """
 
     operand: Operand
-    computed_by: str
     is_product: bool
     rounding: SlotRounding
     is_rounded: bool
@@ -57,7 +55,7 @@ def insert_markers(net: PrecisionModule, traced: TracedNet, plan: PrecisionPlan)
         rounding = SlotRounding(name, precision, operand.contracted % dims, operand.channel % dims)
         is_rounded = operand.is_rounded(plan)
         weight = traced.constant(value) if is_rounded else None
-        markers[name] = Marker(operand, node.name, node in products, rounding, is_rounded, weight, value.name)
+        markers[name] = Marker(operand, node in products, rounding, is_rounded, weight, value.name)
         return markers[name]
 
     for node, operand in traced.operands:

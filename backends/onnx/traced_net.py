@@ -155,6 +155,8 @@ def opened_for_export(net: PrecisionModule) -> Iterator[None]:
         # remarks on the weights that its own recurrent layers keep in a list
         warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
         warnings.filterwarnings("ignore", message=".*_flat_weights", category=UserWarning)
+        # markers have the symbolic shapes of what they mark, which the translation only copies
+        warnings.filterwarnings("ignore", message="Raw SymInt value", category=UserWarning)
         with opened_products(fused_attention=session_of(net).options.fused_attention):
             yield
 

@@ -7,32 +7,14 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from precc.errors import BackendError, CaptureError
+from precc.errors import CaptureError
 from precc.extras import imported
 
-__all__ = ["OPSETS", "checked_opset", "translate"]
-
-#: The first that torch writes, and the last that is known here.
-OPSETS = (18, 28)
+__all__ = ["translate"]
 
 #: Up to here torch's own converter is used; from here on operators of a graph only gained types and attributes, so a
 #: higher number alone says the same.
 _TRANSLATED = 23
-
-
-def checked_opset(opset: int) -> int:
-    """The opset, if it can be written.
-
-    Raises:
-        BackendError: it is out of range, or newer than the onnx that is installed.
-    """
-    onnx = imported("onnx", "onnx")
-    last = min(OPSETS[1], onnx.defs.onnx_opset_version())
-    if type(opset) is not int or not OPSETS[0] <= opset <= last:
-        raise BackendError(
-            f"opset {opset!r} is none of {OPSETS[0]} to {last}, which onnx {onnx.__version__} allows here"
-        )
-    return opset
 
 
 def translate(program: ExportedProgram, opset: int, dynamic_shapes: Any) -> Any:
@@ -57,7 +39,7 @@ def translate(program: ExportedProgram, opset: int, dynamic_shapes: Any) -> Any:
                 dynamic_shapes=dynamic_shapes,
             )
     except Exception as error:
-        raise CaptureError(f"torch.onnx cannot translate the graph: {error}") from error
+        raise CaptureError(f"torch.onnx cannot translate the graph: {_cause(error)}") from error
     finally:
         registration.setLevel(level)
     model: Any = exported.model  # type: ignore[union-attr]  # None is for the older exporter
@@ -65,6 +47,13 @@ def translate(program: ExportedProgram, opset: int, dynamic_shapes: Any) -> Any:
     model.ir_version = _ir_version(opset)
     _tidy(model)
     return model
+
+
+def _cause(error: BaseException) -> str:
+    """The first line of the error by which the others were caused: theirs are pages."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).partition("\n")[0]
 
 
 def _ir_version(opset: int) -> int:
