@@ -63,16 +63,17 @@ def portable_problem(rounding: SlotRounding, opset: int) -> str:
         return "its scale comes from a history that has no record yet: run the net once, or give the scale"
     if row.is_identity(torch.float32):
         return ""
-    return _element_problem(_element(precision), row) or _scale_problem(_scaling(precision), row)
+    return _scale_problem(_scaling(precision), row) or _element_problem(_element(precision), row)
 
 
 def _element(precision: Precision) -> ElementFormat:
     """The format of single values; of a real-valued bias the integer below, for the rest is a static scale."""
     fmt = precision.format
-    if precision.scaling is not None:
-        fmt = BlockFormat(element=fmt, scaling=precision.scaling)  # type: ignore[arg-type]  # checked by the precision
     element = fmt.element if isinstance(fmt, BlockFormat) else fmt
-    return replace(element, bias=math.floor(element.bias)) if isinstance(element, FloatFormat) else element
+    if not isinstance(element, FloatFormat):
+        return element
+    element = replace(element, bias=math.floor(element.bias))
+    return element if precision.scaling is None else element.with_overflow(Overflow.SATURATE)
 
 
 def _scaling(precision: Precision) -> Scaling | None:
@@ -188,7 +189,7 @@ def _static(n: NodeWriter, x: "ir.Value", element: ElementFormat, row: Row) -> "
 
 
 def _is_one_scale(element: FixedPoint, scale: float) -> bool:
-    """Whether ``scale * quantum`` is a normal number, and what underflows when divided by the scale rounds to 0."""
+    """Whether ``scale * quantum`` is a normal number, and what underflows, divided by the scale, rounds to 0."""
     return element.k_min >= -100 and 2.0**-126 <= scale * element.quantum <= 2.0**127
 
 

@@ -1,13 +1,15 @@
 """What `FloatQuant` and `IntQuant` of QONNX compute, as functions of standard ops that a model carries.
 
-Inputs and attributes are those of QONNX 1.0; precc adds ``mode``, the number of the rounding mode in `MODES` (not every
-runtime compares strings), and to a float ``signed``, ``lowest``, the lowest finite value, ``negative_zero``, 0 where -0
-becomes 0, and ``wide``, 1 where values reach ``2**104``. Every value stays in float32. A model that rounds in one mode only, or only
-saturates, has bodies without the other cases; elsewhere an `If` of a constant condition chooses, which a runtime can
-resolve when it loads the model.
+Inputs and attributes are those of QONNX 1.0. precc adds ``mode``, the number of the rounding mode in `MODES`, for
+not every runtime compares strings; and to a float ``signed``, ``lowest``, the lowest finite value,
+``negative_zero``, 0 where -0 becomes 0, and ``wide``, 1 where values reach ``2**104``. All values are in float32.
+
+A model that rounds in one mode only, or only saturates, has bodies without the other cases; elsewhere an `If` of a
+constant condition chooses, which a runtime can resolve when it loads the model.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -124,7 +126,8 @@ def _function(
     writer = NodeWriter(imported("onnx_ir.tape", "onnx").Tape(), opset)
     values = {name: ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT)) for name in inputs}
     result = body(writer, values)
-    graph = ir.Graph(list(values.values()), [result], nodes=writer.tape.nodes, opset_imports={"": opset}, name=op_type)
+    nodes, given = writer.tape.nodes, list(values.values())
+    graph = ir.Graph(given, [result], nodes=nodes, opset_imports={"": opset}, name=op_type)
     for number, node in enumerate(graph.all_nodes()):  # those of a branch must differ from those around it
         node.name, node.outputs[0].name = f"{node.op_type}_{number}", f"v{number}"
     result.name = "y"
@@ -166,12 +169,8 @@ def _float_quant(uses: _Uses, opset: int) -> "ir.Function":
         significand = n.op("Mul", n.op("Div", x, power), n.op("Pow", two, mantissa))
         shortened = n.op("Mul", _to_integer(n, uses, significand), n.op("Pow", two, n.op("Neg", mantissa)))
         rounded = _limited(n, uses, x, n.op("Mul", shortened, power), given["max_val"])
-        signed = uses.choose(
-            n,
-            "negative_zero",
-            {0: lambda inner: _without_negative_zero(inner, rounded), 1: lambda inner: inner.op("Identity", rounded)},
-        )
-        return n.op("Mul", signed, given["scale"])
+        zeros = {0: partial(_without_negative_zero, x=rounded), 1: partial(_same, x=rounded)}
+        return n.op("Mul", uses.choose(n, "negative_zero", zeros), given["scale"])
 
     return _function("FloatQuant", _FLOAT_INPUTS, _FLOAT_ATTRIBUTES, opset, body)
 
@@ -179,9 +178,16 @@ def _float_quant(uses: _Uses, opset: int) -> "ir.Function":
 def _power(n: NodeWriter, uses: _Uses, x: "ir.Value") -> "ir.Value":
     if n.opset >= BITCAST_OPSET:
         return largest_power(n, x)
-    return uses.choose(
-        n, "wide", {wide: lambda inner, wide=wide: largest_power(inner, x, bool(wide)) for wide in (0, 1)}
-    )
+    return uses.choose(n, "wide", {wide: partial(largest_power, x=x, wide=bool(wide)) for wide in (0, 1)})
+
+
+def _same(n: NodeWriter, x: "ir.Value") -> "ir.Value":
+    """A branch returns what it computes."""
+    return n.op("Identity", x)
+
+
+def _product(n: NodeWriter, x: "ir.Value", y: "ir.Value") -> "ir.Value":
+    return n.op("Mul", x, y)
 
 
 def _without_negative_zero(n: NodeWriter, x: "ir.Value") -> "ir.Value":
@@ -190,12 +196,12 @@ def _without_negative_zero(n: NodeWriter, x: "ir.Value") -> "ir.Value":
 
 
 def _to_integer(n: NodeWriter, uses: _Uses, x: "ir.Value") -> "ir.Value":
-    branches = {
-        _EVEN: lambda inner: inner.op("Round", x),
-        _AWAY: lambda inner: _away_from_zero(inner, x),
-        _TO_ZERO: lambda inner: _toward_zero(inner, x),
-    }
-    return uses.choose(n, "mode", branches)
+    modes = {_EVEN: _to_even, _AWAY: _away_from_zero, _TO_ZERO: _toward_zero}
+    return uses.choose(n, "mode", {mode: partial(branch, x=x) for mode, branch in modes.items()})
+
+
+def _to_even(n: NodeWriter, x: "ir.Value") -> "ir.Value":
+    return n.op("Round", x)
 
 
 def _away_from_zero(n: NodeWriter, x: "ir.Value") -> "ir.Value":
@@ -207,7 +213,7 @@ def _away_from_zero(n: NodeWriter, x: "ir.Value") -> "ir.Value":
 
 
 def _toward_zero(n: NodeWriter, x: "ir.Value") -> "ir.Value":
-    # onnxruntime's `Where` makes 0 of a -0 that is chosen where the condition holds: negative values are the others
+    # onnxruntime's `Where` makes 0 of a -0 that it takes where the condition holds: that must be for positive `x`
     positive = n.op("Greater", x, n.number(0.0), dtype="BOOL")
     return n.op("Where", positive, n.op("Floor", x), n.op("Ceil", x), dtype="FLOAT")
 
@@ -223,8 +229,8 @@ def _limited(n: NodeWriter, uses: _Uses, x: "ir.Value", rounded: "ir.Value", hig
 
     def signed(n: NodeWriter) -> "ir.Value":  # by 0 divided; `Where` is three times as slow
         fits = n.op("Cast", n.op("Equal", saturated(n), rounded, dtype="BOOL"), dtype="FLOAT", to=1)
-        dividend = {0: lambda inner: inner.op("Mul", rounded, fits), 1: lambda inner: inner.op("Identity", rounded)}
-        return n.op("Div", uses.choose(n, "has_inf", dividend), fits)
+        dividends = {0: partial(_product, x=rounded, y=fits), 1: partial(_same, x=rounded)}
+        return n.op("Div", uses.choose(n, "has_inf", dividends), fits)
 
     def unsigned(n: NodeWriter) -> "ir.Value":
         above, below = _overflows(n)
@@ -264,7 +270,7 @@ def _int_quant(uses: _Uses, opset: int) -> "ir.Function":
 
 
 def _integer_ends(n: NodeWriter, bitwidth: "ir.Value") -> "tuple[ir.Value, ir.Value]":
-    """The least and the largest integer of a word; of one that is wider than float32's, the next float32 inward."""
+    """The least and the largest integer of a word; where float32 has not the largest, the next one inward."""
     signed = n.op("Cast", _attribute(n, "signed", "int"), dtype="FLOAT", to=1)
     narrow = n.op("Cast", _attribute(n, "narrow", "int"), dtype="FLOAT", to=1)
     beyond = n.op("Pow", n.number(2.0), n.op("Sub", bitwidth, signed))

@@ -46,8 +46,8 @@ class Groups:
     """A tensor whose values that share a scale lie along dimensions of their own.
 
     Args:
-        values: the tensor, each dimension that is cut into blocks as two: the blocks, and the values of one. A last
-            block that was shorter ends with zeros.
+        values: the tensor, each dimension that is cut into blocks as two: the blocks, and the values of one. A
+            last block that was shorter ends with zeros.
         axes: the dimensions along which values share a scale.
         source: the tensor as it was.
         cuts: by dimension of the source.
@@ -69,8 +69,8 @@ class Groups:
             pieces[dim] = cut.size * cut.blocks if known else n.op("Mul", cut.blocks, n.integers(cut.size))
         shape = _shape(n, self.source, pieces, range(len(pieces)))
         if not ragged:
-            return n.op("Reshape", values, shape, shape=_dims(self.source))
-        whole = n.op("Reshape", values, shape, shape=_known(pieces))
+            return _reshaped(n, values, shape, _dims(self.source))
+        whole = _reshaped(n, values, shape, _known(pieces))
         ends = _vector(n, [cut.length for cut in ragged.values()])
         starts, axes = n.integers(*[0] * len(ragged)), n.integers(*ragged)
         return n.op("Slice", whole, starts, ends, axes, shape=_dims(self.source))
@@ -101,7 +101,7 @@ def grouped(n: NodeWriter, x: "ir.Value", row: Row) -> Groups:
         pieces += [length if isinstance(length, int) else None] if cut is None else [cut.blocks, cut.size]
         sources += [dim] * (1 if cut is None else 2)
     shape = _shape(n, x, pieces, sources)
-    values = n.op("Reshape", _with_zeros(n, x, cuts), shape, shape=_known(pieces))
+    values = _reshaped(n, _with_zeros(n, x, cuts), shape, _known(pieces))
     return Groups(values, tuple(axes), x, cuts)
 
 
@@ -128,11 +128,17 @@ def _known(pieces: Sequence[Any]) -> list[Any]:
 
 
 def _shape(n: NodeWriter, x: "ir.Value", pieces: Sequence[Any], sources: Sequence[int]) -> "ir.Value":
-    """A shape for `Reshape`; None is the length of a dimension of `x`, and a single unknown follows from the rest."""
+    """A shape for `Reshape`; None is the length of a dimension of `x`, and one unknown follows from the rest."""
     if sum(not isinstance(piece, int) for piece in pieces) == 1:
         return n.integers(*(piece if isinstance(piece, int) else -1 for piece in pieces))
     found = zip(pieces, sources, strict=True)
     return _vector(n, [_length(n, x, dim) if piece is None else piece for piece, dim in found])
+
+
+def _reshaped(n: NodeWriter, x: "ir.Value", shape: "ir.Value", dims: Sequence[Any]) -> "ir.Value":
+    # a length that is computed may be 0, which would mean that of the same dimension of `x`
+    computed = shape.const_value is None
+    return n.op("Reshape", x, shape, shape=dims, allowzero=int(computed))
 
 
 def _vector(n: NodeWriter, pieces: Sequence[Any]) -> "ir.Value":
@@ -188,7 +194,7 @@ def _amax(n: NodeWriter, x: "ir.Value", axes: Sequence[int]) -> "ir.Value":
 def _power_of_two(n: NodeWriter, largest: "ir.Value", scale: ScaleRow) -> "ir.Value":
     """By the rules floor and ceil; a subnormal magnitude matters only from ``2**-127``, the least scale, on."""
     fraction, exponent = math.frexp(scale.element_high)
-    if exponent < 1:  # then it is exact to make the magnitudes larger; one that becomes infinite has the largest scale
+    if exponent < 1:  # then it is exact to enlarge the magnitudes; one that becomes infinite has the largest scale
         largest = n.op("Mul", largest, n.number(2.0 ** (1 - exponent)))
         exponent = 1
     power = n.op("Max", largest_power(n, largest), n.number(_LEAST_POWER))
