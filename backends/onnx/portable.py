@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from precc.backends.onnx.node_writer import QUANT_DOMAIN, NodeWriter
-from precc.backends.onnx.quant_functions import MODES
+from precc.backends.onnx.quant_functions import LARGEST, MODES
 from precc.backends.onnx.scale_nodes import group_scales, grouped
 from precc.backends.onnx.slot_rounding import SlotRounding
 from precc.errors import BackendError, FormatError
@@ -46,8 +46,6 @@ _NAMES = {
 
 #: The types of ONNX that are rounded in float32.
 _DTYPES = {"FLOAT": torch.float32, "FLOAT16": torch.float16, "BFLOAT16": torch.bfloat16}
-
-_LARGEST = torch.finfo(torch.float32).max
 
 
 def portable_problem(rounding: SlotRounding, opset: int) -> str:
@@ -93,7 +91,7 @@ def _element_problem(element: ElementFormat, row: Row) -> str:
 def _float_problem(element: FloatFormat, row: Row) -> str:
     if row.grid.ties and not element.mantissa_bits and row.mode is RoundingMode.NEAREST_EVEN:
         return f"ties of {element.name!r} go to even codes, which needs more than the value"
-    if element.emin < -127 or row.grid.k_min < -149 or row.grid.high > _LARGEST:
+    if element.emin < -127 or row.grid.k_min < -149 or row.grid.high > LARGEST:
         return f"{element.name!r} has values that float32 has not"
     if row.grid.k_min > element.emin - element.mantissa_bits:
         return f"{element.name!r} has no subnormal numbers, which QONNX's quantiser has"
@@ -114,7 +112,7 @@ def _scale_problem(scaling: Scaling | None, row: Row) -> str:
     if scaling is None or row.granularity in (None, Granularity.STATIC):
         return "the scale is no normal number of float32" if _needs_float64(_with_any_values(row)) else ""
     fmt = scaling.scale_format
-    if _needs_float64(_with_any_values(row)) or (scaling.two_level and fmt.max > _LARGEST):
+    if _needs_float64(_with_any_values(row)) or (scaling.two_level and fmt.max > LARGEST):
         return f"scales of {fmt.name!r} by the rule {scaling.rule.value!r} are found in float64"
     if scaling.rule is ScaleRule.NEAREST and not fmt.subnormals and fmt.mantissa_bits:
         return f"{fmt.name!r}, of the scales, has no subnormal numbers, which QONNX's quantiser has"
@@ -244,4 +242,4 @@ def _rounded_scale(n: NodeWriter, found: "ir.Value", fmt: FloatFormat) -> "ir.Va
     """To the format of the scales, to nearest even; what exceeds it saturates."""
     if fmt.mantissa_bits < 23:
         return _float_quant(n, found, fmt.with_overflow(Overflow.SATURATE), RoundingMode.NEAREST_EVEN, 1.0)
-    return n.op("Min", found, n.number(fmt.max)) if fmt.max <= _LARGEST else found
+    return n.op("Min", found, n.number(fmt.max)) if fmt.max <= LARGEST else found

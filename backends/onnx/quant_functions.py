@@ -21,14 +21,16 @@ from precc.rounding import RoundingMode
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["BITCAST_OPSET", "MODES", "largest_power", "portable_functions"]
+__all__ = ["BITCAST_OPSET", "LARGEST", "MODES", "largest_power", "portable_functions"]
 
 #: The first opset in which the bits of a float can be read.
 BITCAST_OPSET = 26
 
-#: The bits of the exponent, and the largest number and power of two, of float32.
+#: The largest number of float32.
+LARGEST = float(np.finfo(np.float32).max)
+
+#: The bits of its exponent, and its largest power of two.
 _EXPONENT = 0x7F800000
-_LARGEST = float(np.finfo(np.float32).max)
 _LARGEST_POWER = 2.0**127
 
 #: What can be multiplied by ``2**23 + 1``, and what larger numbers are multiplied by before.
@@ -147,7 +149,7 @@ def largest_power(n: NodeWriter, x: "ir.Value", wide: bool = True) -> "ir.Value"
     magnitude = n.op("Abs", x)
     if not wide:
         return _unit_in_the_first_place(n, n.op("Min", magnitude, n.number(_LARGE)))
-    magnitude = n.op("Min", magnitude, n.number(_LARGEST))
+    magnitude = n.op("Min", magnitude, n.number(LARGEST))
     large = n.op("GreaterOrEqual", magnitude, n.number(1.0), dtype="BOOL")
     factor = n.op("Where", large, n.number(_SHRUNK), n.number(1.0), dtype="FLOAT")
     return n.op("Div", _unit_in_the_first_place(n, n.op("Mul", magnitude, factor)), factor)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from precc.backends.onnx.node_writer import NodeWriter
-from precc.backends.onnx.quant_functions import BITCAST_OPSET, largest_power
+from precc.backends.onnx.quant_functions import BITCAST_OPSET, LARGEST, largest_power
 from precc.formats import ScaleRule
 from precc.rounding import Row
 from precc.rounding.row import ScaleRow
@@ -210,7 +210,9 @@ def _two_level(
     n: NodeWriter, largest: "ir.Value", found: "ir.Value", scale: ScaleRow, rounded: RoundScales
 ) -> "ir.Value":
     everything = tuple(dim for dim, length in enumerate(_dims(largest)) if length != 1)
-    tensor = n.op("Div", _amax(n, largest, everything), n.number(scale.element_high * scale.high))
+    high = scale.element_high * scale.high
+    high = high if high <= LARGEST else math.inf  # as in float32, of elements with the exponents of float32
+    tensor = n.op("Div", _amax(n, largest, everything), n.number(high))
     zero = n.op("Equal", tensor, n.number(0.0), dtype="BOOL")
     quotient = n.op("Where", zero, n.number(0.0), n.op("Div", found, tensor), dtype="FLOAT")
     return n.op("Mul", rounded(n, quotient), tensor)
