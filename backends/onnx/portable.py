@@ -9,7 +9,7 @@ import torch
 
 from precc.backends.onnx.node_writer import QUANT_DOMAIN, NodeWriter
 from precc.backends.onnx.quant_functions import LARGEST, MODES
-from precc.backends.onnx.scale_nodes import group_scales, grouped
+from precc.backends.onnx.scale_nodes import group_scales, grouped, is_nearest_power
 from precc.backends.onnx.slot_rounding import SlotRounding
 from precc.errors import BackendError, FormatError
 from precc.formats import (
@@ -26,6 +26,7 @@ from precc.formats import (
 )
 from precc.precision import Precision
 from precc.rounding import RoundingMode, Row, row_of
+from precc.rounding.row import ScaleRow
 from precc.rounding.tensor_ops import carrier_of
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def _float_problem(element: FloatFormat, row: Row) -> str:
         return f"{element.name!r} has values that float32 has not"
     if row.grid.k_min > element.emin - element.mantissa_bits:
         return f"{element.name!r} has no subnormal numbers, which QONNX's quantiser has"
-    if row.granularity is not None and _needs_float64(row):
+    if row.granularity is not None and _needs_float64(_unscaled(row)):
         return f"{element.name!r} is scaled in float64"
     return ""
 
@@ -103,7 +104,7 @@ def _float_problem(element: FloatFormat, row: Row) -> str:
 def _fixed_problem(element: FixedPoint, row: Row) -> str:
     if element.word == 1 and element.signed:
         return f"QONNX takes a signed integer of one bit, as of {element.name!r}, for -1 or 1"
-    if element.fraction > 149 or _needs_float64(row):
+    if element.fraction > 149 or _needs_float64(_unscaled(row)):
         return f"{element.name!r} has values that float32 has not"
     return ""
 
@@ -112,8 +113,11 @@ def _scale_problem(scaling: Scaling | None, row: Row) -> str:
     if scaling is None or row.granularity in (None, Granularity.STATIC):
         return "the scale is no normal number of float32" if _needs_float64(_with_any_values(row)) else ""
     fmt = scaling.scale_format
+    if is_nearest_power(row.scale):
+        few = not math.ldexp(math.frexp(row.scale.element_high)[0], 20) % 1 and row.grid.k_min >= -100
+        return "" if few and not scaling.two_level else f"scales of {fmt.name!r} by the rule 'nearest' need float64"
     if _needs_float64(_with_any_values(row)) or (scaling.two_level and fmt.max > LARGEST):
-        return f"scales of {fmt.name!r} by the rule {scaling.rule.value!r} are found in float64"
+        return f"scales of {fmt.name!r} by the rule {scaling.rule.value!r} need float64"
     if scaling.rule is ScaleRule.NEAREST and not fmt.subnormals and fmt.mantissa_bits:
         return f"{fmt.name!r}, of the scales, has no subnormal numbers, which QONNX's quantiser has"
     return ""
@@ -121,6 +125,10 @@ def _scale_problem(scaling: Scaling | None, row: Row) -> str:
 
 def _needs_float64(row: Row) -> bool:
     return carrier_of(torch.empty(0), row).dtype is torch.float64
+
+
+def _unscaled(row: Row) -> Row:
+    return replace(row, scale=ScaleRow())
 
 
 def _with_any_values(row: Row) -> Row:

@@ -17,7 +17,7 @@ from precc.rounding.scales import block_shape
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["Groups", "group_scales", "grouped"]
+__all__ = ["Groups", "group_scales", "grouped", "is_nearest_power"]
 
 _MAGNITUDE = 0x7FFFFFFF
 _LEAST_POWER, _LARGEST_POWER = 2.0**-127, 2.0**127
@@ -161,11 +161,20 @@ def _with_zeros(n: NodeWriter, x: "ir.Value", cuts: Mapping[int, _Cut]) -> "ir.V
     return n.op("Pad", x, _vector(n, [0] * len(dims) + missing), n.number(0.0), shape=full)
 
 
+def is_nearest_power(scale: ScaleRow) -> bool:
+    """Whether the scale is the power of two nearest to a quotient, of a format with powers of two alone, as e8m0.
+
+    precc finds it in float64; here it follows from exact comparisons, for elements of at most 20 bits.
+    """
+    powers = scale.mantissa_bits == 0 and not scale.zero and scale.emin == -127
+    return powers and scale.chosen_rule is ScaleRule.NEAREST
+
+
 def group_scales(n: NodeWriter, groups: Groups, scale: ScaleRow, rounded: RoundScales) -> "ir.Value":
     """The scale of each group, of a shape that broadcasts to the values; NaN where one is NaN or infinite."""
     largest = _amax(n, groups.values, groups.axes)
     rule = scale.chosen_rule
-    if rule is not ScaleRule.NEAREST:
+    if rule is not ScaleRule.NEAREST or is_nearest_power(scale):
         found = _power_of_two(n, largest, scale)
     else:
         found = n.op("Div", largest, n.number(scale.element_high))
@@ -192,18 +201,34 @@ def _amax(n: NodeWriter, x: "ir.Value", axes: Sequence[int]) -> "ir.Value":
 
 
 def _power_of_two(n: NodeWriter, largest: "ir.Value", scale: ScaleRow) -> "ir.Value":
-    """By the rules floor and ceil; a subnormal magnitude matters only from ``2**-127``, the least scale, on."""
+    """A subnormal magnitude matters only from ``2**-127``, the least scale, on."""
     fraction, exponent = math.frexp(scale.element_high)
     if exponent < 1:  # then it is exact to enlarge the magnitudes; one that becomes infinite has the largest scale
         largest = n.op("Mul", largest, n.number(2.0 ** (1 - exponent)))
         exponent = 1
     power = n.op("Max", largest_power(n, largest), n.number(_LEAST_POWER))
     found = power if exponent == 1 else n.op("Mul", power, n.number(2.0 ** (1 - exponent)))
-    if scale.chosen_rule is ScaleRule.CEIL:
-        above = n.op("Greater", largest, n.op("Mul", power, n.number(2 * fraction)), dtype="BOOL")
-        found = n.op("Where", above, n.op("Mul", found, n.number(2.0)), found, dtype="FLOAT")
+    if scale.chosen_rule is not ScaleRule.FLOOR:
+        found = _other_power(n, found, largest, power, 2 * fraction, scale.chosen_rule)
     low, high = (2.0 ** (math.frexp(end)[1] - 1) for end in (scale.low, scale.high))
     return n.op("Clip", found, n.number(max(low, _LEAST_POWER)), n.number(min(high, _LARGEST_POWER)))
+
+
+def _other_power(
+    n: NodeWriter, found: "ir.Value", largest: "ir.Value", power: "ir.Value", high: float, rule: ScaleRule
+) -> "ir.Value":
+    """The power above `found`, or below: by ``largest / power`` and `high`, both from 1 to 2."""
+
+    def at(factor: float) -> "ir.Value":
+        return n.op("Mul", power, n.number(factor * high))
+
+    def times(factor: float) -> "ir.Value":
+        return n.op("Mul", found, n.number(factor))
+
+    if rule is ScaleRule.CEIL:
+        return n.op("Where", n.op("Greater", largest, at(1), dtype="BOOL"), times(2), found, dtype="FLOAT")
+    lower = n.op("Where", n.op("Less", largest, at(0.75), dtype="BOOL"), times(0.5), found, dtype="FLOAT")
+    return n.op("Where", n.op("GreaterOrEqual", largest, at(1.5), dtype="BOOL"), times(2), lower, dtype="FLOAT")
 
 
 def _two_level(
