@@ -16,7 +16,17 @@ from precc.rounding.modes import RoundingMode
 from precc.rounding.row import Grid, Row, ScaleRow
 from precc.rounding.tensor_ops import round_grid
 
-__all__ = ["block_amax", "block_scales", "block_shape", "divisor_of", "scale_grid", "scale_of", "shared_amax"]
+__all__ = [
+    "block_amax",
+    "block_scales",
+    "block_shape",
+    "divisor_of",
+    "scale_grid",
+    "scale_of",
+    "shared_amax",
+    "spread_scales",
+    "two_levels",
+]
 
 
 def block_shape(shape: Sequence[int], row: Row) -> tuple[int, ...]:
@@ -60,7 +70,7 @@ def scale_of(x: Tensor, row: Row) -> Tensor:
     if x.numel() == 0:
         return torch.ones_like(x)
     scales = block_scales(block_amax(x.abs(), extent), row.scale)
-    return _spread(scales, extent, x.shape)
+    return spread_scales(scales, extent, x.shape)
 
 
 def shared_amax(magnitude: Tensor, row: Row) -> Tensor:
@@ -72,7 +82,7 @@ def shared_amax(magnitude: Tensor, row: Row) -> Tensor:
     extent = block_shape(magnitude.shape, row)
     if magnitude.numel() == 0:
         return magnitude
-    return _spread(block_amax(magnitude, extent), extent, magnitude.shape).expand(magnitude.shape)
+    return spread_scales(block_amax(magnitude, extent), extent, magnitude.shape).expand(magnitude.shape)
 
 
 def divisor_of(scale: Tensor) -> Tensor:
@@ -93,7 +103,8 @@ def block_amax(magnitude: Tensor, extent: Sequence[int]) -> Tensor:
     return magnitude
 
 
-def _spread(scales: Tensor, extent: Sequence[int], shape: Sequence[int]) -> Tensor:
+def spread_scales(scales: Tensor, extent: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """The scales of blocks of this extent as those of the elements of a tensor, broadcastable to its shape."""
     for dim, (size, length) in enumerate(zip(extent, shape, strict=True)):
         if scales.shape[dim] > 1:
             scales = scales.repeat_interleave(size, dim).narrow(dim, 0, length)
@@ -113,11 +124,17 @@ def block_scales(amax: Tensor, scale: ScaleRow) -> Tensor:
         above = (fraction > element_fraction).int()
         found = _power_of_two(exponent - element_exponent + above, scale, amax)
     elif scale.two_level:
-        tensor = amax.amax() / amax.new_tensor(scale.element_high * scale.high)
-        found = _rounded(_quotient(amax / high, tensor), scale) * tensor
+        blocks, tensor = two_levels(amax, scale)
+        found = blocks * tensor
     else:
         found = _rounded(amax / high, scale)
     return torch.where(finite, found, math.nan)
+
+
+def two_levels(amax: Tensor, scale: ScaleRow) -> tuple[Tensor, Tensor]:
+    """The scales of blocks with these largest finite magnitudes, and the scale of the tensor above them."""
+    tensor = amax.amax() / amax.new_tensor(scale.element_high * scale.high)
+    return _rounded(_quotient(amax / amax.new_tensor(scale.element_high), tensor), scale), tensor
 
 
 def _quotient(x: Tensor, divisor: Tensor) -> Tensor:
