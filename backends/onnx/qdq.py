@@ -7,15 +7,17 @@ onnx's reference evaluator wraps magnitudes beyond ``2**31`` steps of an integer
 """
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from precc.backends.onnx.format_types import native_storage
 from precc.backends.onnx.node_writer import NodeWriter
 from precc.backends.onnx.scale_nodes import group_scales, grouped
 from precc.backends.onnx.slot_rounding import SlotRounding
-from precc.backends.onnx.storage import Floats, Integers, Storage, Stored, cast, native_storage
+from precc.backends.onnx.storage import Floats, Integers, Storage, Stored, cast, width
 from precc.backends.onnx.stored_weights import element_of, scaling_of
 from precc.errors import BackendError, FormatError
 from precc.extras import imported
@@ -27,7 +29,14 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from onnx_ir.tape import Tape
 
-__all__ = ["add_qdq_rounding", "dequantized", "qdq_opset", "qdq_problem"]
+__all__ = [
+    "add_qdq_rounding",
+    "block_attributes",
+    "dequantized",
+    "qdq_opset",
+    "qdq_problem",
+    "quantised_from",
+]
 
 #: The first opsets that have: Cast to BFLOAT16; quantisers that the reference evaluator knows; their blocks.
 _CASTS, _QUANTISERS, _BLOCKS = 13, 19, 21
@@ -65,13 +74,18 @@ def qdq_opset(rounding: SlotRounding) -> int:
     storage = _storage(rounding)
     needed = [_CASTS, storage.opset]
     if row.granularity is not None or isinstance(storage, Integers):
-        needed.append(_QUANTIZED.get(storage.type, _QUANTISERS))
+        needed.append(quantised_from(storage))
     if row.granularity in (Granularity.BLOCK, Granularity.ROW):
         needed.append(_BLOCKS)
     if scaling is not None and row.granularity is not Granularity.STATIC:
         known = native_storage(scaling.scale_format) if scaling.rule is ScaleRule.NEAREST else None
         needed.append(known.opset if known is not None else _QUANTISERS)
     return max(needed)
+
+
+def quantised_from(storage: Storage) -> int:
+    """The first opset in which DequantizeLinear reads an ONNX type."""
+    return max(storage.opset, _QUANTIZED.get(storage.type, _QUANTISERS))
 
 
 def _storage(rounding: SlotRounding) -> Storage:
@@ -100,7 +114,7 @@ def _element_problem(element: ElementFormat, row: Row) -> str:
     if storage is None:
         return f"ONNX has no type with the values of {element.name!r}, and no others"
     if carrier_of(torch.empty(0), row).dtype is not torch.float32:
-        return f"{element.name!r} is rounded in float64, while FLOAT is float32"
+        return "precc rounds it in float64, and standard ops in float32"
     if isinstance(storage, Integers):
         step = storage.step * row.scale.value
         return "" if 2.0**-126 <= step <= 2.0**126 else f"the step {step:g} is no scale that float32 divides by exactly"
@@ -217,8 +231,7 @@ def _dims(value: "ir.Value") -> tuple[Any, ...] | None:
 
 def _zeros(n: NodeWriter, storage: Storage, shape: tuple[Any, ...]) -> "ir.Value":
     """Zero points, which say the type of the codes."""
-    zeros = torch.zeros(shape)
-    return Stored(storage, storage.encode(zeros), zeros).add_codes(n, f"zero_{len(n.tape.initializers)}")
+    return Stored(storage, storage.encode(torch.zeros(shape))).add_codes(n, f"zero_{len(n.tape.initializers)}")
 
 
 def dequantized(n: NodeWriter, codes: "ir.Value", scale: "ir.Value", blocks: dict[str, Any]) -> "ir.Value":
@@ -236,16 +249,25 @@ def _found_scale(n: NodeWriter, value: "ir.Value", rounding: SlotRounding) -> "t
     groups = grouped(n, value, row)
     found = group_scales(n, groups, row.scale, partial(_rounded_scale, fmt=scaling.scale_format))
     dims = _dims(value) or ()
-    if row.granularity is Granularity.TENSOR or not dims:
-        return n.op("Reshape", found, n.integers(), shape=()), {}
-    axis = row.scale.axis % len(dims)
-    if row.granularity is Granularity.CHANNEL:
-        return n.op("Reshape", found, n.integers(-1), shape=dims[axis : axis + 1]), {"axis": axis}
-    size = dims[axis] if row.granularity is Granularity.ROW else row.scale.columns
+    blocks = block_attributes(row, dims)
+    if "block_size" not in blocks:
+        shape = [dims[blocks["axis"]]] if blocks else []
+        return n.op("Reshape", found, n.integers(*[-1] * len(blocks)), shape=shape), blocks
     if groups.cuts:  # the scales have a dimension of 1 where their blocks lie
-        blocks = [dim for place, dim in enumerate(_dims(found) or ()) if place != axis + 1]
-        found = n.op("Squeeze", found, n.integers(axis + 1), shape=blocks)
-    return found, {"axis": axis, "block_size": size}
+        inner = blocks["axis"] + 1
+        kept = [dim for place, dim in enumerate(_dims(found) or ()) if place != inner]
+        found = n.op("Squeeze", found, n.integers(inner), shape=kept)
+    return found, blocks
+
+
+def block_attributes(row: Row, shape: Sequence[Any]) -> dict[str, Any]:
+    """Which dimension of a tensor the scales of channels or blocks are along, and the size of blocks; not of tiles."""
+    if row.granularity in (None, Granularity.STATIC, Granularity.TENSOR) or not len(shape):
+        return {}
+    axis = row.scale.axis % len(shape)
+    if row.granularity is Granularity.CHANNEL:
+        return {"axis": axis}
+    return {"axis": axis, "block_size": shape[axis] if row.granularity is Granularity.ROW else row.scale.columns}
 
 
 def _rounded_scale(n: NodeWriter, found: "ir.Value", fmt: FloatFormat) -> "ir.Value":
@@ -254,6 +276,6 @@ def _rounded_scale(n: NodeWriter, found: "ir.Value", fmt: FloatFormat) -> "ir.Va
         return found
     storage = native_storage(fmt)
     assert storage is not None
-    if storage.bits == 8:
+    if width(storage.type) == 8:
         return cast(n, cast(n, found, storage.type, saturate=1), "FLOAT")
     return n.op("Min", cast(n, cast(n, found, storage.type), "FLOAT"), n.number(fmt.max))
