@@ -1,9 +1,7 @@
 """A slot's rounding by ONNX's own casts and quantisers, as TensorRT and other compilers expect it.
 
 A float format that has an ONNX type is a pair of ``Cast``; fixed point and what is scaled is ``QuantizeLinear`` and
-``DequantizeLinear``. Both give precc's values bit for bit, but for this: types without NaN (INT8 and other integers,
-FLOAT4E2M1, FLOAT6E2M3, FLOAT6E3M2) lose a NaN that has no scale of its own to be seen by, while precc keeps it. And
-onnx's reference evaluator wraps magnitudes beyond ``2**31`` steps of an integer around; onnxruntime saturates them.
+``DequantizeLinear``. Both give precc's values bit for bit, with the exceptions that `qdq_limits` names.
 """
 
 import math
@@ -47,6 +45,9 @@ _NOT_QUANTIZED = ("FLOAT16", "BFLOAT16")
 
 #: What Cast rounds scales to.
 _SCALE_TYPES = ("FLOAT16", "BFLOAT16", "FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2", "FLOAT8E5M2FNUZ")
+
+#: Quotients that float32 rounds, being subnormal, are nothing beside this step.
+_LEAST_STEP = 2.0**-100
 
 #: Stands for a scale of 0: what has that scale becomes 0.
 _ZERO_SCALE = 2.0**126
@@ -116,14 +117,29 @@ def _element_problem(element: ElementFormat, row: Row) -> str:
     if carrier_of(torch.empty(0), row).dtype is not torch.float32:
         return "precc rounds it in float64, and standard ops in float32"
     if isinstance(storage, Integers):
-        step = storage.step * row.scale.value
-        return "" if 2.0**-126 <= step <= 2.0**126 else f"the step {step:g} is no scale that float32 divides by exactly"
+        exact = _divides_exactly(storage.step, row)
+        return (
+            ""
+            if exact
+            else f"not every scale times the step of {element.name!r} is one that float32 divides by exactly"
+        )
     if row.granularity is not None:
         return f"QuantizeLinear does not round to {storage.type}" if storage.type in _NOT_QUANTIZED else ""
     overflow = element.overflow if isinstance(element, FloatFormat) else Overflow.INF
     if isinstance(storage, Floats) and overflow is not Overflow.INF:
         return f"Cast to {storage.type} overflows to infinity, not by the rule {overflow.value!r}"
     return ""
+
+
+def _divides_exactly(step: float, row: Row) -> bool:
+    """Whether ``x / (s * step)`` is ``(x / s) / step`` for every scale s, but for what rounds to 0 or saturates."""
+    scale = row.scale
+    if row.granularity in (None, Granularity.STATIC):
+        return _LEAST_STEP <= step and 2.0**-126 <= step * scale.value <= 2.0**126
+    if step == 1.0:
+        return True
+    smallest, largest = step * scale.low, step * min(scale.high, 2.0**129 / scale.element_high)  # of float32 values
+    return not scale.two_level and _LEAST_STEP <= step and 2.0**-149 <= smallest and largest < 2.0**128
 
 
 def _scale_problem(scaling: Scaling) -> str:
@@ -168,9 +184,15 @@ def add_qdq_rounding(tape: "Tape", value: "ir.Value", rounding: SlotRounding, op
     except FormatError as error:
         raise BackendError(f"slot {rounding.slot!r}: {error}") from error
     stepped = scale if step == 1.0 else n.op("Mul", scale, n.number(step))
-    zero = n.op("Equal", stepped, n.number(0.0), dtype="BOOL")
-    known = n.op("Where", zero, n.number(_ZERO_SCALE), stepped, dtype="FLOAT")
-    return _quantized(n, value, known, storage, blocks)
+    return _quantized(n, value, _without_zeros(n, stepped, row), storage, blocks)
+
+
+def _without_zeros(n: NodeWriter, scale: "ir.Value", row: Row) -> "ir.Value":
+    """Scales by which all may be divided."""
+    if row.scale.chosen_rule is not ScaleRule.NEAREST:
+        return scale
+    zero = n.op("Equal", scale, n.number(0.0), dtype="BOOL")
+    return n.op("Where", zero, n.number(_ZERO_SCALE), scale, dtype="FLOAT")
 
 
 def _value_problem(value: "ir.Value", row: Row, opset: int) -> str:
