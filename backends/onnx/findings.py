@@ -1,17 +1,18 @@
 """What a verification finds on its way, slot by slot."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import numpy.typing as npt
 
 from precc.backends.onnx.document import SlotPlace
-from precc.backends.onnx.runtimes import Arrays, Run
+from precc.backends.onnx.runtimes import Arrays, Prepare
 from precc.backends.onnx.slot_values import says
 from precc.backends.onnx.verification import SlotCheck, compared
-from precc.errors import BackendError
 
 __all__ = ["Findings", "Runtime"]
+
+_Result = TypeVar("_Result")
 
 
 class Findings:
@@ -36,6 +37,10 @@ class Findings:
         if text not in self.problems:
             self.problems.append(text)
 
+    def is_wrong(self, slot: str, runtime: str) -> bool:
+        """Whether values of a slot are known to be wrong."""
+        return self._rows[slot, runtime].wrong > 0
+
     def compare(
         self,
         slot: str,
@@ -54,17 +59,23 @@ class Findings:
 class Runtime:
     """A runtime whose errors are problems of the file."""
 
-    def __init__(self, name: str, run: Run, findings: Findings) -> None:
+    def __init__(self, name: str, prepare: Prepare, findings: Findings) -> None:
         self.name = name
-        self._run = run
+        self._prepare = prepare
         self._findings = findings
 
+    def prepare(self, model: Any, what: str) -> Callable[[Arrays], Arrays | None]:
+        """What runs a model; its results are None, and there is a problem, where the runtime cannot run it."""
+        run = self._tried(lambda: self._prepare(model), what)
+        return lambda feeds: None if run is None else self._tried(lambda: run(feeds), what)
+
     def run(self, model: Any, feeds: Arrays, what: str) -> Arrays | None:
-        """The outputs by name; None, and a problem, where the runtime cannot run it."""
+        """The outputs by name, once."""
+        return self.prepare(model, what)(feeds)
+
+    def _tried(self, act: Callable[[], _Result], what: str) -> _Result | None:
         try:
-            return self._run(model, feeds)
-        except BackendError:
-            raise
+            return act()
         except Exception as error:  # each runtime has its own classes of errors, and their base is this
             reason = str(error).strip().replace("\n", " ")
             self._findings.problem(f"{self.name} cannot run {what}: {type(error).__name__}: {reason:.300}")

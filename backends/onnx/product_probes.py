@@ -7,8 +7,8 @@ that leaves a rounding out, or computes in a wider type than the graph says, sho
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ import torch
 from precc.backends.onnx.document import SlotPlace
 from precc.backends.onnx.findings import Findings, Runtime
 from precc.backends.onnx.probes import one_hot, probe_values, probes_like
-from precc.backends.onnx.runtimes import RUNTIMES, Arrays
+from precc.backends.onnx.runtimes import RUNTIMES, Arrays, Run
 from precc.backends.onnx.slot_graphs import ModelParts
 from precc.backends.onnx.slot_values import rounded_by_precc, row_in_file
 from precc.errors import BackendError
@@ -32,8 +32,9 @@ _Array = npt.NDArray[Any]
 #: How often a product is probed for one operand, at most.
 _RUNS = 4
 
-#: What the one value in each sum may be; the first that its own rounding leaves other than zero.
-_UNITS = (1.0, 0.5, 2.0, 0.125, 8.0, 2.0**-8, 2.0**8)
+#: What the one value in each sum may be: the first, from a place on that changes, that its own rounding leaves other
+#: than zero. By a power of two alone, a rounding of the product would look like one of the operand.
+_UNITS = (1.0, 1.5, 1.25, 1.75, 0.5, 2.0, 0.125, 8.0, 2.0**-8, 2.0**8)
 
 _WITH_BIAS = frozenset({"Conv", "ConvTranspose", "Gemm"})
 
@@ -44,11 +45,13 @@ class Operand:
 
     Args:
         place: where it is.
-        value: its rounded value in the model, for shape and type.
+        fed: the value in the model of what it is fed by, for shape and type.
+        value: its rounded value there.
         constant: whether it depends on no input.
     """
 
     place: SlotPlace
+    fed: _Array
     value: _Array
     constant: bool
 
@@ -63,9 +66,9 @@ class Operand:
         return row_in_file(self.place) if self.place.source else AS_STORED.row()
 
     def values(self, own: torch.Tensor) -> tuple[_Array, _Array]:
-        """Values in its type, and what they are rounded to."""
-        fed = own.numpy().astype(self.value.dtype)
-        return fed, rounded_by_precc(fed, self.row)
+        """Values in the type of what it is fed by, and what they are rounded to."""
+        fed = own.numpy().astype(self.fed.dtype)
+        return fed, rounded_by_precc(fed, self.row).astype(self.value.dtype)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,6 +86,7 @@ class ProductProbe:
     node: Any
     operands: Sequence[Operand]
     zeroed: Mapping[str, _Array]
+    _products: dict[tuple[str, ...], Run] = field(default_factory=dict)
 
     @classmethod
     def bias_of(cls, node: Any) -> str:
@@ -110,62 +114,65 @@ class ProductProbe:
     def _probe(self, own: Operand, other: Operand, runtime: Runtime, findings: Findings) -> None:
         """All values of one operand at once, by one value in each sum of the other."""
         size = max(own.value.size, 1)
-        runs = min(_RUNS, max(1, math.ceil(len(probe_values(own.row, finite=True)) / size)))
-        for number in range(runs):
-            fed, expected = own.values(probes_like(own.value.shape, own.row, finite=True, start=number * size))
-            hot = self._hot(own, other, number)
-            if hot is None:
+        runs = min(_RUNS, max(2, math.ceil(len(probe_values(own.row, finite=True)) / size)))
+        hot = [self._hot(own, other, number) for number in range(runs)]
+        run: Callable[[Arrays], Arrays | None] | None = None
+        for number, ones in enumerate(hot):
+            if ones is None:
                 slot = own.place.rounding.slot
                 findings.problem(f"{slot}: no values of {other.feed!r} show single values of it in {self.node.name!r}")
                 return
-            feeds, constants = {own.feed: fed}, dict(self.zeroed)
-            (constants if other.constant else feeds)[other.feed] = hot.fed
-            pair = {own.place.rounded: expected, other.place.rounded: hot.expected}
-            self._compare(feeds, constants, pair, hot.single, own, runtime, findings)
+            fed, expected = own.values(probes_like(own.value.shape, own.row, finite=True, start=number * size))
+            constants, feeds = {other.feed: ones.fed}, {own.feed: fed}
+            if not other.constant:
+                constants, feeds = {}, {**feeds, **constants}
+            if run is None or constants:
+                run = self._prepared(runtime, feeds, constants)
+            pair = {own.place.rounded: expected, other.place.rounded: ones.expected}
+            self._compare(run(feeds), pair, ones.single, (own, runtime), findings)
 
     def _probe_in_place(self, own: Operand, other: Operand, runtime: Runtime, findings: Findings) -> None:
         """One value in each sum of one operand, by the other as the file has it: a stored weight, or the same one."""
         if not own.place.source:
             return
+        run: Callable[[Arrays], Arrays | None] | None = None
         for number in range(2):
-            pattern = self._pattern(own, number)
+            pattern = next(self._patterns(own, number))
             probes = probes_like(own.value.shape, own.row, finite=True, start=number * own.value.size)
             fed, expected = own.values(torch.where(pattern > 0, probes, torch.zeros(())))
             same = own.feed == other.feed
-            theirs = rounded_by_precc(fed, other.row) if same else other.value
+            theirs = rounded_by_precc(fed, other.row).astype(other.value.dtype) if same else other.value
             mask = theirs != 0 if same else np.ones(theirs.shape, dtype=bool)
+            single = self._counts({own.place.rounded: expected != 0, other.place.rounded: mask}, other) == 1
+            run = run or self._prepared(runtime, {own.feed: fed}, {})
+            known = same or findings.is_wrong(own.place.rounding.slot, runtime.name)
             pair = {own.place.rounded: expected, other.place.rounded: theirs}
-            masks = {own.place.rounded: expected != 0, other.place.rounded: mask}
-            single = self._counts(masks, other) == 1
-            shown = other if other.constant else own
-            self._compare({own.feed: fed}, dict(self.zeroed), pair, single, shown, runtime, findings)
+            self._compare(run({own.feed: fed}), pair, single, (own if known else other, runtime), findings)
+
+    def _prepared(self, runtime: Runtime, feeds: Arrays, constants: Arrays) -> Callable[[Arrays], Arrays | None]:
+        model = self.parts.part(feeds, self.node.output[:1], {**self.zeroed, **constants})
+        return runtime.prepare(model, f"the product {self.node.name!r}")
 
     def _compare(
-        self,
-        feeds: Arrays,
-        constants: Arrays,
-        pair: Arrays,
-        single: _Array,
-        shown: Operand,
-        runtime: Runtime,
-        findings: Findings,
+        self, found: Arrays | None, pair: Arrays, single: _Array, shown: tuple[Operand, Runtime], findings: Findings
     ) -> None:
-        output = self.node.output[0]
-        found = runtime.run(self.parts.part(feeds, [output], constants), feeds, f"the product {self.node.name!r}")
-        if found is not None:
-            expected = self._product(pair)
-            where = f"in the product {self.node.name}"
-            slot = shown.place.rounding.slot
-            if found[output].shape == single.shape:
-                expected, found[output] = expected[single], found[output][single]
-            findings.compare(slot, runtime.name, expected, found[output], where, zeros=False)
+        """Compare what a runtime found with the product of rounded operands, where one term of a sum is not zero."""
+        if found is None:
+            return
+        value, expected = found[self.node.output[0]], self._product(pair)
+        if value.shape == single.shape:
+            value, expected = value[single], expected[single]
+        operand, runtime = shown
+        where = f"in the product {self.node.name}"
+        findings.compare(operand.place.rounding.slot, runtime.name, expected, value, where, zeros=False)
 
     def _hot(self, own: Operand, other: Operand, shift: int) -> "_Hot | None":
         """Values of the other operand of which each sum has one; None if there are none."""
         best: _Hot | None = None
+        units = (*_UNITS[shift:], *_UNITS[:shift])
         for pattern in self._patterns(other, shift):
             fed, rounded = next(
-                (found for unit in _UNITS if _keeps(found := other.values(pattern * unit), pattern)), (None, None)
+                (found for unit in units if _keeps(found := other.values(pattern * unit), pattern)), (None, None)
             )
             if fed is None or rounded is None:
                 continue
@@ -185,18 +192,17 @@ class ProductProbe:
         for kept in (*of_channels, along) if convolves else (along, *of_channels):
             yield one_hot(operand.value.shape, kept, shift)
 
-    def _pattern(self, operand: Operand, shift: int) -> torch.Tensor:
-        return next(self._patterns(operand, shift))
-
     def _counts(self, masks: Mapping[str, _Array], like: Operand) -> _Array:
         """How many terms of each sum are not zero."""
         return self._product({name: mask.astype(like.value.dtype) for name, mask in masks.items()})
 
     def _product(self, pair: Arrays) -> _Array:
         """The product of rounded operands by the reference evaluator; exact, where one term of each sum is not zero."""
-        output = self.node.output[0]
-        model = self.parts.part(pair, [output], self.zeroed)
-        return RUNTIMES["reference"](model, pair)[output]
+        names = tuple(sorted(pair))
+        if names not in self._products:
+            model = self.parts.part(pair, self.node.output[:1], self.zeroed)
+            self._products[names] = RUNTIMES["reference"](model)
+        return self._products[names](pair)[self.node.output[0]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

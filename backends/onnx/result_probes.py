@@ -31,7 +31,7 @@ def probe_result(
     slot, row = place.rounding.slot, place.rounding.row
     feeds = _fed(node, place, tapped)
     try:
-        exact = RUNTIMES["reference"](parts.part(feeds, [place.source]), feeds)[place.source]
+        exact = RUNTIMES["reference"](parts.part(feeds, [place.source]))(feeds)[place.source]
         part = parts.part(feeds, [place.rounded])
     except BackendError as error:
         findings.problem(f"{slot}: the result of {node.name!r} cannot be probed: {error}")

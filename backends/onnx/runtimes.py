@@ -11,38 +11,49 @@ import numpy.typing as npt
 from precc.errors import BackendError, expected_one_of
 from precc.extras import imported
 
-__all__ = ["RUNTIMES", "Arrays", "Run", "run_by"]
+__all__ = ["RUNTIMES", "Arrays", "Prepare", "Run", "runtime_named"]
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-#: Runs a model (``onnx.ModelProto``) on inputs by name, and gives its outputs by name.
-Run = Callable[[Any, Mapping[str, npt.NDArray[Any]]], Arrays]
+#: Runs a model on inputs by name, and gives its outputs by name.
+Run = Callable[[Mapping[str, npt.NDArray[Any]]], Arrays]
+
+#: What runs an ``onnx.ModelProto``.
+Prepare = Callable[[Any], Run]
 
 
-def _onnxruntime(model: Any, feeds: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+def _onnxruntime(model: Any) -> Run:
     runtime = imported("onnxruntime", "test")
     options = runtime.SessionOptions()
     options.log_severity_level = 4  # what it cannot do it raises
     session = runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+    def run(feeds: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+        return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+    return run
 
 
-def _reference(model: Any, feeds: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+def _reference(model: Any) -> Run:
     evaluator = imported("onnx.reference", "onnx").ReferenceEvaluator(model)
     names = [output.name for output in model.graph.output]
-    with np.errstate(all="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of numpy, where a value overflows or is NaN as it should
-        outputs = evaluator.run(names, dict(feeds))
-    return {name: np.asarray(value) for name, value in zip(names, outputs, strict=True)}
+
+    def run(feeds: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of numpy, where a value overflows or is NaN as it should
+            outputs = evaluator.run(names, dict(feeds))
+        return {name: np.asarray(value) for name, value in zip(names, outputs, strict=True)}
+
+    return run
 
 
 #: By name.
-RUNTIMES: Mapping[str, Run] = MappingProxyType({"onnxruntime": _onnxruntime, "reference": _reference})
+RUNTIMES: Mapping[str, Prepare] = MappingProxyType({"onnxruntime": _onnxruntime, "reference": _reference})
 
 
-def run_by(runtime: str) -> Run:
-    """What runs a model on a runtime.
+def runtime_named(runtime: str) -> Prepare:
+    """What runs models on a runtime.
 
     Raises:
         BackendError: it is unknown; the message lists the known ones.

@@ -111,8 +111,20 @@ class ModelParts:
         made.ir_version = self.model.ir_version
         made.graph.CopyFrom(graph)
         made.opset_import.extend(self.model.opset_import)
-        made.functions.extend(self.model.functions)
+        made.functions.extend(self._called(graph.node))
         return made
+
+    def _called(self, nodes: Iterable[Any]) -> list[Any]:
+        """The functions that nodes call, and those that these call."""
+        functions = {(own.domain, own.name): own for own in self.model.functions}
+        found: dict[tuple[str, str], Any] = {}
+        waiting = list(_calls(nodes))
+        while waiting:
+            key = waiting.pop()
+            if key in functions and key not in found:
+                found[key] = functions[key]
+                waiting += _calls(functions[key].node)
+        return list(found.values())
 
 
 def _reads(node: Any) -> Iterator[str]:
@@ -122,6 +134,15 @@ def _reads(node: Any) -> Iterator[str]:
         for graph in (attribute.g, *attribute.graphs):
             for inner in graph.node:
                 yield from _reads(inner)
+
+
+def _calls(nodes: Iterable[Any]) -> Iterator[tuple[str, str]]:
+    """The ops of nodes, in their subgraphs too."""
+    for node in nodes:
+        yield node.domain, node.op_type
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _calls(graph.node)
 
 
 def _bound(nodes: Iterable[Any]) -> set[str]:

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+import torch
+
 from precc.backends.onnx.document import OnnxDocument, SlotPlace
 from precc.backends.onnx.findings import Findings
 from precc.backends.onnx.slot_graphs import ModelParts
@@ -10,6 +12,9 @@ from precc.backends.onnx.slot_values import is_rounded
 from precc.rounding import Row
 
 __all__ = ["check_places"]
+
+#: Ops that change no values.
+_MOVES = frozenset({"Expand", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
 
 def check_places(parts: ModelParts, document: OnnxDocument, findings: Findings) -> dict[str, SlotPlace]:
@@ -20,7 +25,9 @@ def check_places(parts: ModelParts, document: OnnxDocument, findings: Findings) 
         reasons = [*_missing(parts, nodes, place), *_not_computable(place.rounding.row)]
         if not reasons:
             found[slot] = place
-            reasons = [*_left_out(document, place), *_passed(parts, nodes[place.node], place, document)]
+            node = nodes[place.node]
+            reasons = [*_left_out(document, place), *_passed(parts, node, place, document)]
+            reasons += _changed(parts, node, place, document)
         for reason in reasons:
             findings.problem(f"{slot}: {reason}")
     return found
@@ -40,8 +47,6 @@ def _not_computable(row: Row) -> Iterator[str]:
 
 
 def _left_out(document: OnnxDocument, place: SlotPlace) -> Iterator[str]:
-    import torch
-
     if document.flavor != "annotate" and not is_rounded(place) and place.rounding.precision.changes(torch.float32):
         yield f"it is to be {place.rounding.precision}, and nothing rounds it"
 
@@ -52,12 +57,29 @@ def _passed(parts: ModelParts, node: Any, place: SlotPlace, document: OnnxDocume
     if place.result:
         yield from _reads_unrounded(parts, place)
         return
-    ends = {own.rounded for own in document.places.values() if own.node == place.node and not own.result}
+    ends = _ends(document, node)
     _, read = parts.nodes_to(node.output[:1], ends)
     if place.rounded not in read:
         yield f"the node {node.name!r} does not read {place.rounded!r}"
     elif place.source and place.source in read - ends:
         yield f"the node {node.name!r} reads {place.source!r} past the rounding"
+
+
+def _changed(parts: ModelParts, node: Any, place: SlotPlace, document: OnnxDocument) -> Iterator[str]:
+    """What computes with the rounded values before the product does."""
+    if place.result:
+        return
+    made = {place.rounded}
+    for other in parts.nodes_to(node.output[:1], _ends(document, node))[0]:  # in the order of the graph
+        if made & set(other.input) and other is not node and other.op_type != "Shape":
+            made |= set(other.output)
+            if other.op_type not in _MOVES:
+                yield f"the node {other.name!r} ({other.op_type}) stands between {place.rounded!r} and {node.name!r}"
+
+
+def _ends(document: OnnxDocument, node: Any) -> set[str]:
+    """The rounded operands of a node."""
+    return {own.rounded for own in document.places.values() if own.node == node.name and not own.result}
 
 
 def _reads_unrounded(parts: ModelParts, place: SlotPlace) -> Iterator[str]:

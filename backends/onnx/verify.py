@@ -18,20 +18,23 @@ from torch.utils import _pytree
 from precc.backends.onnx.document import OnnxDocument, SlotPlace
 from precc.backends.onnx.findings import Findings, Runtime
 from precc.backends.onnx.load_plan import contradictions, model_document, read_model
-from precc.backends.onnx.probes import probes_like
+from precc.backends.onnx.probes import probe_values, probes_like
 from precc.backends.onnx.product_probes import Operand, ProductProbe
 from precc.backends.onnx.result_probes import probe_result
-from precc.backends.onnx.runtimes import Arrays, run_by
+from precc.backends.onnx.runtimes import Arrays, runtime_named
 from precc.backends.onnx.slot_graphs import TAP, ModelParts
 from precc.backends.onnx.slot_values import is_rounded, rounded_by_precc
 from precc.backends.onnx.structure import check_places
 from precc.backends.onnx.traced_net import TracedNet, opened_for_export
 from precc.backends.onnx.verification import OnnxVerification
 from precc.errors import CaptureError, UnsupportedError
-from precc.module import PrecisionModule
+from precc.module import PrecisionModule, original
 from precc.slots import ATTENTION, Slot
 
 __all__ = ["verify_onnx"]
+
+#: How often a rounding is probed alone, at most.
+_ALONE = 8
 
 
 def verify_onnx(
@@ -62,7 +65,7 @@ def verify_onnx(
         raise CaptureError(f"verify_onnx takes a net made by precc.compile, not {type(net).__name__}")
     if not isinstance(inputs, tuple):
         raise CaptureError(f"inputs is the tuple of the net's inputs, such as (x,), not {type(inputs).__name__}")
-    chosen = {name: run_by(name) for name in runtimes}
+    chosen = {name: runtime_named(name) for name in runtimes}
     model = read_model(path, weights=True)
     document = model_document(model, path)
     parts = ModelParts(model)
@@ -72,9 +75,10 @@ def verify_onnx(
     weights = _check_net(net, inputs, kwargs or {}, document, findings)
     places = check_places(parts, document, findings)
     feeds = _feeds(parts, (*inputs, *(kwargs or {}).values()), findings)
-    own = _outputs_of(net, inputs, kwargs or {})
-    for name, run in chosen.items():
-        verified = _OneRuntime(parts, places, weights, Runtime(name, run, findings), findings)
+    rounds = document.flavor != "annotate"
+    own = _outputs_of(net if rounds else original(net), inputs, kwargs or {})
+    for name, prepare in chosen.items():
+        verified = _OneRuntime(parts, places, weights, Runtime(name, prepare, findings), findings)
         if feeds is not None:
             verified.check(feeds, own, _coarsest(document))
     _tell_uncompared(findings)
@@ -199,12 +203,14 @@ class _OneRuntime:
 
     def _alone(self, slot: str, place: SlotPlace, source: Any) -> None:
         row = place.rounding.row
-        fed = probes_like(source.shape, row, finite=False).numpy().astype(source.dtype)
-        feeds = {place.source: fed}
-        found = self.runtime.run(self.parts.part(feeds, [place.rounded]), feeds, f"the rounding of {slot}")
-        if found is not None:
-            expected = rounded_by_precc(fed, row)
-            self.findings.compare(slot, self.runtime.name, expected, found[place.rounded], "the rounding alone")
+        every = len(probe_values(row, finite=False))
+        run = self.runtime.prepare(self.parts.part({place.source: source}, [place.rounded]), f"the rounding of {slot}")
+        for start in range(0, min(every, _ALONE * source.size), max(source.size, 1)):
+            fed = probes_like(source.shape, row, finite=False, start=start).numpy().astype(source.dtype)
+            found = run({place.source: fed})
+            if found is not None:
+                expected = rounded_by_precc(fed, row)
+                self.findings.compare(slot, self.runtime.name, expected, found[place.rounded], "the rounding alone")
 
     def _products(self, tapped: Arrays) -> None:
         for name, node in self._nodes().items():
@@ -212,7 +218,12 @@ class _OneRuntime:
             if Slot.parse(own[0].rounding.slot).family == ATTENTION:
                 continue  # softmax stands between its operands and its output
             operands = [
-                Operand(place, tapped[place.rounded], self.parts.is_constant(place.source or place.rounded))
+                Operand(
+                    place,
+                    tapped[place.source or place.rounded],
+                    tapped[place.rounded],
+                    self.parts.is_constant(place.source or place.rounded),
+                )
                 for place in own
                 if not place.result
             ]

@@ -1,0 +1,174 @@
+"""Exported files compared with their nets: sound ones pass, each planted defect is found and named."""
+
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+import precc
+from precc.backends.onnx.probes import one_hot, probe_values, probes_like
+from precc.backends.onnx.verify import verify_onnx
+from precc.errors import BackendError, CaptureError, PlanError
+from precc.plan import PrecisionPlan
+from precc.precision import Precision
+from precc.rounding import quantize
+from tests.mixed_net import mixed_inputs, mixed_net
+from tests.planted_defects import OF_VALUES, TOLD, Defect, in_float16
+
+ORT = ("onnxruntime",)
+
+
+@pytest.fixture(scope="module")
+def net() -> precc.PrecisionModule:
+    return mixed_net()
+
+
+@pytest.fixture(scope="module")
+def exported(net: precc.PrecisionModule, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("onnx") / "mixed.onnx"
+    precc.export_onnx(net, mixed_inputs(), path)
+    return path
+
+
+def test_a_sound_file_passes(net: precc.PrecisionModule, exported: Path) -> None:
+    modes = [module.training for module in net.modules()]
+    found = verify_onnx(exported, net, mixed_inputs())
+    assert found.ok, str(found)
+    assert all(row.compared > 100 for row in found.rows)
+    assert len(found.rows) == 2 * 16
+    assert modes == [module.training for module in net.modules()]
+    text = str(found)
+    assert "mixed.onnx: sound" in text
+    assert "product#1/fprop.b" in text
+
+
+def planted(exported: Path, tmp_path: Path, *defects: Defect) -> Path:
+    model = onnx.load(exported)
+    for plant in defects:
+        plant(model)
+    onnx.save(model, tmp_path / "planted.onnx")
+    return tmp_path / "planted.onnx"
+
+
+@pytest.mark.parametrize("defects", OF_VALUES, ids=lambda defects: ",".join(plant.__name__ for plant in defects))
+def test_planted_wrong_values_are_found_and_blame_no_other_slot(
+    defects: dict[Defect, set[str]], net: precc.PrecisionModule, exported: Path, tmp_path: Path
+) -> None:
+    found = verify_onnx(planted(exported, tmp_path, *defects), net, mixed_inputs(), runtimes=ORT)
+    assert not found.ok
+    assert {row.slot for row in found.wrong} == set().union(*defects.values()), str(found)
+    assert all("expected" in row.first for row in found.wrong)
+
+
+@pytest.mark.parametrize("defects", TOLD, ids=lambda defects: ",".join(plant.__name__ for plant in defects))
+def test_planted_problems_are_told(
+    defects: dict[Defect, tuple[str, str]], net: precc.PrecisionModule, exported: Path, tmp_path: Path
+) -> None:
+    found = verify_onnx(planted(exported, tmp_path, *defects), net, mixed_inputs(), runtimes=ORT)
+    for named, said in defects.values():
+        assert any(named in problem and said in problem for problem in found.problems), str(found)
+
+
+def test_only_the_runtime_that_computes_otherwise_is_blamed(
+    net: precc.PrecisionModule, exported: Path, tmp_path: Path
+) -> None:
+    found = verify_onnx(planted(exported, tmp_path, in_float16), net, mixed_inputs())
+    assert {row.runtime for row in found.wrong} == {"onnxruntime"}
+    assert "in the product" in found.wrong[0].first
+
+
+def test_weights_of_another_net_are_named(exported: Path) -> None:
+    found = verify_onnx(exported, mixed_net(seed=1), mixed_inputs(), runtimes=ORT)
+    wrong = {row.slot for row in found.wrong}
+    assert {"conv/product/fprop.weight", "head/product/fprop.weight"} <= wrong
+    assert not [slot for slot in wrong if "weight" not in slot]
+
+
+def test_another_model_is_named(exported: Path) -> None:
+    class Other(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.own = nn.Linear(7, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = self.own(x).sum((1, 2))
+            return result
+
+    other = precc.compile(Other(), policy="e4m3", backend="reference")
+    found = verify_onnx(exported, other, mixed_inputs(), runtimes=ORT)
+    text = "\n".join(found.problems)
+    assert "own/product/fprop.input: a slot of the net that the file has not" in text
+    assert "conv/product/fprop.input: a slot of the file that the net has not" in text
+
+
+def test_an_annotated_file_rounds_nothing(net: precc.PrecisionModule, tmp_path: Path) -> None:
+    precc.export_onnx(net, mixed_inputs(), tmp_path / "a.onnx", flavor="annotate")
+    found = verify_onnx(tmp_path / "a.onnx", net, mixed_inputs(), runtimes=ORT)
+    assert found.ok, str(found)
+    assert {row.precision for row in found.rows} == {"-"}
+
+
+def test_what_cannot_be_verified(net: precc.PrecisionModule, exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match="unknown runtime 'tensorrt': expected one of 'onnxruntime', 'reference'"):
+        verify_onnx(exported, net, mixed_inputs(), runtimes=("tensorrt",))
+    with pytest.raises(CaptureError, match="made by precc.compile, not Linear"):
+        verify_onnx(exported, nn.Linear(1, 1), mixed_inputs())  # type: ignore[arg-type]
+    with pytest.raises(CaptureError, match="tuple of the net's inputs"):
+        verify_onnx(exported, net, mixed_inputs()[0])  # type: ignore[arg-type]
+    (tmp_path / "text.onnx").write_bytes(b"\x00not a model")
+    with pytest.raises(PlanError, match="ONNX file"):
+        verify_onnx(tmp_path / "text.onnx", net, mixed_inputs())
+
+
+FORMATS = ("float8_e4m3fn", "float8_e5m2", "float4_e2m1fn", "float16", "bfloat16", "fixed8.4", "int8", "posit")
+
+
+@pytest.mark.parametrize("name", FORMATS[:-1])
+def test_probes_show_other_formats_and_modes(name: str) -> None:
+    row = Precision(name).row()
+    values = probe_values(row, finite=False)
+    rounded = quantize(values, row)
+    others = [Precision(name, mode).row() for mode in ("nearest_away", "toward_zero")]
+    others += [Precision(other).row() for other in FORMATS[:-1] if other != name]
+    for other in others:
+        assert not torch.equal(rounded.nan_to_num(nan=1.5), quantize(values, other).nan_to_num(nan=1.5)), other
+    finite = quantize(probe_values(row, finite=True), row)
+    assert finite.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["mxfp8_e4m3", "nvfp4"])
+def test_probes_of_scaled_formats_reach_the_whole_grid(name: str) -> None:
+    row = Precision(name).row()
+    values = probes_like([16, 64], row, finite=True)
+    rounded = quantize(values, row)
+    unscaled = quantize(values, Precision("float8_e4m3fn" if "8" in name else "float4_e2m1fn").row())
+    assert rounded.isfinite().all()
+    assert (rounded != unscaled).any()
+    assert (rounded == 0).any(1).any()
+
+
+def test_one_value_in_each_sum() -> None:
+    for shift in range(3):
+        ones = one_hot([5, 3, 4], kept=[0, 2], shift=shift)
+        assert torch.equal(ones.sum(1), torch.ones(5, 4))
+
+
+def test_a_plan_of_its_own_values(tmp_path: Path) -> None:
+    """A product of a tensor with itself, and one whose operands nothing rounds."""
+
+    class Gram(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(x @ x)
+
+    precisions = {"product/fprop.a": "e4m3", "product/fprop.b": "e4m3"}
+    net = precc.compile(Gram(), plan=PrecisionPlan("float32", precisions), backend="reference")
+    x = (torch.randn(6, 6, generator=torch.Generator().manual_seed(0)),)
+    precc.export_onnx(net, x, tmp_path / "gram.onnx")
+    found = verify_onnx(tmp_path / "gram.onnx", net, x)
+    assert found.ok, str(found)
