@@ -64,8 +64,8 @@ def run_export_command(chosen: argparse.Namespace) -> int:
     """Run what the arguments say; the exit code."""
     require_place(Path(chosen.out))
     net = _net(chosen, None if chosen.plan is None else load_plan(chosen.plan))
-    shapes = {} if chosen.dynamic is None else {"dynamic_shapes": chosen.dynamic}
-    export_onnx(net, _example(chosen), chosen.out, flavor=chosen.flavor, opset=chosen.opset, **shapes)
+    options = {"flavor": chosen.flavor, "opset": chosen.opset, "dynamic_shapes": chosen.dynamic}
+    export_onnx(net, _example(chosen), chosen.out, **options)
     document = load_document(chosen.out)
     rounded = sum(map(is_rounded, document.places.values()))
     counts = f"{rounded} of {len(document.places)} slots rounded"
@@ -76,8 +76,8 @@ def run_export_command(chosen: argparse.Namespace) -> int:
 def run_verify_command(chosen: argparse.Namespace) -> int:
     """Run what the arguments say; the exit code: 1 where something is wrong."""
     plan = load_plan(chosen.plan or chosen.file)
-    runtimes = {} if chosen.runtime is None else {"runtimes": tuple(dict.fromkeys(chosen.runtime))}
-    found = verify_onnx(chosen.file, _net(chosen, plan), _example(chosen), **runtimes)
+    runtimes = tuple(dict.fromkeys(chosen.runtime or RUNTIMES))
+    found = verify_onnx(chosen.file, _net(chosen, plan), _example(chosen), runtimes=runtimes)
     print(found)
     return 0 if found.ok else 1
 

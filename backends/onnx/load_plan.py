@@ -92,7 +92,7 @@ def model_document(model: Any, path: str | Path) -> OnnxDocument:
 
 def contradictions(model: Any, document: OnnxDocument) -> list[str]:
     """What nodes of an ``onnx.ModelProto`` say of their slots and the document does not."""
-    found = []
+    found: list[str] = []
     for node in _nodes(model):
         found += _contradictions_of(node, {entry.key: entry.value for entry in node.metadata_props}, document)
     return found

@@ -37,8 +37,8 @@ class SlotCheck:
 
     def and_also(self, other: "SlotCheck") -> "SlotCheck":
         """Both together."""
-        counts = {"compared": self.compared + other.compared, "wrong": self.wrong + other.wrong}
-        return replace(self, first=self.first or other.first, **counts)
+        first = self.first or other.first
+        return replace(self, compared=self.compared + other.compared, wrong=self.wrong + other.wrong, first=first)
 
 
 @dataclass(frozen=True, slots=True)

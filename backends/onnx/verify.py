@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.fx import Node
 from torch.utils import _pytree
 
 from precc.backends.onnx.document import OnnxDocument, SlotPlace
@@ -21,7 +22,7 @@ from precc.backends.onnx.load_plan import contradictions, model_document, read_m
 from precc.backends.onnx.probes import probe_values, probes_like
 from precc.backends.onnx.product_probes import Operand, ProductProbe
 from precc.backends.onnx.result_probes import probe_result
-from precc.backends.onnx.runtimes import Arrays, runtime_named
+from precc.backends.onnx.runtimes import RUNTIMES, Arrays, runtime_named
 from precc.backends.onnx.slot_graphs import TAP, ModelParts
 from precc.backends.onnx.slot_values import is_rounded, rounded_by_precc
 from precc.backends.onnx.structure import check_places
@@ -43,7 +44,7 @@ def verify_onnx(
     inputs: tuple[Any, ...],
     *,
     kwargs: Mapping[str, Any] | None = None,
-    runtimes: Sequence[str] = ("onnxruntime", "reference"),
+    runtimes: Sequence[str] = tuple(RUNTIMES),
 ) -> OnnxVerification:
     """Compare a file of `precc.export_onnx` with the net that it was made from.
 
@@ -108,8 +109,13 @@ def _check_net(
             findings.problem(f"{slot}: {said} in the file, {chosen} in the net's plan")
     if document.plan != plan:
         findings.problem(f"the plan of the file is not that of the net: {plan.diff(document.plan)!s:.200}")
-    found = ((operand.slot.name, traced.constant(node.args[operand.position])) for node, operand in traced.operands)
-    return {slot: value.detach() for slot, value in found if value is not None}
+    found = {}
+    for node, operand in traced.operands:
+        argument = node.args[operand.position]
+        value = traced.constant(argument) if isinstance(argument, Node) else None
+        if value is not None:
+            found[operand.slot.name] = value.detach()
+    return found
 
 
 def _feeds(parts: ModelParts, inputs: tuple[Any, ...], findings: Findings) -> Arrays | None:
