@@ -164,7 +164,7 @@ MIXED = [
 ]
 
 
-@pytest.mark.parametrize("opset", [*OPSETS, 20, 28])
+@pytest.mark.parametrize("opset", [*OPSETS, 28])
 def test_all_kinds_in_one_model_at_every_level_of_optimisation(opset: int) -> None:
     x = np.concatenate([values(place, 512) for place in MIXED])
     model = model_of(MIXED, [len(x)], opset)
@@ -236,7 +236,7 @@ def groups(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
 
 def scaled_cases(seed: int) -> list[tuple[Precision, int]]:
     cases = [Precision(*case) for case in itertools.product(ELEMENTS, MODES, SCALINGS)]
-    return [(cases[index], index) for index in np.random.default_rng(seed).choice(len(cases), 250, replace=False)]
+    return [(cases[index], index) for index in np.random.default_rng(seed).choice(len(cases), 200, replace=False)]
 
 
 @pytest.mark.parametrize("opset", OPSETS)
@@ -385,19 +385,21 @@ def meant_by_qonnx(place: SlotRounding, x: Array) -> NDArray[np.bool_]:
     fmt, mode, magnitude = place.precision.format, place.precision.rounding.mode, np.abs(x)
     same: NDArray[np.bool_] = ~np.isinf(x)
     if mode is not RoundingMode.NEAREST_EVEN:  # next to a power of two the logarithm is wrong
-        same &= np.frexp(magnitude)[1] == np.frexp(np.minimum(magnitude, 3e38) * np.float32(1 + 2.0**-20))[1]
+        with np.errstate(invalid="ignore"):
+            above = np.minimum(magnitude, np.float32(3e38)) * np.float32(1 + 2.0**-20)
+        same &= np.frexp(magnitude)[1] == np.frexp(above)[1]
     if isinstance(fmt, FloatFormat):
         if not fmt.signed:  # all its floats are signed
             same &= x >= 0
-        if fmt.emin <= -126:  # it adds 2**-126 before it takes the logarithm, and powers of the last exponents fail
+        if fmt.emin <= -126:  # it adds 2**-126 before it takes the logarithm, and is inexact at the largest powers
             same &= (magnitude >= 2.0**-100) & (magnitude < 2.0**126)
         if mode is RoundingMode.TOWARD_ZERO and fmt.overflow is not Overflow.SATURATE:  # finite values overflow
             same &= magnitude <= fmt.max
     return same
 
 
-QONNX_FORMATS = """e4m3 e5m2 e4m3fnuz e3m4 float16 bfloat16 e8m0 ue5m3 e3m2 e2m3 e2m1 binary8p3 int16 int8 int4 fixed8.4
-nested8.4 mxfp8_e5m2 mxfp8 mxint8 mxfp4 nvfp4 dfp8"""
+QONNX_FORMATS = """e4m3 e5m2 e4m3fnuz e3m4 float16 bfloat16 e8m0 ue5m3 e3m2 e2m3 e2m1 binary8p3 int16 int8 int4
+fixed8.4 nested8.4 mxfp8_e5m2 mxfp8 mxint8 mxfp4 nvfp4 dfp8"""
 
 
 @pytest.mark.parametrize("opset", OPSETS)

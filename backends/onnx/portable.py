@@ -115,8 +115,10 @@ def _scale_problem(scaling: Scaling | None, row: Row) -> str:
     fmt = scaling.scale_format
     if is_nearest_power(row.scale):
         few = not math.ldexp(math.frexp(row.scale.element_high)[0], 20) % 1 and row.grid.k_min >= -100
-        return "" if few and not scaling.two_level else f"scales of {fmt.name!r} by the rule 'nearest' need float64"
-    if _needs_float64(_with_any_values(row)) or (scaling.two_level and fmt.max > LARGEST):
+        needs_float64 = scaling.two_level or not few
+    else:
+        needs_float64 = _needs_float64(_with_any_values(row)) or (scaling.two_level and fmt.max > LARGEST)
+    if needs_float64:
         return f"scales of {fmt.name!r} by the rule {scaling.rule.value!r} need float64"
     if scaling.rule is ScaleRule.NEAREST and not fmt.subnormals and fmt.mantissa_bits:
         return f"{fmt.name!r}, of the scales, has no subnormal numbers, which QONNX's quantiser has"
