@@ -2,8 +2,8 @@
 
 LeNet-5 and ResNet-20, every operand of every product rounded, in onnxruntime on one thread. The float32 model is
 torch.onnx's own export of the model, optimised, which onnxruntime then optimises as it does the others. Runs alternate;
-times are medians, ratios are medians of the ratios of neighbouring runs. The portable flavor at opset 26, where roundings
-read bits, and at 21, where they take logarithms; the qdq flavor where it has the format; file sizes.
+times are medians, ratios are medians of the ratios of neighbouring runs. The portable flavor at opset 26, where
+roundings read bits, and at 21, where they compute powers of two; the qdq flavor where it has the format; file sizes.
 
 Writes benchmarks/results/onnx_inference.json. usage: python benchmarks/onnx_inference.py [--quick]
 """

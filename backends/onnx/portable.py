@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from precc.backends.onnx.node_writer import QUANT_DOMAIN, NodeWriter
-from precc.backends.onnx.quant_functions import LARGEST, MODES
+from precc.backends.onnx.quant_functions import BITCAST_OPSET, LARGEST, MODES
 from precc.backends.onnx.scale_nodes import group_scales, grouped, is_nearest_power
 from precc.backends.onnx.slot_rounding import SlotRounding
 from precc.errors import BackendError, FormatError
@@ -44,6 +44,9 @@ _NAMES = {
     RoundingMode.NEAREST_AWAY: "HALF_UP",
     RoundingMode.TOWARD_ZERO: "DOWN",
 }
+
+#: Exponents of the smallest normal and of the largest number of float32.
+_FLOAT32_EMIN, _FLOAT32_EMAX = -126, 127
 
 #: The types of ONNX that are rounded in float32.
 _DTYPES = {"FLOAT": torch.float32, "FLOAT16": torch.float16, "BFLOAT16": torch.bfloat16}
@@ -214,6 +217,8 @@ def _quantised(n: NodeWriter, x: "ir.Value", element: ElementFormat, row: Row, s
 def _float_quant(n: NodeWriter, x: "ir.Value", fmt: FloatFormat, mode: RoundingMode, scale: float) -> "ir.Value":
     # the rule, not the code, is what the attributes mean to QONNX's executor
     inputs = [scale, fmt.exponent_bits, fmt.mantissa_bits, 1 - fmt.emin, fmt.max]
+    by_carrier = _overflows_by_carrier(fmt, mode, n.opset)
+    headroom = _FLOAT32_EMAX - fmt.emax if by_carrier else 0
     return n.op(
         "FloatQuant",
         x,
@@ -229,8 +234,21 @@ def _float_quant(n: NodeWriter, x: "ir.Value", fmt: FloatFormat, mode: RoundingM
         lowest=fmt.low,
         wide=int(fmt.max >= 2.0**104),
         negative_zero=int(fmt.has_negative_zero),
+        by_carrier=int(by_carrier),
+        shrink=2.0**-headroom,
+        fine=int(fmt.emin - fmt.mantissa_bits + headroom < _FLOAT32_EMIN),
         shape=x.shape,
     )
+
+
+def _overflows_by_carrier(fmt: FloatFormat, mode: RoundingMode, opset: int) -> bool:
+    """Whether float32, scaled by a power of two, overflows to infinity where the format does.
+
+    Comparing costs as much as all the rest. Before bits can be read, values up to the end of float32 cost more.
+    """
+    overflows = fmt.overflow is Overflow.INF and fmt.signed and mode is not RoundingMode.TOWARD_ZERO
+    is_full = fmt.max == (2 - 2.0**-fmt.mantissa_bits) * 2.0**fmt.emax
+    return overflows and is_full and (opset >= BITCAST_OPSET or fmt.emax == _FLOAT32_EMAX)
 
 
 def _int_quant(n: NodeWriter, x: "ir.Value", fmt: FixedPoint, mode: RoundingMode, scale: float) -> "ir.Value":

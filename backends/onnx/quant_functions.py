@@ -2,7 +2,9 @@
 
 Inputs and attributes are those of QONNX 1.0. precc adds ``mode``, the number of the rounding mode in `MODES`, for
 not every runtime compares strings; and to a float ``signed``, ``lowest``, the lowest finite value,
-``negative_zero``, 0 where -0 becomes 0, and ``wide``, 1 where values reach ``2**104``. All values are in float32.
+``negative_zero``, 0 where -0 becomes 0, ``wide``, 1 where values reach ``2**104``, and ``by_carrier``, 1 where what
+overflows is what overflows float32 once values are divided by ``shrink``, a power of two, and ``fine``, 1 where the
+smallest quantum is no normal number by then. All values are in float32.
 
 A model that rounds in one mode only, or only saturates, has bodies without the other cases; elsewhere an `If` of a
 constant condition chooses, which a runtime can resolve when it loads the model.
@@ -48,6 +50,9 @@ _FLOAT_ATTRIBUTES = {
     "lowest": "FLOAT",
     "wide": "INT",
     "negative_zero": "INT",
+    "by_carrier": "INT",
+    "shrink": "FLOAT",
+    "fine": "INT",
 }
 _INT_INPUTS = ("x", "scale", "zeropt", "bitwidth")
 _INT_ATTRIBUTES = {"signed": "INT", "narrow": "INT", "rounding_mode": "STRING", "mode": "INT"}
@@ -163,18 +168,32 @@ def _unit_in_the_first_place(n: NodeWriter, magnitude: "ir.Value") -> "ir.Value"
 
 def _float_quant(uses: _Uses, opset: int) -> "ir.Function":
     def body(n: NodeWriter, given: "dict[str, ir.Value]") -> "ir.Value":
-        two, mantissa = n.number(2.0), given["mantissa_bitwidth"]
-        smallest = n.op("Pow", two, n.op("Sub", n.number(1.0), given["exponent_bias"]))
-        x = n.op("Div", given["x"], given["scale"])
+        two = n.number(2.0)
+        shrink = _attribute(n, "shrink", "float")
+        smallest = n.op("Div", n.op("Pow", two, n.op("Sub", n.number(1.0), given["exponent_bias"])), shrink)
+        scale = n.op("Mul", given["scale"], shrink)
+        x = n.op("Div", given["x"], scale)
         power = n.op("Clip", _power(n, uses, x), smallest, n.number(_LARGEST_POWER))
-        # the quantum itself may be subnormal, with which processors are slow
-        significand = n.op("Mul", n.op("Div", x, power), n.op("Pow", two, mantissa))
-        shortened = n.op("Mul", _to_integer(n, uses, significand), n.op("Pow", two, n.op("Neg", mantissa)))
-        rounded = _limited(n, uses, x, n.op("Mul", shortened, power), given["max_val"])
+        unit = n.op("Pow", two, n.op("Neg", given["mantissa_bitwidth"]))
+        steps = {0: partial(_in_quanta, uses=uses, x=x, power=power, unit=unit)}
+        steps[1] = partial(_in_powers, uses=uses, x=x, power=power, unit=unit)
+        rounded = _limited(n, uses, x, uses.choose(n, "fine", steps), given["max_val"])
         zeros = {0: partial(_without_negative_zero, x=rounded), 1: partial(_same, x=rounded)}
-        return n.op("Mul", uses.choose(n, "negative_zero", zeros), given["scale"])
+        return n.op("Mul", uses.choose(n, "negative_zero", zeros), scale)
 
     return _function("FloatQuant", _FLOAT_INPUTS, _FLOAT_ATTRIBUTES, opset, body)
+
+
+def _in_quanta(n: NodeWriter, uses: _Uses, x: "ir.Value", power: "ir.Value", unit: "ir.Value") -> "ir.Value":
+    """To whole multiples of the quantum, ``power * unit``."""
+    quantum = n.op("Mul", power, unit)
+    return n.op("Mul", _to_integer(n, uses, n.op("Div", x, quantum)), quantum)
+
+
+def _in_powers(n: NodeWriter, uses: _Uses, x: "ir.Value", power: "ir.Value", unit: "ir.Value") -> "ir.Value":
+    """Likewise, but for the quantum itself: it may be subnormal, with which processors are slow."""
+    significand = n.op("Div", n.op("Div", x, power), unit)
+    return n.op("Mul", n.op("Mul", _to_integer(n, uses, significand), unit), power)
 
 
 def _power(n: NodeWriter, uses: _Uses, x: "ir.Value") -> "ir.Value":
@@ -249,7 +268,10 @@ def _limited(n: NodeWriter, uses: _Uses, x: "ir.Value", rounded: "ir.Value", hig
     def overflowing(n: NodeWriter) -> "ir.Value":
         return uses.choose(n, "mode", {_EVEN: nearest, _AWAY: nearest, _TO_ZERO: toward_zero})
 
-    return uses.choose(n, "saturation", {0: overflowing, 1: saturated})
+    def compared(n: NodeWriter) -> "ir.Value":
+        return uses.choose(n, "saturation", {0: overflowing, 1: saturated})
+
+    return uses.choose(n, "by_carrier", {0: compared, 1: partial(_same, x=rounded)})
 
 
 def _overflows(n: NodeWriter) -> "tuple[ir.Value, ir.Value]":
