@@ -100,7 +100,8 @@ def _load(model: nn.Module, path: str) -> None:
         state = torch.load(path, map_location="cpu", weights_only=True)
         model.load_state_dict(state)
     except (pickle.UnpicklingError, EOFError) as error:
-        raise DataError(f"{path!r} holds no state dict that torch.load can read safely: {error}") from error
+        reason = str(error).partition("\n")[0]  # the others are advice to trust the file
+        raise DataError(f"{path!r} holds no state dict that torch.load can read safely: {reason}") from error
     except (RuntimeError, TypeError, AttributeError) as error:
         raise CaptureError(f"the weights of {path!r} are not those of {type(model).__name__}: {error}") from error
 

@@ -140,7 +140,8 @@ def _leads_to(model: Any, node: Any) -> set[str]:
 
 
 def weight_changed(model: Any) -> None:
-    tensor = next(own for own in model.graph.initializer if own.name == f"{FC1_WEIGHT}.codes")
+    parts = [own for own in model.graph.initializer if own.name.startswith(FC1_WEIGHT)]
+    tensor = max(parts, key=lambda own: len(own.raw_data))
     tensor.raw_data = bytes([tensor.raw_data[0] ^ 1, *tensor.raw_data[1:]])
 
 

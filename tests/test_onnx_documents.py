@@ -2,16 +2,24 @@
 
 import json
 import math
+import shutil
+from pathlib import Path
 from typing import Any
 
+import onnx
+import onnxruntime
 import pytest
 
+import precc
 from precc.backends.onnx.document import OnnxDocument, SlotPlace
 from precc.backends.onnx.document_json import document_from_json, document_to_json
+from precc.backends.onnx.load_plan import load_document, load_plan, sidecar_of
+from precc.backends.onnx.model_explorer import model_explorer_data, save_model_explorer_data
 from precc.backends.onnx.slot_rounding import SlotRounding
 from precc.errors import PlanError
 from precc.plan import PrecisionPlan
 from precc.precision import Precision
+from tests.mixed_net import mixed_inputs, mixed_net, mixed_plan
 
 WEIGHT, INPUT = "fc/product/fprop.weight", "fc/product/fprop.input"
 
@@ -76,3 +84,140 @@ def changed(entry: str, value: Any, slot: str = "") -> str:
 def test_what_is_no_document_is_refused(text: str, message: str) -> None:
     with pytest.raises(PlanError, match=message):
         document_from_json(text)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("onnx") / "mixed.onnx"
+    precc.export_onnx(mixed_net(), mixed_inputs(), path)
+    return path
+
+
+def optimised(path: Path, level: Any) -> Any:
+    """As onnxruntime saves it."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = level
+    options.optimized_model_filepath = str(path.with_suffix(".optimised.onnx"))
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return onnx.load(options.optimized_model_filepath)
+
+
+def test_a_plan_comes_back_as_it_was(exported: Path) -> None:
+    for path in (exported, sidecar_of(exported)):
+        plan = load_plan(path)
+        assert plan == mixed_plan()
+        assert set(mixed_plan().slots) <= set(plan.slots)
+        assert load_document(path).flavor == "portable"
+
+
+LEVELS = onnxruntime.GraphOptimizationLevel.__members__
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_plan_survives_onnxruntime(level: str, exported: Path, tmp_path: Path) -> None:
+    onnx.save(optimised(exported, LEVELS[level]), tmp_path / "again.onnx")
+    assert load_plan(tmp_path / "again.onnx").to_json() == load_plan(exported).to_json()
+
+
+def test_a_plan_survives_other_tools(exported: Path, tmp_path: Path) -> None:
+    import onnxscript.optimizer
+    from onnx import inliner, shape_inference, version_converter
+
+    model = onnx.load(exported)
+    plain = onnx.load(exported)
+    del plain.functions[:]  # the converter of versions knows none
+    kept = [
+        shape_inference.infer_shapes(model),
+        onnxscript.optimizer.optimize(onnx.load(exported)),
+        inliner.inline_local_functions(model),
+    ]
+    kept.append(version_converter.convert_version(_without_quantisers(plain), plain.opset_import[0].version + 1))
+    for changed in kept:
+        onnx.save(changed, tmp_path / "again.onnx")
+        assert load_plan(tmp_path / "again.onnx").to_json() == load_plan(exported).to_json()
+
+
+def _without_quantisers(model: Any) -> Any:
+    for node in model.graph.node:
+        if node.domain:
+            node.domain, node.op_type = "", "Identity"
+            del node.input[1:], node.attribute[:]
+    return model
+
+
+def test_a_plan_of_its_own_is_read_too(tmp_path: Path) -> None:
+    mixed_plan().save(tmp_path / "plan.json")
+    assert load_plan(tmp_path / "plan.json") == mixed_plan()
+
+
+def test_nodes_that_contradict_are_named(exported: Path, tmp_path: Path) -> None:
+    model = onnx.load(exported)
+    node = next(own for own in model.graph.node if own.op_type == "Conv")
+    next(own for own in node.metadata_props if own.key == "precc.fprop.weight").value = "int8"
+    onnx.save(model, tmp_path / "changed.onnx")
+    with pytest.raises(
+        PlanError, match=r"says that conv/product/fprop\.weight is int8, the document .* it is bfloat16"
+    ):
+        load_plan(tmp_path / "changed.onnx")
+
+
+def test_lost_metadata_are_told_and_the_sidecar_is_not_read_in_silence(exported: Path, tmp_path: Path) -> None:
+    model = onnx.load(exported)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "lost.onnx")
+    with pytest.raises(PlanError, match=r"no entry 'precc' \(made by pytorch .*hold nothing\).*not of precc"):
+        load_plan(tmp_path / "lost.onnx")
+    shutil.copy(sidecar_of(exported), sidecar_of(tmp_path / "lost.onnx"))
+    with pytest.raises(PlanError, match=r"a tool has dropped it.*'.*lost\.onnx\.precc\.json'"):
+        load_plan(tmp_path / "lost.onnx")
+    assert load_plan(sidecar_of(tmp_path / "lost.onnx")) == mixed_plan()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not JSON"),
+        (b"some text", "not JSON"),
+        (b"{}", "no 'precc_plan' version"),
+        (b"\x00\x01\x02", "neither an ONNX file nor JSON|has no graph"),
+        (onnx.helper.make_model(onnx.GraphProto()).SerializeToString()[:2], "has no graph"),
+        (onnx.helper.make_model(onnx.GraphProto(name="g")).SerializeToString(), "made by an unnamed tool"),
+        (document_to_json(document()).replace('"precc.onnx"', '"other"').encode(), "no 'precc_plan' version"),
+    ],
+)
+def test_what_is_no_exported_file_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(PlanError, match=message):
+        load_plan(tmp_path / "file")
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"net\.onnx"):
+        load_plan(tmp_path / "net.onnx")
+
+
+def test_numbers_for_model_explorer(exported: Path, tmp_path: Path) -> None:
+    (name, data), *others = model_explorer_data(exported).items()
+    model = onnx.load(exported)
+    assert not others
+    assert name == model.graph.name
+    nodes = {node.name: node for node in model.graph.node}
+    assert set(data["results"]) <= set(nodes)
+    conv = next(node.name for node in model.graph.node if node.op_type == "Conv")
+    assert data["results"][conv] == {"value": 8.0}
+    assert [entry["stop"] for entry in data["gradient"]] == [0.0, 0.5, 1.0]
+    save_model_explorer_data(exported, tmp_path / "bits.json")
+    assert json.loads((tmp_path / "bits.json").read_text()) == model_explorer_data(exported)
+    with pytest.raises(PlanError, match="says nothing of 'condition': expected one of 'bits'"):
+        model_explorer_data(exported, "condition")
+
+
+def test_facts_are_numbers_for_model_explorer(tmp_path: Path) -> None:
+    graph = onnx.GraphProto(name="g", node=[onnx.helper.make_node("MatMul", ["x", "w"], ["y"], name="MatMul_0")])
+    model = onnx.helper.make_model(graph)
+    onnx.helper.set_model_props(model, {"precc": document_to_json(document())})
+    onnx.save(model, tmp_path / "facts.onnx")
+    data = model_explorer_data(tmp_path / "facts.onnx", "sensitivity")
+    assert data["g"]["results"] == {"MatMul_0": {"value": 0.1}}
+    assert model_explorer_data(tmp_path / "facts.onnx", "condition")["g"]["results"] == {}  # it is infinite

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -9,13 +10,29 @@ from torch import Tensor
 
 from precc.rounding import Row, quantize
 
-__all__ = ["one_hot", "probe_values", "probes_like"]
+__all__ = ["ProbeLimits", "one_hot", "probe_values", "probes_like", "with_special"]
 
 #: At most so many exponents of a grid are probed: all of a small format, and both ends of a large one.
 _EXPONENTS = 24
 
 #: Beyond every grid that float32 values see.
 _FAR = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeLimits:
+    """What a file or a runtime is known not to round as precc does.
+
+    Args:
+        magnitude: values from here on; if it is infinite, all are as precc's.
+        nan: False: NaN.
+    """
+
+    magnitude: float = math.inf
+    nan: bool = True
+
+
+_EVERYTHING = ProbeLimits()
 
 
 @lru_cache
@@ -77,21 +94,27 @@ def _ends(bound: float) -> list[float]:
     return [bound * factor for factor in (0.99, 1.0, 1.01, 1.03125, 1.0625, 1.125, 1.25, 1.5, 2.0, 3.0, 100.0)]
 
 
-def probes_like(shape: Sequence[int], row: Row, *, finite: bool, start: int = 0) -> Tensor:
+def probes_like(
+    shape: Sequence[int], row: Row, *, finite: bool, start: int = 0, limits: ProbeLimits = _EVERYTHING
+) -> Tensor:
     """A tensor of probe values: their sequence from `start` on, again and again; scaled ones at many scales.
 
     Args:
         shape: of the tensor.
         row: of the slot.
-        finite: as in `probe_values`.
+        finite: as in `probe_values`; of scaled values none are NaN or infinite either way.
         start: how many values earlier tensors have had.
+        limits: what is left out.
     """
     values = probe_values(row, finite=finite)
     generator = torch.Generator().manual_seed(2)
     values = values[torch.randperm(len(values), generator=generator)]
     count = math.prod(shape)
     filled = values[(torch.arange(count) + start) % len(values)].reshape(*shape)
-    return _rescaled(filled, row, start) if row.granularity is not None else filled
+    filled = filled if row.granularity is None else _rescaled(filled, row, start)
+    beyond = (filled.abs() >= limits.magnitude) & math.isfinite(limits.magnitude)
+    left_out = beyond | filled.isnan() & (not limits.nan)
+    return torch.where(left_out, 1.0, filled)
 
 
 def _rescaled(values: Tensor, row: Row, seed: int) -> Tensor:
@@ -106,6 +129,13 @@ def _rescaled(values: Tensor, row: Row, seed: int) -> Tensor:
         values = values * torch.ldexp(torch.ones(own), exponents) * uneven
     keep = torch.rand(values.shape[:1], generator=generator) > 0.1  # some groups are all zeros
     return values * keep.reshape(-1, *[1] * (values.dim() - 1)) if len(keep) > 3 else values
+
+
+def with_special(values: Tensor, special: float) -> Tensor:
+    """The same with a NaN or an infinity in the middle."""
+    flat = values.flatten().clone()
+    flat[len(flat) // 2 : len(flat) // 2 + 1] = special
+    return flat.reshape(values.shape)
 
 
 def one_hot(shape: Sequence[int], kept: Sequence[int], shift: int = 0) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 
 from precc.backends.onnx.document import SlotPlace
 from precc.backends.onnx.findings import Findings, Runtime
-from precc.backends.onnx.probes import one_hot, probe_values, probes_like
+from precc.backends.onnx.probes import ProbeLimits, one_hot, probe_values, probes_like
 from precc.backends.onnx.runtimes import RUNTIMES, Arrays, Run
 from precc.backends.onnx.slot_graphs import ModelParts
 from precc.backends.onnx.slot_values import rounded_by_precc, row_in_file
@@ -48,12 +48,14 @@ class Operand:
         fed: the value in the model of what it is fed by, for shape and type.
         value: its rounded value there.
         constant: whether it depends on no input.
+        limits: which probes are left out.
     """
 
     place: SlotPlace
     fed: _Array
     value: _Array
     constant: bool
+    limits: ProbeLimits
 
     @property
     def feed(self) -> str:
@@ -64,6 +66,10 @@ class Operand:
     def row(self) -> Row:
         """What happens to what it is fed with."""
         return row_in_file(self.place) if self.place.source else AS_STORED.row()
+
+    def probes(self, start: int) -> torch.Tensor:
+        """Finite values that show its rounding."""
+        return probes_like(self.value.shape, self.row, finite=True, start=start, limits=self.limits)
 
     def values(self, own: torch.Tensor) -> tuple[_Array, _Array]:
         """Values in the type of what it is fed by, and what they are rounded to."""
@@ -122,7 +128,7 @@ class ProductProbe:
                 slot = own.place.rounding.slot
                 findings.problem(f"{slot}: no values of {other.feed!r} show single values of it in {self.node.name!r}")
                 return
-            fed, expected = own.values(probes_like(own.value.shape, own.row, finite=True, start=number * size))
+            fed, expected = own.values(own.probes(number * size))
             constants, feeds = {other.feed: ones.fed}, {own.feed: fed}
             if not other.constant:
                 constants, feeds = {}, {**feeds, **constants}
@@ -138,7 +144,7 @@ class ProductProbe:
         run: Callable[[Arrays], Arrays | None] | None = None
         for number in range(2):
             pattern = next(self._patterns(own, number))
-            probes = probes_like(own.value.shape, own.row, finite=True, start=number * own.value.size)
+            probes = own.probes(number * own.value.size)
             fed, expected = own.values(torch.where(pattern > 0, probes, torch.zeros(())))
             same = own.feed == other.feed
             theirs = rounded_by_precc(fed, other.row).astype(other.value.dtype) if same else other.value

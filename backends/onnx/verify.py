@@ -6,11 +6,9 @@ probe values as the product shows them (`product_probes`), where the runtime is 
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
@@ -19,23 +17,18 @@ from torch.utils import _pytree
 from precc.backends.onnx.document import OnnxDocument, SlotPlace
 from precc.backends.onnx.findings import Findings, Runtime
 from precc.backends.onnx.load_plan import contradictions, model_document, read_model
-from precc.backends.onnx.probes import probe_values, probes_like
-from precc.backends.onnx.product_probes import Operand, ProductProbe
-from precc.backends.onnx.result_probes import probe_result
+from precc.backends.onnx.runtime_checks import RuntimeChecks, array_of
 from precc.backends.onnx.runtimes import RUNTIMES, Arrays, runtime_named
-from precc.backends.onnx.slot_graphs import TAP, ModelParts
-from precc.backends.onnx.slot_values import is_rounded, rounded_by_precc
+from precc.backends.onnx.slot_graphs import ModelParts
+from precc.backends.onnx.slot_values import is_rounded
 from precc.backends.onnx.structure import check_places
 from precc.backends.onnx.traced_net import TracedNet, opened_for_export
 from precc.backends.onnx.verification import OnnxVerification
-from precc.errors import CaptureError, UnsupportedError
+from precc.errors import CaptureError
 from precc.module import PrecisionModule, original
 from precc.slots import ATTENTION, Slot
 
 __all__ = ["verify_onnx"]
-
-#: How often a rounding is probed alone, at most.
-_ALONE = 8
 
 
 def verify_onnx(
@@ -70,7 +63,7 @@ def verify_onnx(
     model = read_model(path, weights=True)
     document = model_document(model, path)
     parts = ModelParts(model)
-    findings = Findings(document.places.values(), chosen)
+    findings = Findings(filter(_is_comparable, document.places.values()), chosen)
     for text in contradictions(model, document):
         findings.problem(text)
     weights = _check_net(net, inputs, kwargs or {}, document, findings)
@@ -79,11 +72,16 @@ def verify_onnx(
     rounds = document.flavor != "annotate"
     own = _outputs_of(net if rounds else original(net), inputs, kwargs or {})
     for name, prepare in chosen.items():
-        verified = _OneRuntime(parts, places, weights, Runtime(name, prepare, findings), findings)
         if feeds is not None:
-            verified.check(feeds, own, _coarsest(document))
+            checks = RuntimeChecks(parts, places, weights, document.flavor, Runtime(name, prepare, findings), findings)
+            checks.run(feeds, own, _coarsest(document))
     _tell_uncompared(findings)
     return OnnxVerification(str(path), findings.rows, tuple(findings.problems), tuple(findings.notes))
+
+
+def _is_comparable(place: SlotPlace) -> bool:
+    """Whether its rounding shows, or that there is none: behind a softmax it does not, and a result is what it is."""
+    return is_rounded(place) or not (place.result or Slot.parse(place.rounding.slot).family == ATTENTION)
 
 
 def _check_net(
@@ -123,19 +121,13 @@ def _feeds(parts: ModelParts, inputs: tuple[Any, ...], findings: Findings) -> Ar
     if len(tensors) != len(parts.inputs):
         findings.problem(f"the file has {len(parts.inputs)} inputs, and was given {len(tensors)} tensors")
         return None
-    return {name: _array(tensor) for name, tensor in zip(parts.inputs, tensors, strict=True)}
-
-
-def _array(tensor: Tensor) -> Any:
-    if tensor.dtype is torch.bfloat16:
-        raise UnsupportedError("verify_onnx cannot run models of bfloat16 tensors: no runtime takes them from NumPy")
-    return tensor.detach().cpu().numpy()
+    return {name: array_of(tensor) for name, tensor in zip(parts.inputs, tensors, strict=True)}
 
 
 def _outputs_of(net: nn.Module, inputs: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
     with _eval_mode(net), torch.no_grad():
         leaves = _pytree.tree_leaves(net(*inputs, **kwargs))
-    return [_array(leaf) for leaf in leaves if isinstance(leaf, Tensor)]
+    return [array_of(leaf) for leaf in leaves if isinstance(leaf, Tensor)]
 
 
 @contextmanager
@@ -160,96 +152,3 @@ def _tell_uncompared(findings: Findings) -> None:
         for row in findings.rows:
             if not row.compared:
                 findings.problem(f"{row.slot}: no value was compared on {row.runtime}")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _OneRuntime:
-    """The comparisons on one runtime."""
-
-    parts: ModelParts
-    places: Mapping[str, SlotPlace]
-    weights: Mapping[str, Tensor]
-    runtime: Runtime
-    findings: Findings
-
-    def check(self, feeds: Arrays, outputs: Sequence[Any], coarsest: float) -> None:
-        """All of them; none where the runtime cannot run the model."""
-        names = [name for place in self.places.values() for name in (place.source, place.rounded) if name]
-        names += [bias for node in self._nodes().values() if (bias := ProductProbe.bias_of(node))]
-        names += [name for node in self._nodes().values() for name in (*node.input, node.output[0]) if name]
-        found = self.runtime.run(self.parts.tapped(names), feeds, "the model")
-        if found is None:
-            return
-        tapped = {name.removeprefix(TAP): value for name, value in found.items() if name.startswith(TAP)}
-        for slot, place in self.places.items():
-            self._in_model(slot, place, tapped)
-            if place.source and is_rounded(place):
-                self._alone(slot, place, tapped[place.source])
-        self._products(tapped)
-        for number, expected in enumerate(outputs):
-            self._output(number, expected, found[self.parts.model.graph.output[number].name], coarsest)
-
-    def _nodes(self) -> dict[str, Any]:
-        wanted = {place.node for place in self.places.values()}
-        return {node.name: node for node in self.parts.model.graph.node if node.name in wanted}
-
-    def _in_model(self, slot: str, place: SlotPlace, tapped: Arrays) -> None:
-        found = tapped[place.rounded]
-        weight = self.weights.get(slot)
-        if weight is not None and not place.result:
-            row = place.rounding.row if is_rounded(place) else None
-            own = _array(weight)
-            expected = own if row is None else rounded_by_precc(own, row)
-            self.findings.compare(slot, self.runtime.name, expected, found, "the stored weight")
-        elif not place.source:
-            self.findings.problem(f"{slot}: the file stores it as a weight, which it is not in the net")
-        elif is_rounded(place):
-            expected = rounded_by_precc(tapped[place.source], place.rounding.row)
-            self.findings.compare(slot, self.runtime.name, expected, found, "in the model")
-
-    def _alone(self, slot: str, place: SlotPlace, source: Any) -> None:
-        row = place.rounding.row
-        every = len(probe_values(row, finite=False))
-        run = self.runtime.prepare(self.parts.part({place.source: source}, [place.rounded]), f"the rounding of {slot}")
-        for start in range(0, min(every, _ALONE * source.size), max(source.size, 1)):
-            fed = probes_like(source.shape, row, finite=False, start=start).numpy().astype(source.dtype)
-            found = run({place.source: fed})
-            if found is not None:
-                expected = rounded_by_precc(fed, row)
-                self.findings.compare(slot, self.runtime.name, expected, found[place.rounded], "the rounding alone")
-
-    def _products(self, tapped: Arrays) -> None:
-        for name, node in self._nodes().items():
-            own = [place for place in self.places.values() if place.node == name]
-            if Slot.parse(own[0].rounding.slot).family == ATTENTION:
-                continue  # softmax stands between its operands and its output
-            operands = [
-                Operand(
-                    place,
-                    tapped[place.source or place.rounded],
-                    tapped[place.rounded],
-                    self.parts.is_constant(place.source or place.rounded),
-                )
-                for place in own
-                if not place.result
-            ]
-            bias = ProductProbe.bias_of(node)
-            zeroed = {bias: np.zeros_like(tapped[bias])} if bias else {}
-            ProductProbe(self.parts, node, operands, zeroed).run(self.runtime, self.findings)
-            for place in own:
-                if place.result and is_rounded(place):
-                    probe_result(self.parts, node, place, tapped, self.runtime, self.findings)
-
-    def _output(self, number: int, expected: Any, found: Any, coarsest: float) -> None:
-        """Outputs differ where sums run in another order, and a value beside a tie then goes to its other neighbour."""
-        largest = float(np.abs(expected).max(initial=0.0))
-        if expected.shape != found.shape:
-            self.findings.problem(f"output {number} has the shape {list(found.shape)}, not {list(expected.shape)}")
-            return
-        both_nan = np.isnan(expected) & np.isnan(found)
-        difference = float(np.where(both_nan, 0.0, np.abs(expected - found)).max(initial=0.0))
-        bound = 4 * coarsest * largest
-        text = f"{self.runtime.name}: output {number} is off by {difference:.3g} at most, of values up to {largest:.3g}"
-        if not difference <= bound:
-            self.findings.problem(f"{text}; {bound:.3g} is what roundings in sums of another order explain")
-        self.findings.notes.append(text)
