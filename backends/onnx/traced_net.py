@@ -173,7 +173,7 @@ def _exported(
             raise CaptureError(f"torch.export cannot trace {type(model).__name__}: {error}{hint}") from error
     hiding = list(_HIDING)
     if not session_of(net).options.fused_attention:
-        hiding.append(_aten.scaled_dot_product_attention.default)
+        hiding += [_aten.scaled_dot_product_attention.default, _aten._scaled_dot_product_attention_math.default]
     decompositions = default_decompositions()
     opened: ExportedProgram = program.run_decompositions({op: decompositions[op] for op in hiding})
     return opened
