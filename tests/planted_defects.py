@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["OF_VALUES", "TOLD", "Defect", "in_float16"]
+__all__ = ["OF_VALUES", "TOLD", "Defect", "in_float16", "slot_unknown"]
 
 CONV_IN = "conv/product/fprop.input"
 GROUPED_IN = "grouped/product/fprop.input"
@@ -146,7 +146,7 @@ def weight_changed(model: Any) -> None:
 
 
 def weight_scale(model: Any) -> None:
-    constant(model, f"{HEAD_WEIGHT}.scales", lambda scale: scale * 2)
+    constant(model, f"{HEAD_WEIGHT}/scales", lambda scale: scale * 2)
 
 
 def weight_unrounded(model: Any) -> None:

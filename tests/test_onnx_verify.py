@@ -8,14 +8,17 @@ import torch
 from torch import Tensor, nn
 
 import precc
+from precc.backends.onnx import verify
 from precc.backends.onnx.probes import one_hot, probe_values, probes_like
 from precc.backends.onnx.verify import verify_onnx
 from precc.errors import BackendError, CaptureError, PlanError
+from precc.formats import Scaling
 from precc.plan import PrecisionPlan
 from precc.precision import Precision
 from precc.rounding import quantize
 from tests.mixed_net import mixed_inputs, mixed_net
-from tests.planted_defects import OF_VALUES, TOLD, Defect, in_float16
+from tests.nets import Attention, inputs_of
+from tests.planted_defects import OF_VALUES, TOLD, Defect, in_float16, slot_unknown
 
 ORT = ("onnxruntime",)
 
@@ -172,3 +175,48 @@ def test_a_plan_of_its_own_values(tmp_path: Path) -> None:
     precc.export_onnx(net, x, tmp_path / "gram.onnx")
     found = verify_onnx(tmp_path / "gram.onnx", net, x)
     assert found.ok, str(found)
+
+
+def test_standard_quantisers_pass_where_the_runtime_has_the_types(tmp_path: Path) -> None:
+    precisions = {
+        "query/product/fprop.input": Precision("int8", scaling=Scaling("static", value=0.25)),
+        "query/product/fprop.weight": Precision("int8", scaling=Scaling("static", value=0.125)),
+        "key/product/fprop.input": "float8_e4m3fn",
+        "key/product/fprop.weight": "float8_e5m2",
+        "product#1/fprop.a": "float16",
+        "product#1/fprop.b": "bfloat16",
+    }
+    net = precc.compile(Attention(), plan=PrecisionPlan("float32", precisions), backend="reference")
+    x = (inputs_of(Attention()),)
+    precc.export_onnx(net, x, tmp_path / "qdq.onnx", flavor="qdq")
+    found = verify_onnx(tmp_path / "qdq.onnx", net, x)
+    assert found.ok, str(found)
+
+
+class _Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.query = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.scaled_dot_product_attention(self.query(x), x, x)
+
+
+def test_products_of_attention_are_compared(tmp_path: Path) -> None:
+    x = (torch.randn(2, 1, 4, 8, generator=torch.Generator().manual_seed(0)),)
+    net = precc.compile(_Attention(), policy="e4m3", backend="reference")
+    precc.export_onnx(net, x, tmp_path / "opened.onnx")
+    found = verify_onnx(tmp_path / "opened.onnx", net, x, runtimes=ORT)
+    assert found.ok, str(found)
+    assert len(found.rows) == 6
+
+
+def test_slots_of_the_net_s_own_graphs_are_asked_for(
+    net: precc.PrecisionModule, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = onnx.load(exported)
+    slot_unknown(model)
+    onnx.save(model, tmp_path / "planted.onnx")
+    monkeypatch.setattr(verify, "_check_net", lambda *_: {})  # as if the exporter's own trace saw it as little
+    found = verify_onnx(tmp_path / "planted.onnx", net, mixed_inputs(), runtimes=())
+    assert "head/product/fprop.input: a slot of the net that the file has not" in found.problems

@@ -25,8 +25,8 @@ from precc.backends.onnx.structure import check_places
 from precc.backends.onnx.traced_net import TracedNet, opened_for_export
 from precc.backends.onnx.verification import OnnxVerification
 from precc.errors import CaptureError
-from precc.module import PrecisionModule, original
-from precc.slots import ATTENTION, Slot
+from precc.module import PrecisionModule, original, session_of
+from precc.slots import ATTENTION, Role, Slot
 
 __all__ = ["verify_onnx"]
 
@@ -71,6 +71,7 @@ def verify_onnx(
     feeds = _feeds(parts, (*inputs, *(kwargs or {}).values()), findings)
     rounds = document.flavor != "annotate"
     own = _outputs_of(net if rounds else original(net), inputs, kwargs or {})
+    _check_captured(net, document, findings)
     for name, prepare in chosen.items():
         if feeds is not None:
             checks = RuntimeChecks(parts, places, weights, document.flavor, Runtime(name, prepare, findings), findings)
@@ -114,6 +115,15 @@ def _check_net(
         if value is not None:
             found[operand.slot.name] = value.detach()
     return found
+
+
+def _check_captured(net: PrecisionModule, document: OnnxDocument, findings: Findings) -> None:
+    """Compare with the graphs that the net itself has run in eval mode, of which torch.export knows nothing."""
+    run = [graph for graph in session_of(net).graphs.known if not graph.training]
+    own = {operand.slot for graph in run for product in graph.products for operand in product.operands}
+    for slot in sorted(slot.name for slot in own if slot.role is Role.FPROP):
+        if slot not in document.places:
+            findings.problem(f"{slot}: a slot of the net that the file has not")
 
 
 def _feeds(parts: ModelParts, inputs: tuple[Any, ...], findings: Findings) -> Arrays | None:
