@@ -54,6 +54,8 @@ bench: .venv/.complete  ## the published numbers: JSON files in benchmarks/resul
 	$(RUN) benchmarks/weight_budgets.py
 	$(RUN) benchmarks/controllers.py
 	$(RUN) benchmarks/control_overhead.py
+	$(RUN) benchmarks/onnx_roundings.py
+	$(RUN) benchmarks/onnx_inference.py
 
 clean:  ## remove the environment and what was built
 	rm -rf .venv build out precc.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

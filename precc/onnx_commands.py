@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from precc.api import compile, export_onnx
-from precc.backends.onnx.document_json import FLAVORS
+from precc.backends.onnx.flavors import FLAVORS
 from precc.backends.onnx.load_plan import load_document, load_plan
 from precc.backends.onnx.runtimes import RUNTIMES
 from precc.backends.onnx.slot_values import is_rounded
@@ -36,7 +36,7 @@ def add_onnx_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPar
     )
     export.add_argument("model", help="module:callable of Python that makes the model, or a net of precc.compile")
     _add_net(export)
-    export.add_argument("--flavor", choices=FLAVORS, default="portable", help="default: portable")
+    export.add_argument("--flavor", choices=list(FLAVORS), default="portable", help="default: portable")
     export.add_argument("--opset", type=int, help="of ONNX (default: the one that suits the flavor)")
     export.add_argument("--dynamic", metavar="NAME", help="the first dimension of all inputs may change, by this name")
     export.add_argument("--out", default="net.onnx", help="default: net.onnx")

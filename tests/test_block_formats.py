@@ -80,6 +80,9 @@ FIXED = [block_format(name) for name in ("bfp8.16", "bfp4.7", "dfp16")]
 OWN = [
     scaled("e2m1", "block", size=16, scale_format="ue5m3"),
     scaled("e4m3", "block", size=16, scale_format="ue5m3", two_level=True),
+    scaled(
+        "bfloat16", "block", size=16, scale_format="e4m3", two_level=True
+    ),  # 448 times its largest is beyond float32
     scaled("e4m3", "row", scale_format="float32"),
     scaled("int8", "tensor", scale_format="float32"),
     scaled("int4", "block", size=8, scale_format="bf16"),

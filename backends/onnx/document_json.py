@@ -4,22 +4,20 @@ import json
 from typing import Any
 
 from precc.backends.onnx.document import OnnxDocument, SlotPlace
+from precc.backends.onnx.flavors import FLAVORS
 from precc.backends.onnx.slot_rounding import SlotRounding
 from precc.errors import PlanError, expected_one_of
 from precc.plan import PrecisionPlan
 from precc.plan_json import malformed_as_plan_error, precision_from_json, precision_to_json, refuse_unknown
 from precc.slots import Slot
 
-__all__ = ["DOCUMENT_FORMAT", "DOCUMENT_VERSION", "FLAVORS", "document_from_json", "document_to_json"]
+__all__ = ["DOCUMENT_FORMAT", "DOCUMENT_VERSION", "document_from_json", "document_to_json"]
 
 #: What the entry ``format`` says.
 DOCUMENT_FORMAT = "precc.onnx"
 
 #: Version of the JSON form; a reader refuses any other.
 DOCUMENT_VERSION = 1
-
-#: What a rounding can be made of.
-FLAVORS = ("portable", "qdq", "annotate")
 
 _ENTRIES = ("format", "version", "flavor", "opset", "plan", "places")
 _PLACE = ("precision", "axis", "channel", "node", "result", "source", "rounded", "stored", "facts")

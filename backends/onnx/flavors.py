@@ -11,7 +11,7 @@ from precc.backends.onnx.portable import add_portable_rounding, portable_problem
 from precc.backends.onnx.qdq import add_qdq_rounding, qdq_opset, qdq_problem
 from precc.backends.onnx.qdq_weights import add_qdq_weight
 from precc.backends.onnx.slot_rounding import SlotRounding
-from precc.backends.onnx.stored_weights import StoredWeight, add_stored_weight
+from precc.backends.onnx.stored_weights import StoredWeight, add_stored_weight, storage_problem
 from precc.errors import BackendError, expected_one_of
 
 __all__ = ["FLAVORS", "Annotate", "Flavor", "Portable", "Qdq", "parse_flavor"]
@@ -40,6 +40,10 @@ class Flavor(Protocol):
         """Why it has no nodes for a rounding; empty if it has."""
         ...
 
+    def weight_problem(self, rounding: SlotRounding) -> str:
+        """Why it cannot store a weight rounded so; empty if it can."""
+        ...
+
     def round(self, tape: Any, value: Any, rounding: SlotRounding, opset: int) -> Any:
         """Add the nodes that round a value."""
         ...
@@ -61,6 +65,9 @@ class Portable:
     def problem(self, rounding: SlotRounding, opset: int) -> str:
         return portable_problem(rounding, opset)
 
+    def weight_problem(self, rounding: SlotRounding) -> str:
+        return storage_problem(rounding)
+
     def round(self, tape: Any, value: Any, rounding: SlotRounding, opset: int) -> Any:
         return add_portable_rounding(tape, value, rounding, opset)
 
@@ -81,6 +88,9 @@ class Qdq:
     def problem(self, rounding: SlotRounding, opset: int) -> str:
         return qdq_problem(rounding, opset)
 
+    def weight_problem(self, rounding: SlotRounding) -> str:
+        return storage_problem(rounding)
+
     def round(self, tape: Any, value: Any, rounding: SlotRounding, opset: int) -> Any:
         return add_qdq_rounding(tape, value, rounding, opset)
 
@@ -98,6 +108,9 @@ class Annotate:
         return 20
 
     def problem(self, rounding: SlotRounding, opset: int) -> str:
+        return ""
+
+    def weight_problem(self, rounding: SlotRounding) -> str:
         return ""
 
     def round(self, tape: Any, value: Any, rounding: SlotRounding, opset: int) -> Any:

@@ -47,6 +47,8 @@ def _problem(flavor: Flavor, marker: Marker, opset: int) -> str:
     if marker.operand.dtype is not torch.float32:
         kind = str(marker.operand.dtype).removeprefix("torch.")
         return f"its values are {kind} tensors, and roundings are written for float32"
+    if marker.weight is not None:
+        return flavor.weight_problem(marker.rounding)
     return flavor.problem(marker.rounding, opset)
 
 

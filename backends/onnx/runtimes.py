@@ -23,7 +23,7 @@ Prepare = Callable[[Any], Run]
 
 
 def _onnxruntime(model: Any) -> Run:
-    runtime = imported("onnxruntime", "test")
+    runtime = imported("onnxruntime", "onnx")
     options = runtime.SessionOptions()
     options.log_severity_level = 4  # what it cannot do it raises
     session = runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -62,5 +62,5 @@ def runtime_named(runtime: str) -> Prepare:
     if runtime not in RUNTIMES:
         raise BackendError(f"unknown runtime {runtime!r}: {expected_one_of(RUNTIMES)}")
     if runtime == "onnxruntime":
-        imported("onnxruntime", "test")
+        imported("onnxruntime", "onnx")
     return RUNTIMES[runtime]

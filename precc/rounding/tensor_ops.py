@@ -84,7 +84,12 @@ def _fits_float32(grid: Grid) -> bool:
 
 
 def _scales_fit_float32(scale: ScaleRow) -> bool:
-    """Whether scales are normal numbers of float32, or found by their exponent and at least ``2**-127``."""
+    """Whether scales are normal numbers of float32, or found by their exponent and at least ``2**-127``.
+
+    Of two levels, the one of the tensor is found from the product of the largest element and the largest scale.
+    """
+    if scale.two_level and scale.element_high * scale.high > _FLOAT32.largest:
+        return False
     if scale.value != 1.0 and not scale.history:  # of a static scaling; a delayed one is as that of the tensor
         return 2.0 ** (1 - _FLOAT32.bias) <= scale.value <= _FLOAT32.largest
     if scale.chosen_rule is ScaleRule.NEAREST and scale.emin < 1 - _FLOAT32.bias:
