@@ -758,3 +758,11 @@ def test_stochastic_rounding_of_blocks_is_unbiased(fmt: BlockFormat) -> None:
     error = (draws.mean(0) - block.double()).abs()
     assert (error <= 4 * draws.std(0) / len(draws) ** 0.5).all()
     assert (draws.std(0) > 0).sum() > 25
+
+
+def test_a_scale_of_two_levels_that_float32_cannot_find() -> None:
+    """448 times the largest bfloat16 is beyond float32; values in the middle of their range keep their precision."""
+    x = torch.linspace(0.5, 0.9, 31).reshape(1, -1)
+    x = torch.cat([x, torch.tensor([[1.0]])], 1)
+    rounded = round_to(x, scaled("bfloat16", "row", scale_format="e4m3", two_level=True))
+    assert ((rounded - x).abs()[:, :-1] <= 2.0**-8 * x[:, :-1]).all()
