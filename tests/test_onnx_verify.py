@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 import precc
 from precc.backends.onnx import verify
 from precc.backends.onnx.probes import one_hot, probe_values, probes_like
+from precc.backends.onnx.slot_graphs import ModelParts
+from precc.backends.onnx.sum_checks import sum_problem
 from precc.backends.onnx.verify import verify_onnx
 from precc.errors import BackendError, CaptureError, PlanError
 from precc.formats import Scaling
@@ -220,3 +223,16 @@ def test_slots_of_the_net_s_own_graphs_are_asked_for(
     monkeypatch.setattr(verify, "_check_net", lambda *_: {})  # as if the exporter's own trace saw it as little
     found = verify_onnx(tmp_path / "planted.onnx", net, mixed_inputs(), runtimes=())
     assert "head/product/fprop.input: a slot of the net that the file has not" in found.problems
+
+
+def test_sums_are_within_the_bound_of_any_order(exported: Path) -> None:
+    parts = ModelParts(onnx.load(exported))
+    node = next(own for own in parts.model.graph.node if own.op_type == "Gemm")
+    generator = np.random.default_rng(0)
+    shapes = {node.input[0]: (6, 36), node.input[1]: (40, 36), node.input[2]: (40,)}
+    values = {name: generator.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    first, second, bias = values.values()
+    output, operands = node.output[0], list(node.input[:2])
+    assert sum_problem(parts, node, operands, {**values, output: first @ second.T + bias}) == ""
+    half = (first.astype(np.float16) @ second.T.astype(np.float16)).astype(np.float32) + bias
+    assert "more than any order" in sum_problem(parts, node, operands, {**values, output: half})

@@ -7,16 +7,15 @@ from typing import Any
 
 from precc.backends.onnx.document import OnnxDocument
 from precc.backends.onnx.document_json import DOCUMENT_FORMAT, document_from_json
+from precc.backends.onnx.node_metadata import DOCUMENT_KEY
+from precc.backends.onnx.write_model import SIDECAR
 from precc.errors import PlanError
 from precc.extras import imported
 from precc.plan import PrecisionPlan
 from precc.plan_json import sums_to_json
 from precc.slots import ACCUMULATOR, Slot
 
-__all__ = ["DOCUMENT_KEY", "contradictions", "load_document", "load_plan", "model_document", "read_model", "sidecar_of"]
-
-#: Of the model's metadata: the document.
-DOCUMENT_KEY = "precc"
+__all__ = ["contradictions", "load_document", "load_plan", "model_document", "read_model", "sidecar_of"]
 
 _PREFIX = f"{DOCUMENT_KEY}."
 
@@ -57,7 +56,7 @@ def sidecar_of(path: str | Path) -> Path:
     >>> sidecar_of("net.onnx").name
     'net.onnx.precc.json'
     """
-    return Path(f"{path}.precc.json")
+    return Path(f"{path}{SIDECAR}")
 
 
 def read_model(path: str | Path, *, weights: bool = False) -> Any:

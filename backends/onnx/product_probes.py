@@ -18,7 +18,7 @@ import torch
 from precc.backends.onnx.document import SlotPlace
 from precc.backends.onnx.findings import Findings, Runtime
 from precc.backends.onnx.probes import ProbeLimits, one_hot, probe_values, probes_like
-from precc.backends.onnx.runtimes import RUNTIMES, Arrays, Run
+from precc.backends.onnx.runtimes import Arrays, evaluated
 from precc.backends.onnx.slot_graphs import ModelParts
 from precc.backends.onnx.slot_values import rounded_by_precc, row_in_file
 from precc.errors import BackendError
@@ -92,7 +92,7 @@ class ProductProbe:
     node: Any
     operands: Sequence[Operand]
     zeroed: Mapping[str, _Array]
-    _products: dict[tuple[str, ...], Run] = field(default_factory=dict)
+    _products: dict[tuple[str, ...], Any] = field(default_factory=dict)
 
     @classmethod
     def bias_of(cls, node: Any) -> str:
@@ -206,9 +206,8 @@ class ProductProbe:
         """The product of rounded operands by the reference evaluator; exact, where one term of each sum is not zero."""
         names = tuple(sorted(pair))
         if names not in self._products:
-            model = self.parts.part(pair, self.node.output[:1], self.zeroed)
-            self._products[names] = RUNTIMES["reference"](model)
-        return self._products[names](pair)[self.node.output[0]]
+            self._products[names] = self.parts.part(pair, self.node.output[:1], self.zeroed)
+        return evaluated(self._products[names], pair)[self.node.output[0]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

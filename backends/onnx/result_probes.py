@@ -7,7 +7,7 @@ import numpy as np
 from precc.backends.onnx.document import SlotPlace
 from precc.backends.onnx.findings import Findings, Runtime
 from precc.backends.onnx.probes import ProbeLimits, probes_like
-from precc.backends.onnx.runtimes import RUNTIMES, Arrays
+from precc.backends.onnx.runtimes import Arrays, evaluated
 from precc.backends.onnx.slot_graphs import ModelParts
 from precc.backends.onnx.slot_values import rounded_by_precc
 from precc.errors import BackendError
@@ -38,7 +38,7 @@ def probe_result(
     slot, row = place.rounding.slot, place.rounding.row
     feeds = _fed(node, place, tapped, limits)
     try:
-        exact = RUNTIMES["reference"](parts.part(feeds, [place.source]))(feeds)[place.source]
+        exact = evaluated(parts.part(feeds, [place.source]), feeds)[place.source]
         part = parts.part(feeds, [place.rounded])
     except BackendError as error:
         findings.problem(f"{slot}: the result of {node.name!r} cannot be probed: {error}")

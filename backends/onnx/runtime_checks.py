@@ -18,7 +18,8 @@ from precc.backends.onnx.result_probes import probe_result
 from precc.backends.onnx.runtimes import Arrays
 from precc.backends.onnx.slot_graphs import TAP, ModelParts
 from precc.backends.onnx.slot_values import is_rounded, rounded_by_precc
-from precc.errors import UnsupportedError
+from precc.backends.onnx.sum_checks import sum_problem
+from precc.errors import BackendError, UnsupportedError
 from precc.slots import ATTENTION, Slot
 
 __all__ = ["RuntimeChecks", "array_of"]
@@ -135,9 +136,17 @@ class RuntimeChecks:
             bias = ProductProbe.bias_of(node)
             zeroed = {bias: np.zeros_like(tapped[bias])} if bias else {}
             ProductProbe(self.parts, node, operands, zeroed).run(self.runtime, self.findings)
+            if len(operands) == 2 and (problem := self._sums(node, operands, tapped)):
+                self.findings.problem(f"{self.runtime.name}: {problem}")
             for place in own:
                 if place.result and is_rounded(place):
                     probe_result(self.parts, node, place, tapped, self._limits(place), self.runtime, self.findings)
+
+    def _sums(self, node: Any, operands: Sequence[Operand], tapped: Arrays) -> str:
+        try:
+            return sum_problem(self.parts, node, [own.place.rounded for own in operands], tapped)
+        except BackendError as error:
+            return f"the sums of {node.name!r} cannot be compared: {error}"
 
     def _operand(self, place: SlotPlace, tapped: Arrays) -> Operand:
         fed = place.source or place.rounded

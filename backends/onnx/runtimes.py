@@ -11,7 +11,7 @@ import numpy.typing as npt
 from precc.errors import BackendError, expected_one_of
 from precc.extras import imported
 
-__all__ = ["RUNTIMES", "Arrays", "Prepare", "Run", "runtime_named"]
+__all__ = ["RUNTIMES", "Arrays", "Prepare", "Run", "evaluated", "runtime_named"]
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -64,3 +64,15 @@ def runtime_named(runtime: str) -> Prepare:
     if runtime == "onnxruntime":
         imported("onnxruntime", "onnx")
     return RUNTIMES[runtime]
+
+
+def evaluated(model: Any, feeds: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+    """The outputs by name, by the reference evaluator.
+
+    Raises:
+        BackendError: it cannot evaluate the model.
+    """
+    try:
+        return _reference(model)(feeds)
+    except Exception as error:  # of NumPy, of the evaluator, and of its operators
+        raise BackendError(f"onnx.reference cannot evaluate it: {type(error).__name__}: {error}") from error
