@@ -26,7 +26,14 @@ from precc.accumulation.two_passes import TwoPasses  # noqa: E402
 from precc.analysis.analysis import Analysis  # noqa: E402
 from precc.analysis.analysis_options import AnalysisOptions  # noqa: E402
 from precc.analysis.error_estimate import ErrorEstimate  # noqa: E402
-from precc.api import compile, export_onnx, load_plan, model_explorer_data, verify_onnx  # noqa: E402
+from precc.api import (  # noqa: E402
+    compile,
+    export_onnx,
+    load_plan,
+    model_explorer_data,
+    save_model_explorer_data,
+    verify_onnx,
+)
 from precc.assignment.candidates import ACCUMULATOR_CANDIDATES, CANDIDATES, scaled  # noqa: E402
 from precc.assignment.greedy import Greedy, RandomChoice  # noqa: E402
 from precc.assignment.lagrangian import Lagrangian  # noqa: E402
@@ -197,6 +204,7 @@ __all__ = [
     "round_to",
     "safe_chain_length",
     "save_checkpoint",
+    "save_model_explorer_data",
     "scaled",
 ]
 __version__ = "0.1.0"

@@ -10,7 +10,7 @@ from torch import nn
 from precc.backends import eager_backend, fastest_counting, fastest_rounding, find_backend
 from precc.backends.onnx.export import export_onnx
 from precc.backends.onnx.load_plan import load_plan
-from precc.backends.onnx.model_explorer import model_explorer_data
+from precc.backends.onnx.model_explorer import model_explorer_data, save_model_explorer_data
 from precc.backends.onnx.verify import verify_onnx
 from precc.compile_options import CompileOptions
 from precc.errors import CaptureError, PlanError, expected_one_of
@@ -26,7 +26,7 @@ from precc.rule_checks import check_paths
 from precc.session import Session
 from precc.warn_caller import warn_caller
 
-__all__ = ["compile", "export_onnx", "load_plan", "model_explorer_data", "verify_onnx"]
+__all__ = ["compile", "export_onnx", "load_plan", "model_explorer_data", "save_model_explorer_data", "verify_onnx"]
 
 _ATTENTION = ("products", "fused")
 

@@ -30,9 +30,9 @@ def test_the_code_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert PrecisionPlan.from_json(plan.to_json()) == plan
     assert len(plan.slots) == len(plan.accumulators) == 2
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 11
+    assert len(blocks) == 12
     for block in blocks:
         exec(block, names)
     assert {entry.name for entry in tmp_path.iterdir()} == {
-        *("net.onnx", "plan.json", "run.pt", "step.precc", "training.pt")
+        *("net.onnx", "net.onnx.precc.json", "net.bits.json", "plan.json", "run.pt", "step.precc", "training.pt")
     }
