@@ -17,8 +17,8 @@ from precc.analysis.step_runs import Values
 from precc.analysis.traced_step import TracedStep
 from precc.annotations import Product, products_of
 from precc.passes.place_accumulators import operator_of
-from precc.passes.products import CONVOLUTION_BACKWARD
 from precc.rounding import slot_number
+from precc.stored_nodes import CONVOLUTION_BACKWARD
 
 __all__ = ["AccumulatorSamples", "AccumulatorWatcher"]
 

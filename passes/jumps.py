@@ -7,9 +7,9 @@ from precc.analysis.finding import Finding
 from precc.analysis.lost_derivatives import depends_on_values
 from precc.analysis.slot_sites import VIEWS
 from precc.analysis.traced_step import TracedStep
-from precc.passes.products import op_name
 from precc.round_op import ROUND
 from precc.source_places import place_of
+from precc.stored_nodes import op_name
 
 __all__ = ["JUMPS", "jumps"]
 

@@ -10,7 +10,7 @@ from torch.fx import Node
 from precc.formats import FloatFormat
 from precc.passes.lint_check import Remark, Scope
 from precc.passes.lint_patterns import constant, format_of, name_of, node_at, plus_constant, square_of, summed, unscaled
-from precc.passes.products import op_name
+from precc.stored_nodes import op_name
 
 __all__ = ["divisor_without_eps", "vanishing_eps"]
 

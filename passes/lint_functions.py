@@ -23,7 +23,10 @@ from precc.passes.lint_patterns import (
     summed,
     unscaled,
 )
-from precc.passes.products import op_name, origin
+from precc.passes.products import (
+    origin,
+)
+from precc.stored_nodes import op_name
 
 __all__ = ["expm1", "log1p", "log_sigmoid", "log_softmax", "log_sum_exp", "softmax", "softplus", "variance"]
 

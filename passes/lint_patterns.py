@@ -12,7 +12,10 @@ from torch import Tensor
 from torch.fx import Node
 
 from precc.formats import FloatFormat, format_of_dtype
-from precc.passes.products import op_name, origin
+from precc.passes.products import (
+    origin,
+)
+from precc.stored_nodes import op_name
 
 __all__ = [
     "constant",

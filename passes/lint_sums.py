@@ -21,8 +21,8 @@ from precc.annotations import Product
 from precc.formats import FixedPoint, FloatFormat, parse_format
 from precc.passes.lint_check import Remark, Scope
 from precc.passes.lint_patterns import format_of, value_of
-from precc.passes.products import op_name
 from precc.rounding import RoundingMode
+from precc.stored_nodes import op_name
 
 __all__ = ["error_bound", "long_product", "long_reduction"]
 

@@ -15,9 +15,9 @@ from precc.analysis.node_values import listed
 from precc.analysis.slot_sites import is_view
 from precc.analysis.step_runs import StepRunner, Values, unrounded
 from precc.analysis.traced_step import TracedStep
-from precc.passes.products import op_name
 from precc.round_op import ROUND
 from precc.source_places import place_of
+from precc.stored_nodes import op_name
 
 __all__ = ["described", "first_nonfinite", "tensors_in"]
 

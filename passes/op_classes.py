@@ -6,7 +6,11 @@ from enum import Enum
 
 from torch.fx import Node
 
-from precc.passes.products import CONVOLUTION_BACKWARD, OPAQUE_PRODUCTS, PRODUCTS, op_name
+from precc.passes.products import (
+    OPAQUE_PRODUCTS,
+    PRODUCTS,
+)
+from precc.stored_nodes import CONVOLUTION_BACKWARD, op_name
 
 __all__ = ["OP_CLASSES", "ClassifiedOp", "OpClass", "classify"]
 

@@ -11,8 +11,8 @@ from precc.accumulation.product_ops import PRODUCT_OPS
 from precc.annotations import Product, products_of
 from precc.errors import CaptureError
 from precc.grouped_product import GROUPED_PRODUCT
-from precc.passes.products import CONVOLUTION_BACKWARD, op_name
 from precc.protocols import GraphContext
+from precc.stored_nodes import CONVOLUTION_BACKWARD, op_name
 
 __all__ = ["PlaceAccumulators", "operator_of"]
 

@@ -8,10 +8,10 @@ from torch.fx import Graph, GraphModule, Node
 
 from precc.annotations import Operand, annotate, results_of
 from precc.passes.place_rounding import plan_of, rounding_meta
-from precc.passes.products import stored_by
 from precc.protocols import GraphContext
 from precc.round_op import ROUND
 from precc.rounding import ROW_WIDTH
+from precc.stored_nodes import stored_by
 
 __all__ = ["PlaceResults"]
 

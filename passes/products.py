@@ -12,9 +12,9 @@ from precc.analysis.slot_sites import VIEWS
 from precc.annotations import Operand, Size
 from precc.grouped_product import GROUPED_PRODUCT
 from precc.slots import Role, Slot
+from precc.stored_nodes import CONVOLUTION_BACKWARD, op_name
 
 __all__ = [
-    "CONVOLUTION_BACKWARD",
     "OPAQUE_PRODUCTS",
     "PRODUCTS",
     "axes",
@@ -23,11 +23,9 @@ __all__ = [
     "has_slots",
     "is_ragged",
     "multiply_adds",
-    "op_name",
     "operands",
     "origin",
     "result_of",
-    "stored_by",
 ]
 
 _aten = torch.ops.aten
@@ -52,8 +50,6 @@ PRODUCTS: dict[Any, tuple[int, int]] = {
     _aten.conv_transpose2d.input: (0, 1),
     _aten.conv_transpose3d.input: (0, 1),
 }
-
-CONVOLUTION_BACKWARD = _aten.convolution_backward.default
 
 # With what `torch.utils.flop_counter` does not know; forward and backward, all overloads.
 _OTHER_PRODUCTS = (
@@ -181,41 +177,6 @@ def axes(node: Node, position: int) -> tuple[int, int, int]:
     return (*_axes(node, position, dims), dims)
 
 
-def stored_by(node: Node, constants: frozenset[str]) -> Node | None:
-    """The node whose value a product, or a sum, stores: with the bias that torch adds to a view of a matrix product.
-
-    Of the backward of a convolution the one that takes the gradient out of three; None if nothing does.
-
-    Args:
-        node: that computes it.
-        constants: names of the placeholders that hold parameters and buffers.
-    """
-    if node.target is CONVOLUTION_BACKWARD:
-        return next((user for user in node.users if user.target is operator.getitem), None)
-    shown = node
-    while node.target is _aten.mm.default and len(shown.users) == 1:
-        (user,) = shown.users
-        if user.target is _aten.add.Tensor and user.args[0] is shown and _is_bias(user.args[1], constants):
-            return user
-        if op_name(user) not in VIEWS:
-            break
-        shown = user
-    return node
-
-
-def _is_bias(node: Any, constants: frozenset[str]) -> bool:
-    """Whether it is a vector that depends on parameters and buffers alone."""
-    if not isinstance(node, Node) or node.meta["val"].dim() != 1:
-        return False
-    waiting = [node]
-    while waiting:
-        own = waiting.pop()
-        if own.op == "placeholder" and own.name not in constants:
-            return False
-        waiting += own.all_input_nodes
-    return True
-
-
 def result_of(node: Node, slot: Slot) -> Operand:
     """What a node stores, for a slot there; the channels of a weight's gradient are those of the weight."""
     value: torch.Tensor = node.meta["val"]
@@ -258,9 +219,3 @@ def origin(node: Node) -> Node:
     while op_name(node) in _SAME_VALUES and isinstance(node.args[0], Node):
         node = node.args[0]
     return node
-
-
-def op_name(node: Node) -> str:
-    """Name of the ATen op without its overload, such as ``aten.mm``; empty for any other node."""
-    target = node.target
-    return str(target.overloadpacket) if isinstance(target, torch._ops.OpOverload) else ""

@@ -10,8 +10,12 @@ from precc.annotations import annotate, products_of
 from precc.errors import CaptureError
 from precc.fused_attention import ATTENTION_END, ATTENTION_GRADIENT, ATTENTION_MASK, ATTENTION_OPERANDS
 from precc.passes.name_attention import inside_calls
-from precc.passes.products import OPAQUE_PRODUCTS, PRODUCTS, op_name
+from precc.passes.products import (
+    OPAQUE_PRODUCTS,
+    PRODUCTS,
+)
 from precc.protocols import GraphContext
+from precc.stored_nodes import op_name
 
 __all__ = ["RemoveAttentionMarkers"]
 

@@ -21,7 +21,6 @@ from precc.passes.dependence import backward_of, varying_in
 from precc.passes.module_paths import module_path
 from precc.passes.op_classes import OpClass, classify
 from precc.passes.products import (
-    CONVOLUTION_BACKWARD,
     OPAQUE_PRODUCTS,
     PRODUCTS,
     axes,
@@ -30,14 +29,13 @@ from precc.passes.products import (
     has_slots,
     is_ragged,
     multiply_adds,
-    op_name,
     operands,
     origin,
     result_of,
-    stored_by,
 )
 from precc.protocols import GraphContext
 from precc.slots import Role, Slot
+from precc.stored_nodes import CONVOLUTION_BACKWARD, op_name, stored_by
 
 __all__ = ["Roles"]
 

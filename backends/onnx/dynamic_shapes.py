@@ -23,8 +23,6 @@ class DynamicShapes:
     >>> shapes = DynamicShapes.of("batch", (torch.zeros(2, 3), 1.0), {})
     >>> shapes.named
     ({0: 'batch'}, None)
-    >>> shapes.traced
-    ({0: _DimHint(type=<_DimHintType.DYNAMIC: 3>, min=None, max=None, _factory=True)}, None)
     """
 
     traced: Any

@@ -15,10 +15,10 @@ from precc.annotations import Operand, Product, products_of, results_of, unround
 from precc.captured_graph import size_value
 from precc.errors import CaptureError, PlanError
 from precc.module import PrecisionModule, original, session_of
-from precc.passes.products import stored_by
 from precc.plan import PrecisionPlan
 from precc.protocols import GraphContext
 from precc.slots import CallNumbers, aliases_of
+from precc.stored_nodes import is_constant, stored_by
 from precc.strict_dynamo import opened_products
 
 __all__ = ["TracedNet", "opened_for_export"]
@@ -108,28 +108,14 @@ class TracedNet:
 
     def constant(self, node: Node) -> Tensor | None:
         """The value of a node that depends on parameters and buffers alone; None if it depends on an input."""
-        values = _Constants(self)
-        return values.of(node) if values.is_constant(node) else None
+        return _Constants(self.program).of(node) if is_constant(node, self.constants) else None
 
 
 class _Constants:
     """Evaluates nodes of a program that depend on constants alone."""
 
-    def __init__(self, traced: TracedNet) -> None:
-        self._constants = traced.constants
-        self._program = traced.program
-
-    def is_constant(self, node: Node) -> bool:
-        """Whether it depends on no input."""
-        seen, waiting = {node}, [node]
-        while waiting:
-            own = waiting.pop()
-            if own.op == "placeholder" and own.name not in self._constants:
-                return False
-            new = set(own.all_input_nodes) - seen
-            seen |= new
-            waiting += new
-        return True
+    def __init__(self, program: ExportedProgram) -> None:
+        self._program = program
 
     @torch.no_grad()
     def of(self, node: Node) -> Any:
