@@ -180,7 +180,7 @@ def test_lost_metadata_are_told_and_the_sidecar_is_not_read_in_silence(exported:
         (b"", "not JSON"),
         (b"some text", "not JSON"),
         (b"{}", "no 'precc_plan' version"),
-        (b"\x00\x01\x02", "neither an ONNX file nor JSON|has no graph"),
+        (b"\x00\x01\x02", "is no plan, which is JSON or in an ONNX file"),
         (onnx.helper.make_model(onnx.GraphProto()).SerializeToString()[:2], "has no graph"),
         (onnx.helper.make_model(onnx.GraphProto(name="g")).SerializeToString(), "made by an unnamed tool"),
         (document_to_json(document()).replace('"precc.onnx"', '"other"').encode(), "no 'precc_plan' version"),
@@ -193,7 +193,7 @@ def test_what_is_no_exported_file_is_refused(content: bytes, message: str, tmp_p
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"net\.onnx"):
+    with pytest.raises(PlanError, match=r"cannot read the plan .*net\.onnx"):
         load_plan(tmp_path / "net.onnx")
 
 

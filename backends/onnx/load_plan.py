@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,14 @@ def load_plan(path: str | Path) -> PrecisionPlan:
             the JSON file beside it; or of a plan's own JSON file.
 
     Raises:
-        PlanError: none of these; or nodes of the graph have other precisions than the plan.
+        PlanError: the file cannot be read, or is none of these; or nodes of the graph have other precisions than the
+            plan. The message names the file.
         ExtraError: it is an ONNX file, and the extra 'onnx' is not installed.
-        OSError: the file cannot be read.
     """
     text = _json_text(Path(path))
     if text is not None and f'"{DOCUMENT_FORMAT}"' not in text:
-        return PrecisionPlan.from_json(text)
+        with _naming(path):
+            return PrecisionPlan.from_json(text)
     return load_document(path).plan
 
 
@@ -42,12 +44,23 @@ def load_document(path: str | Path) -> OnnxDocument:
     """What an exported file says of itself, or the JSON file beside it; the errors of `load_plan`."""
     text = _json_text(Path(path))
     if text is not None:
-        return document_from_json(text)
+        with _naming(path):
+            return document_from_json(text)
     model = read_model(path)
     document = model_document(model, path)
-    if found := contradictions(model, document):
-        raise PlanError(f"{found[0]}: one of them was changed after the export")
+    with _naming(path):
+        if found := contradictions(model, document):
+            raise PlanError(f"{found[0]}: one of them was changed after the export")
     return document
+
+
+@contextmanager
+def _naming(path: str | Path) -> Iterator[None]:
+    """Name the file in errors of what it holds."""
+    try:
+        yield
+    except PlanError as error:
+        raise PlanError(f"{str(path)!r}: {error}") from error
 
 
 def sidecar_of(path: str | Path) -> Path:
@@ -71,9 +84,9 @@ def read_model(path: str | Path, *, weights: bool = False) -> Any:
     except OSError:
         raise
     except Exception as error:  # protobuf's own class of error depends on its version
-        raise PlanError(f"{str(path)!r} is neither an ONNX file nor JSON: {error}") from error
+        raise PlanError(f"{str(path)!r} is no plan, which is JSON or in an ONNX file: {error}") from error
     if not model.ir_version or not model.HasField("graph"):
-        raise PlanError(f"{str(path)!r} is not an ONNX file: what it holds has no graph")
+        raise PlanError(f"{str(path)!r} is no plan, which is JSON or in an ONNX file: what it holds has no graph")
     return model
 
 
@@ -86,7 +99,8 @@ def model_document(model: Any, path: str | Path) -> OnnxDocument:
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     if DOCUMENT_KEY not in metadata:
         raise PlanError(_lost(model, metadata, path))
-    return document_from_json(metadata[DOCUMENT_KEY])
+    with _naming(path):
+        return document_from_json(metadata[DOCUMENT_KEY])
 
 
 def contradictions(model: Any, document: OnnxDocument) -> list[str]:
@@ -99,13 +113,15 @@ def contradictions(model: Any, document: OnnxDocument) -> list[str]:
 
 def _json_text(path: Path) -> str | None:
     """The text of a file, which may be JSON; None where it is none, as an ONNX file."""
-    with path.open("rb") as file:
-        if any(byte < 32 and byte not in b"\t\n\r" for byte in file.read(64)):
-            return None
     try:
+        with path.open("rb") as file:
+            if any(byte < 32 and byte not in b"\t\n\r" for byte in file.read(64)):
+                return None
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         return None
+    except OSError as error:
+        raise PlanError(f"cannot read the plan {str(path)!r}: {error}") from error
 
 
 def _lost(model: Any, metadata: dict[str, str], path: str | Path) -> str:
