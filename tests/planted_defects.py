@@ -93,7 +93,7 @@ def subnormals_off(model: Any) -> None:
 
 
 def too_large(model: Any) -> None:
-    constant(model, quantiser(model, GROUPED_IN).input[5], lambda largest: largest * 2)
+    attribute(quantiser(model, GROUPED_IN), "shrink").f /= 2
 
 
 def ties_to_even(model: Any) -> None:
