@@ -26,7 +26,7 @@ def test_the_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for part in ("test accuracy:", "multiply-adds of the training", "compilations: 2", "precision of LeNet5", "wrote"):
         assert part in text
     names = {entry.name for entry in (tmp_path / "out").iterdir()}
-    assert names == {"plan.json", "report.txt", "lenet5.onnx"}
+    assert names == {"plan.json", "report.txt", "lenet5.onnx", "lenet5.onnx.precc.json"}
     plan = precc.PrecisionPlan.load(tmp_path / "out" / "plan.json")
     assert len(plan.slots) == 28
     onnx.checker.check_model(onnx.load(tmp_path / "out" / "lenet5.onnx"))

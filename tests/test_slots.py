@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import precc
 from precc.backends import BACKENDS
-from precc.backends.onnx.export import annotated_model
+from precc.backends.onnx.export import onnx_model
 from precc.errors import PlanError, PrecisionWarning
 from precc.plan import PrecisionPlan
 from precc.precision import Precision
@@ -88,14 +88,8 @@ def test_names_are_the_same_everywhere(model_class: type[nn.Module]) -> None:
             assert ours == (names[backend] if graph.training else fprop(names[backend]))
     assert all(other == names["reference"] for other in names.values())
 
-    exported = {
-        f"{node_op}/{entry.key.removeprefix('precc.')}"
-        for node in annotated_model(net, (x,)).graph.node
-        for node_op in [entry.value for entry in node.metadata_props if entry.key == "precc.op"]
-        for entry in node.metadata_props
-        if entry.key.startswith("precc.") and entry.key != "precc.op"
-    }
-    assert exported == fprop(names["reference"])
+    _, document = onnx_model(net, (x,), flavor="annotate")
+    assert set(document.places) == fprop(names["reference"])
 
 
 def test_names_survive_an_eval_call_that_comes_first() -> None:
@@ -263,13 +257,8 @@ def test_fused_attention_has_the_slots_of_its_products_in_every_mode() -> None:
     with torch.no_grad():
         net(x)
     assert set(net.plan.slots) == trained
-    operations = [
-        entry.value
-        for node in annotated_model(net, (x.detach(),)).graph.node
-        for entry in node.metadata_props
-        if entry.key == "precc.op"
-    ]
-    assert sorted(operations) == ["product", "product#1", "product#2"]
+    _, document = onnx_model(net, (x.detach(),))
+    assert {Slot.parse(name).op for name in document.places} == {"product", "product#1", "product#2"}
 
 
 def test_the_fused_transformer_layer_rounds_in_eval_too() -> None:
@@ -283,7 +272,7 @@ def test_the_fused_transformer_layer_rounds_in_eval_too() -> None:
         inferred = net.eval()(x)
     assert torch.allclose(inferred, trained, atol=1e-5)
     assert set(net.plan.slots) == names
-    annotated_model(net, (x,))
+    onnx_model(net, (x,))
 
 
 @pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM, nn.RNN])
@@ -349,7 +338,7 @@ def test_a_module_under_two_names_has_the_first() -> None:
     net = precc.compile(TwoNames(), backend="reference")
     net(torch.randn(2, 4)).sum().backward()
     assert {Slot.parse(name).op.partition("/")[2] for name in net.plan.slots} == {"product", "product#1"}
-    annotated_model(net, (torch.randn(2, 4),))
+    onnx_model(net, (torch.randn(2, 4),))
 
 
 CONVOLUTION_SLOTS = [
