@@ -228,6 +228,16 @@ def output_changed(model: Any) -> None:
     constant(model, "head.bias", lambda bias: bias + 1)
 
 
+def max_for_qonnx(model: Any) -> None:
+    """Of a format whose overflow the body takes from float32."""
+    constant(model, quantiser(model, GROUPED_IN).input[5], lambda largest: largest * 2)
+
+
+def mode_for_qonnx(model: Any) -> None:
+    """The mode's name, of which the body reads the number."""
+    attribute(quantiser(model, HEAD_IN), "rounding_mode").s = b"FLOOR"
+
+
 Defect = Callable[[Any], None]
 
 #: Defects of values, in groups that can be planted together, each with the slots that it makes wrong.
@@ -258,6 +268,10 @@ TOLD: list[dict[Defect, tuple[str, str]]] = [
         another_precision: (GROUPED_IN, "in the net's plan"),
         node_contradicts: (FC1_IN, "says that"),
         another_plan: ("the plan of the file is not that of the net", "conv/product/dgrad.grad_output"),
+    },
+    {
+        max_for_qonnx: (GROUPED_IN, "says input 5"),
+        mode_for_qonnx: (HEAD_IN, "says rounding_mode b'FLOOR', not b'ROUND'"),
     },
     {
         slot_unknown: (HEAD_IN, "a slot of the net that the file has not"),

@@ -7,6 +7,7 @@ import torch
 
 from precc.backends.onnx.document import OnnxDocument, SlotPlace
 from precc.backends.onnx.findings import Findings
+from precc.backends.onnx.quantiser_checks import quantiser_problems
 from precc.backends.onnx.slot_graphs import ModelParts
 from precc.backends.onnx.slot_values import is_rounded
 from precc.rounding import Row
@@ -28,6 +29,7 @@ def check_places(parts: ModelParts, document: OnnxDocument, findings: Findings) 
             node = nodes[place.node]
             reasons = [*_left_out(document, place), *_passed(parts, node, place, document)]
             reasons += _changed(parts, node, place, document)
+            reasons += quantiser_problems(parts, place, document.opset) if is_rounded(place) and place.source else []
         for reason in reasons:
             findings.problem(f"{slot}: {reason}")
     return found
