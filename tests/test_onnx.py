@@ -344,7 +344,7 @@ def test_tensors_beside_the_file(tmp_path: Path) -> None:
 
 
 def test_tensors_that_do_not_fit_go_beside_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("precc.backends.onnx.write_model._FITS", 10_000)
+    monkeypatch.setattr("precc.backends.onnx.write_model.FITS", 10_000)
     net = precc.compile(LeNet5(), policy="e4m3", backend="reference")
     precc.export_onnx(net, example_inputs(), tmp_path / "net.onnx")
     assert (tmp_path / "net.onnx.data").exists()

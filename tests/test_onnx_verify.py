@@ -116,6 +116,14 @@ def test_an_annotated_file_rounds_nothing(net: precc.PrecisionModule, tmp_path: 
     assert {row.precision for row in found.rows} == {"-"}
 
 
+def test_a_model_that_no_single_file_holds(
+    net: precc.PrecisionModule, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("precc.backends.onnx.runtimes.FITS", 10_000)
+    found = verify_onnx(exported, net, mixed_inputs(), runtimes=ORT)
+    assert found.ok, str(found)
+
+
 def test_what_cannot_be_verified(net: precc.PrecisionModule, exported: Path, tmp_path: Path) -> None:
     with pytest.raises(BackendError, match="unknown runtime 'tensorrt': expected one of 'onnxruntime', 'reference'"):
         verify_onnx(exported, net, mixed_inputs(), runtimes=("tensorrt",))

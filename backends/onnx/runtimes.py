@@ -1,13 +1,17 @@
 """What runs an ONNX model, by name: onnxruntime, and the reference evaluator of onnx."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from precc.backends.onnx.write_model import FITS
 from precc.errors import BackendError, expected_one_of
 from precc.extras import imported
 
@@ -26,13 +30,27 @@ def _onnxruntime(model: Any) -> Run:
     runtime = imported("onnxruntime", "onnx")
     options = runtime.SessionOptions()
     options.log_severity_level = 4  # what it cannot do it raises
-    session = runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    with _loadable(model) as content:
+        session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
 
     def run(feeds: Mapping[str, npt.NDArray[Any]]) -> Arrays:
         return dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
     return run
+
+
+@contextmanager
+def _loadable(model: Any) -> Iterator[bytes | str]:
+    """What a file would hold, or the path of a passing one whose tensors lie beside it, where they do not fit one."""
+    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) <= FITS:
+        yield model.SerializeToString()
+        return
+    ir = imported("onnx_ir", "onnx")
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "net.onnx"
+        ir.save(ir.from_proto(model), path, external_data="tensors")
+        yield str(path)
 
 
 def _reference(model: Any) -> Run:

@@ -9,14 +9,14 @@ from precc.errors import BackendError
 from precc.extras import imported
 from precc.files import require_place
 
-__all__ = ["DATA", "SIDECAR", "require_writable", "write_model"]
+__all__ = ["DATA", "FITS", "SIDECAR", "require_writable", "write_model"]
 
 #: What follows the file's name in those of the files beside it.
 SIDECAR = ".precc.json"
 DATA = ".data"
 
 #: Bytes of tensors that surely fit one protobuf message, of 2 GiB at most, beside nodes and metadata.
-_FITS = 2**31 - 2**26
+FITS = 2**31 - 2**26
 
 #: Tensors of fewer bytes stay in the model's file: a runtime may want to see their values early, as those of shapes.
 _SMALL = 1024
@@ -43,9 +43,9 @@ def write_model(model: Any, path: Path, sidecar: str | None, *, external_data: b
         OSError: the files cannot be written; those that are there are as they were.
     """
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
-    if external_data is False and size > _FITS:
+    if external_data is False and size > FITS:
         raise BackendError(f"tensors of {size / 2**30:.1f} GiB do not fit one ONNX file: leave external_data=False out")
-    outside = size > _FITS if external_data is None else external_data
+    outside = size > FITS if external_data is None else external_data
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as draft:
         folder = Path(draft)
         data = path.name + DATA if outside else None
