@@ -2,18 +2,27 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor
+import torch
+from torch import SymInt, Tensor
 from torch.fx import Node
 
 from precc.protocols import GraphContext
 
 __all__ = ["activations_in", "backward_of", "varying_in"]
 
+_aten = torch.ops.aten
+_SIZES = frozenset(
+    {_aten.sym_size.int, _aten.sym_numel.default, _aten.sym_stride.int, _aten.sym_storage_offset.default}
+)
+
 
 def varying_in(nodes: Sequence[Node], context: GraphContext) -> set[Node]:
-    """Those that depend on an input of the call that is neither parameter nor buffer."""
+    """Those that depend on an input of the call that is neither parameter nor buffer.
+
+    What depends on sizes alone does not: or zeros of the size of a batch would be an activation where that is dynamic.
+    """
     inputs = [node for node in nodes if node.op == "placeholder" and not _is_tangent(node)]
-    return _reached_from(nodes, {node for node in inputs if node.name not in context.constants})
+    return _reached_from(nodes, {n for n in inputs if n.name not in context.constants and not _is_size(n)})
 
 
 def activations_in(nodes: Sequence[Node], context: GraphContext) -> set[Node]:
@@ -36,9 +45,14 @@ def backward_of(nodes: Sequence[Node]) -> set[Node]:
 def _reached_from(nodes: Sequence[Node], sources: set[Node]) -> set[Node]:
     reached = set(sources)
     for node in nodes:
-        if any(argument in reached for argument in node.all_input_nodes):
+        if not _is_size(node) and any(argument in reached for argument in node.all_input_nodes):
             reached.add(node)
     return reached
+
+
+def _is_size(node: Node) -> bool:
+    """Whether it is a number that comes from the shape of a tensor, and not from its values."""
+    return node.target in _SIZES or (node.op == "placeholder" and isinstance(node.meta.get("val"), SymInt))
 
 
 def _is_tangent(node: Node) -> bool:

@@ -276,6 +276,19 @@ def test_the_fused_transformer_layer_rounds_in_eval_too() -> None:
 
 
 @pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM, nn.RNN])
+def test_zeros_of_the_size_of_a_batch_are_no_activation(kind: type[nn.RNNBase]) -> None:
+    """The first state of a recurrent layer; its size is a number in one graph, and comes from the input in another."""
+    net = precc.compile(kind(4, 4, batch_first=True), policy="e4m3", backend="reference")
+    names = []
+    for batch in (2, 5):
+        net(torch.randn(batch, 3, 4))[0].sum().backward()
+        names.append(set(net.plan.slots))
+    assert names[0] == names[1]
+    _, document = onnx_model(net, (torch.randn(2, 3, 4),), dynamic_shapes="batch")
+    assert set(document.places) == fprop(names[0])
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM, nn.RNN])
 @pytest.mark.parametrize("first", [True, False])
 def test_recurrent_layers_have_slots_in_every_mode(kind: type[nn.RNNBase], first: bool) -> None:
     recurrent = kind(4, 4, batch_first=True)
