@@ -69,26 +69,29 @@ def compared(rounded: Any, float32: Any, x: Tensor, repetitions: int) -> dict[st
     }
 
 
-def measured(name: str, batch: int, repetitions: int, folder: Path) -> list[dict[str, Any]]:
-    """The rows of one model and batch."""
+def measured(name: str, repetitions: int, folder: Path) -> list[dict[str, Any]]:
+    """The rows of one model: of all formats, flavors and batches."""
     factory, shape = MODELS[name]
     torch.manual_seed(0)
-    model, x = factory(), torch.randn(batch, *shape)
-    float32 = plain(model, x, folder / "float32.onnx")
+    model, x = factory(), torch.randn(max(BATCHES), *shape)
+    float32 = plain(model, x[:2], folder / "float32.onnx")
     rows = []
-    for fmt in track(FORMATS, f"{name}, batch {batch}"):
+    for fmt in track(FORMATS, name):
         net = precc.compile(model, policy=fmt, backend="reference")
         for flavor, opset in WRITTEN:
             path = folder / "rounded.onnx"
-            row = {"model": name, "batch": batch, "format": fmt, "flavor": flavor, "opset": opset}
+            row = {"model": name, "format": fmt, "flavor": flavor, "opset": opset}
+            options = {"opset": opset, "dynamic_shapes": "batch", "sidecar": False}
+            precc.export_onnx(net, (x[:2],), path, flavor=flavor, **options)
             try:
-                precc.export_onnx(net, (x,), path, flavor=flavor, opset=opset, sidecar=False)
-                own = session(path)
+                own, other = session(path), session(float32)
             except Exception as error:  # what a runtime lacks is part of the table
                 rows.append({**row, "missing": f"{type(error).__name__}: {error}"[:200]})
                 continue
             sizes = {"bytes": path.stat().st_size, "float32_bytes": float32.stat().st_size}
-            rows.append({**row, **sizes, **compared(own, session(float32), x, repetitions)})
+            rows += [
+                {**row, "batch": batch, **sizes, **compared(own, other, x[:batch], repetitions)} for batch in BATCHES
+            ]
     return rows
 
 
