@@ -90,18 +90,24 @@ class Precision:
         return self.rounding.mode is RoundingMode.STOCHASTIC
 
     @property
+    def element(self) -> ElementFormat:
+        """The format of single values."""
+        return self.format.element if isinstance(self.format, BlockFormat) else self.format
+
+    @property
+    def own_scaling(self) -> Scaling | None:
+        """The scaling that is said beside the format, or the format's own."""
+        return self.format.scaling if isinstance(self.format, BlockFormat) else self.scaling
+
+    @property
     def granularity(self) -> Granularity | None:
         """What has one scale."""
-        return self._own_scaling.granularity if self._own_scaling is not None else None
+        return self.own_scaling.granularity if self.own_scaling is not None else None
 
     @property
     def history(self) -> int:
         """How many records of its slot a delayed scale comes from; 0 where none is delayed."""
-        return self._own_scaling.history if self._own_scaling is not None else 0
-
-    @property
-    def _own_scaling(self) -> Scaling | None:
-        return self.format.scaling if isinstance(self.format, BlockFormat) else self.scaling
+        return self.own_scaling.history if self.own_scaling is not None else 0
 
     def row(self, *, axis: int = -1, channel: int = -1, slot: int = 0, signs: int = 0) -> Row:
         """The numbers that a kernel reads; see `precc.rounding.row_of`."""

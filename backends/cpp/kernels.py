@@ -13,7 +13,6 @@ from precc.backends.cpp.build import load_library
 from precc.backends.cpp.memory import is_plain, overlaps, written
 from precc.backends.cpp.structures import GridStructure, grid_structure, random_mask
 from precc.errors import BackendError
-from precc.formats import Granularity
 from precc.rounding import MAX_RANDOM_BITS, Row, quantize
 from precc.rounding.scales import block_shape, scale_grid
 from precc.rounding.tensor_ops import Carrier, carrier_of
@@ -145,7 +144,7 @@ def _prepared(row: Row, dtype: torch.dtype) -> _Call | None:
         return None
     carrier = carrier_of(torch.empty(0, dtype=dtype), row)
     kind = "double" if carrier.dtype is torch.float64 else "float"
-    one_scale = row.granularity is None or row.granularity is Granularity.STATIC
+    one_scale = not row.finds_scales
     function = getattr(load_library(), f"precc_round_{'' if one_scale else 'blocks_'}{kind}")
     extent = (ctypes.c_int64, ctypes.c_double) if one_scale else (ctypes.c_void_p, ctypes.c_void_p)
     pointer = ctypes.c_void_p

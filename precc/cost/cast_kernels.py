@@ -1,7 +1,7 @@
 """The kernels that round a tensor for those who read it, and the bytes that each of them moves."""
 
 from precc.cost.work import TensorWork
-from precc.formats import BlockFormat, Granularity, Scaling
+from precc.formats import Granularity, Scaling
 from precc.precision import Precision
 from precc.slots import Role, Slot
 
@@ -39,7 +39,7 @@ def cast_kernels(
         written: of one copy of it.
         k_major: whether the format must have the contracted dimension last in memory.
     """
-    scaling = _scaling(precision)
+    scaling = precision.own_scaling
     granularity = None if scaling is None else scaling.granularity
     layouts = _layouts(tensor, precision, k_major)
     if granularity is Granularity.ROW:
@@ -59,7 +59,7 @@ def layouts_of(tensor: TensorWork, precision: Precision, *, k_major: bool) -> in
 
 def _layouts(tensor: TensorWork, precision: Precision, k_major: bool) -> list[bool]:
     """Whether along memory or across it, of each copy."""
-    scaling = _scaling(precision)
+    scaling = precision.own_scaling
     differ = k_major or (scaling is not None and scaling.granularity in _ALONG)
     return sorted({_is_across(slot) for slot in tensor.slots}) if differ else [False]
 
@@ -71,10 +71,6 @@ def is_weight(tensor: TensorWork) -> bool:
 
 def _is_across(slot: Slot) -> bool:
     return (slot.operand, slot.role) in _ACROSS
-
-
-def _scaling(precision: Precision) -> Scaling | None:
-    return precision.format.scaling if isinstance(precision.format, BlockFormat) else precision.scaling
 
 
 def _needs_largest(scaling: Scaling) -> bool:

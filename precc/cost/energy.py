@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from precc.accumulation.accumulator import Accumulator, Order
 from precc.checks import require_number
 from precc.cost.work import ProductWork, StepWork, TensorWork
-from precc.formats import BlockFormat, FloatFormat, Format
+from precc.formats import FloatFormat, Format
 from precc.precision import Precision
 
 __all__ = ["Energy"]
@@ -66,7 +66,7 @@ class Energy:
         return "J"
 
     def product(self, work: ProductWork, pair: tuple[int, int], first: Precision, second: Precision) -> float:
-        return work.multiply_adds / len(work.pairs) * self._multiply(_element(first.format), _element(second.format))
+        return work.multiply_adds / len(work.pairs) * self._multiply(first.element, second.element)
 
     def sums(self, work: ProductWork, accumulator: Accumulator | None) -> float:
         return work.multiply_adds * (self._add(32, True) if accumulator is None else self._accumulate(accumulator))
@@ -94,10 +94,6 @@ class Energy:
         if own.order is Order.BLOCKED:
             return (each if own.inner is None else self._accumulate(own.inner)) + each / own.block
         return 4 * each if own.compensated else each
-
-
-def _element(fmt: Format) -> Format:
-    return fmt.element if isinstance(fmt, BlockFormat) else fmt
 
 
 def _significand(fmt: Format) -> float:

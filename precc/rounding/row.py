@@ -140,10 +140,15 @@ class Row:
         """What has one scale."""
         return _GRANULARITIES[self.scale.granularity - 1] if self.scale.granularity else None
 
+    @cached_property
+    def finds_scales(self) -> bool:
+        """Whether its scales come from the values that are rounded."""
+        return self.granularity not in (None, Granularity.STATIC)
+
     @property
     def lacks_history(self) -> bool:
         """Whether its scale is to come from a history that is not there."""
-        return self.scale.history > 0 and self.granularity is not Granularity.STATIC
+        return self.scale.history > 0 and self.finds_scales
 
     @property
     def current(self) -> "Row":

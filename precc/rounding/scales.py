@@ -64,7 +64,7 @@ def scale_of(x: Tensor, row: Row) -> Tensor:
             "precc.compile(model, policy=precc.Uniform(..., scaling=...)) or in a plan; by hand leave the history out, "
             "or give the scale, Scaling('static', value=...)"
         )
-    if row.granularity is None or row.granularity is Granularity.STATIC:
+    if not row.finds_scales:
         return x.new_tensor(row.scale.value)
     extent = block_shape(x.shape, row)
     if x.numel() == 0:
