@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -18,18 +17,19 @@ import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
-from onnx.reference import ReferenceEvaluator
 from onnx_ir.tape import Tape
 
 from precc import FORMATS, Scaling
-from precc.backends.onnx.node_writer import QUANT_DOMAIN, NodeWriter
-from precc.backends.onnx.portable import LEAST_OPSET, add_portable_rounding, portable_problem
-from precc.backends.onnx.quant_functions import largest_power, portable_functions
+from precc.backends.onnx.largest_power import largest_power
+from precc.backends.onnx.node_writer import NodeWriter
+from precc.backends.onnx.portable import add_portable_rounding
+from precc.backends.onnx.portable_problems import LEAST_OPSET, portable_problem
 from precc.backends.onnx.slot_rounding import SlotRounding
 from precc.errors import BackendError
 from precc.formats import FixedPoint, FloatFormat, Format, Overflow, Specials
 from precc.precision import Precision
 from precc.rounding import RoundingMode, quantize
+from tests.onnx_graphs import by_onnxruntime, by_reference, slot, whole
 
 OPSETS = (LEAST_OPSET, 26)
 MODES = ("nearest_even", "nearest_away", "toward_zero")
@@ -56,8 +56,7 @@ ROUNDABLE: list[Format | str] = [*FORMATS.values(), *FAMILIES.split(), *OWN]
 Array = NDArray[np.float32]
 
 
-def rounding(precision: Precision, axis: int = 0, channel: int = 0) -> SlotRounding:
-    return SlotRounding("fc/product/fprop.input", precision, axis, channel)
+rounding = partial(slot, axis=0, operand="input")
 
 
 def model_of(
@@ -67,42 +66,22 @@ def model_of(
     tape, x = Tape(), ir.Value(name="x", shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT))
     n, outputs = NodeWriter(tape, opset, "test"), []
     for place in roundings:
-        value = n.op("Cast", x, dtype=cast, to=int(ir.DataType[cast])) if cast != "FLOAT" else n.op("Identity", x)
+        value = n.cast(x, cast) if cast != "FLOAT" else n.op("Identity", x)
         value = add_portable_rounding(tape, value, place, opset)
-        outputs.append(n.op("Cast", value, dtype="FLOAT", to=1))
+        outputs.append(n.cast(value, "FLOAT"))
     assert all(value.dtype and value.shape is not None for node in tape.nodes for value in node.outputs)
     assert len({value.name for value in tape.initializers}) == len(tape.initializers)
-    return whole(tape, x, outputs, opset)
+    return whole(tape, [x], outputs, opset)
 
 
-def whole(tape: Tape, x: ir.Value, outputs: Sequence[ir.Value], opset: int) -> onnx.ModelProto:
-    """A model with the bodies of its quantisers, checked."""
-    graph = ir.Graph(
-        [x],
-        outputs,
-        nodes=tape.nodes,
-        initializers=list(tape.initializers),
-        opset_imports={"": opset, QUANT_DOMAIN: 1},
-        name="graph",
-    )
-    model = ir.to_proto(ir.Model(graph, ir_version=10, functions=portable_functions(tape.nodes, opset)))
-    onnx.checker.check_model(model, full_check=True)
-    return model
+def run(model: onnx.ModelProto, x: Array, level: int = 99) -> list[Array]:
+    """By onnxruntime."""
+    return [own.numpy() for own in by_onnxruntime(model, {"x": torch.from_numpy(x)}, level)]
 
 
-def by_onnxruntime(model: onnx.ModelProto, x: Array, level: int = 99) -> list[Array]:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 3
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel(level)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    found: list[Array] = session.run(None, {"x": x})
-    return found
-
-
-def by_reference(model: onnx.ModelProto, x: Array) -> list[Array]:
-    with np.errstate(all="ignore"):
-        found: Any = ReferenceEvaluator(model).run(None, {"x": x})
-    return list(found)
+def evaluated(model: onnx.ModelProto, x: Array) -> list[Array]:
+    """By the reference evaluator."""
+    return [own.numpy() for own in by_reference(model, {"x": torch.from_numpy(x)})]
 
 
 def expected(place: SlotRounding, x: Array) -> Array:
@@ -152,7 +131,7 @@ def test_every_format_in_every_mode(opset: int) -> None:
             left.append((fmt, mode))
             continue
         x = values(place)
-        (ours,) = by_onnxruntime(model_of([place], [len(x)], opset), x)
+        (ours,) = run(model_of([place], [len(x)], opset), x)
         assert_same(place, x, ours)
     assert left == [("binary8p1u", "nearest_even")]
 
@@ -169,18 +148,18 @@ def test_all_kinds_in_one_model_at_every_level_of_optimisation(opset: int) -> No
     x = np.concatenate([values(place, 512) for place in MIXED])
     model = model_of(MIXED, [len(x)], opset)
     for level in LEVELS:
-        for place, ours in zip(MIXED, by_onnxruntime(model, x, level), strict=True):
+        for place, ours in zip(MIXED, run(model, x, level), strict=True):
             assert_same(place, x, ours)
 
 
 @pytest.mark.parametrize("opset", OPSETS)
 def test_reference_evaluator(opset: int) -> None:
     x = np.concatenate([values(place, 256) for place in MIXED])
-    for place, ours in zip(MIXED, by_reference(model_of(MIXED, [len(x)], opset), x), strict=True):
+    for place, ours in zip(MIXED, evaluated(model_of(MIXED, [len(x)], opset), x), strict=True):
         assert_same(place, x, ours)
     for place in [place_of(fmt, mode) for fmt in ("e4m3", "e5m2", "ue5m3", "int8") for mode in MODES]:
         x = values(place, 4096)
-        assert_same(place, x, by_reference(model_of([place], [len(x)], opset), x)[0])
+        assert_same(place, x, evaluated(model_of([place], [len(x)], opset), x)[0])
 
 
 def test_constant_choices_are_made_when_the_model_is_loaded(tmp_path: Path) -> None:
@@ -252,9 +231,9 @@ def test_scalings(opset: int) -> None:
         symbolic = rng.integers(3)  # none, the batch, all
         dims = [f"d{d}" if d < symbolic or symbolic == 2 else length for d, length in enumerate(shape)]
         model, x = model_of([place], dims, opset), groups(shape, rng)
-        assert_same(place, x, by_onnxruntime(model, x, LEVELS[number % 5])[0])
+        assert_same(place, x, run(model, x, LEVELS[number % 5])[0])
         if number % 8 == 0:
-            assert_same(place, x, by_reference(model, x)[0])
+            assert_same(place, x, evaluated(model, x)[0])
 
 
 @pytest.mark.parametrize("opset", OPSETS)
@@ -267,7 +246,7 @@ def test_tensors_without_values_or_dimensions(opset: int) -> None:
         place = rounding(Precision(name if scaling is None else fmt, scaling=scaling), axis=max(len(shape) - 1, 0))
         if shape or name != "tile":
             x = np.full(shape, 1.06, dtype=np.float32)
-            assert_same(place, x, by_onnxruntime(model_of([place], dims, opset), x)[0])
+            assert_same(place, x, run(model_of([place], dims, opset), x)[0])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -277,7 +256,7 @@ def test_narrow_tensors_are_rounded_in_float32(dtype: torch.dtype) -> None:
     names = ("e4m3", "mxfp8", "nvfp4", "e5m0", "int8", "bfloat16", "float16", "fixed32.8")
     places = [place_of(name) for name in names]
     model = model_of(places, [len(held)], 20, str(dtype).removeprefix("torch.").upper())
-    for place, ours in zip(places, by_onnxruntime(model, held.float().numpy()), strict=True):
+    for place, ours in zip(places, run(model, held.float().numpy()), strict=True):
         theirs = quantize(held, place.row).float().numpy()
         assert not wrong(ours, theirs).any(), str(place.precision)
 
@@ -290,7 +269,7 @@ def test_largest_power_of_two(opset: int) -> None:
     tape, value = Tape(), ir.Value(name="x", shape=ir.Shape(["n"]), type=ir.TensorType(ir.DataType.FLOAT))
     n = NodeWriter(tape, opset, "test")
     outputs = [largest_power(n, value), largest_power(n, value, wide=False)]
-    wide, narrow = by_onnxruntime(whole(tape, value, outputs, opset), np.concatenate([x, -x]))
+    wide, narrow = run(whole(tape, [value], outputs, opset), np.concatenate([x, -x]))
     exact = np.ldexp(np.float64(1), np.frexp(np.concatenate([x, x]))[1] - 1)
     assert (wide == exact).all()
     assert (narrow[exact < 2.0**104] == exact[exact < 2.0**104]).all()
@@ -368,7 +347,7 @@ def test_planted_defects_are_seen(fmt: str, plant: Callable[[onnx.ModelProto], N
     x = values(place)
     model = model_of([place], [len(x)], 26)
     plant(model)
-    assert wrong(by_onnxruntime(model, x)[0], expected(place, x)).any()
+    assert wrong(run(model, x)[0], expected(place, x)).any()
 
 
 def by_qonnx(model: onnx.ModelProto, x: Array) -> Array:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
-from precc.backends.onnx.storage import Codes, Floats, Integers, Storage, first_opset, width
+from precc.backends.onnx.onnx_types import first_opset, width
+from precc.backends.onnx.storage import Codes, Floats, Integers, Storage
 from precc.formats import FORMATS, ElementFormat, FixedPoint, FloatFormat, NestedInteger, PowerLaw
 
 __all__ = ["NOT_READ", "native_storage", "storages_of"]

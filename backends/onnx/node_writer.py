@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from onnx_ir.tape import Tape
 
-__all__ = ["QUANT_DOMAIN", "NodeWriter"]
+__all__ = ["QUANT_DOMAIN", "NodeWriter", "dims_of"]
 
 #: Of `FloatQuant` and `IntQuant`, as QONNX knows them.
 QUANT_DOMAIN = "qonnx.custom_op.general"
@@ -59,6 +59,14 @@ class NodeWriter:
         value.shape = None if dims is None else ir.Shape(dims)
         return value
 
+    def cast(self, value: "ir.Value", type: str, **attributes: Any) -> "ir.Value":
+        """The values in another ONNX type."""
+        return self.op("Cast", value, dtype=type, to=_number_of(type), **attributes)
+
+    def bit_cast(self, value: "ir.Value", type: str) -> "ir.Value":
+        """The bits as those of another ONNX type, as wide."""
+        return self.op("BitCast", value, dtype=type, to=_number_of(type))
+
     def number(self, value: float) -> "ir.Value":
         """A float32 number, of no dimensions."""
         return self.constant(np.array(value, dtype=np.float32))
@@ -75,6 +83,16 @@ class NodeWriter:
     def integers(self, *values: int) -> "ir.Value":
         """A vector of int64: axes, lengths."""
         return self.constant(np.array(values, dtype=np.int64))
+
+
+def dims_of(value: "ir.Value") -> list[Any]:
+    """The dimensions of a value of a known rank."""
+    assert value.shape is not None
+    return list(value.shape)
+
+
+def _number_of(type: str) -> int:
+    return int(imported("onnx_ir", "onnx").DataType[type])
 
 
 def _broadcast(inputs: "Sequence[ir.Value]") -> list[Any] | None:

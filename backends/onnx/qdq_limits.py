@@ -11,24 +11,22 @@ import torch
 from precc.backends.onnx.format_types import native_storage
 from precc.backends.onnx.slot_rounding import SlotRounding
 from precc.backends.onnx.storage import Integers
-from precc.backends.onnx.stored_weights import element_of
-from precc.formats import FloatFormat, Granularity
+from precc.formats import FloatFormat
 
 __all__ = ["keeps_nan", "reference_limit"]
 
 
 def keeps_nan(rounding: SlotRounding) -> bool:
     """Whether NaN stays NaN: in the code, or by a scale that is found with it and is NaN too."""
-    element = element_of(rounding.precision)
-    found = rounding.row.granularity not in (None, Granularity.STATIC)
-    return found or (isinstance(element, FloatFormat) and (element.has_nan or element.bits > 8))
+    element = rounding.precision.element
+    return rounding.row.finds_scales or (isinstance(element, FloatFormat) and (element.has_nan or element.bits > 8))
 
 
 def reference_limit(rounding: SlotRounding) -> float:
     """The magnitude from which on onnx's reference evaluator wraps around what it should saturate; or infinity."""
-    row, storage = rounding.row, native_storage(element_of(rounding.precision))
+    row, storage = rounding.row, native_storage(rounding.precision.element)
     if not isinstance(storage, Integers) or row.scale.two_level:
         return math.inf
-    largest = row.scale.value if row.granularity in (None, Granularity.STATIC) else row.scale.high
+    largest = row.scale.high if row.finds_scales else row.scale.value
     limit = 2.0**31 * storage.step * largest
     return limit if limit <= torch.finfo(torch.float32).max else math.inf

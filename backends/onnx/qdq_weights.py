@@ -11,18 +11,14 @@ from torch import Tensor
 
 from precc.backends.onnx.format_types import native_storage
 from precc.backends.onnx.node_writer import NodeWriter
-from precc.backends.onnx.qdq import block_attributes, dequantized, quantised_from
+from precc.backends.onnx.onnx_types import width
+from precc.backends.onnx.quantize_linear import BLOCKS, block_attributes, dequantized, quantised_from
+from precc.backends.onnx.same_bits import same_bits
 from precc.backends.onnx.scaled_values import ScaledValues
 from precc.backends.onnx.slot_rounding import SlotRounding
-from precc.backends.onnx.storage import Codes, Floats, Integers, Storage, Stored, same_bits, width
-from precc.backends.onnx.stored_weights import (
-    StoredWeight,
-    add_stored_weight,
-    constant_bytes,
-    element_of,
-    rounded_weight,
-    scaling_of,
-)
+from precc.backends.onnx.storage import Codes, Floats, Integers, Storage
+from precc.backends.onnx.stored_values import Stored
+from precc.backends.onnx.stored_weights import StoredWeight, add_stored_weight, rounded_weight
 from precc.formats import Granularity, Scaling
 
 if TYPE_CHECKING:
@@ -30,9 +26,6 @@ if TYPE_CHECKING:
     from onnx_ir.tape import Tape
 
 __all__ = ["add_qdq_weight"]
-
-#: The first opset with blocks.
-_BLOCKS = 21
 
 
 def add_qdq_weight(tape: "Tape", weight: Tensor, rounding: SlotRounding, opset: int, name: str) -> StoredWeight:
@@ -52,8 +45,8 @@ def add_qdq_weight(tape: "Tape", weight: Tensor, rounding: SlotRounding, opset: 
         BackendError: this is not rounded at export, or the values are not those of float32.
     """
     rounded = rounded_weight(weight, rounding)
-    n, before = NodeWriter(tape, opset, name), len(tape.initializers)
-    storage = native_storage(element_of(rounding.precision))
+    n = NodeWriter(tape, opset, name)
+    storage = native_storage(rounding.precision.element)
     value = None
     if storage is not None and storage.opset <= opset and weight.numel():
         if rounding.row.granularity is None:
@@ -62,7 +55,7 @@ def add_qdq_weight(tape: "Tape", weight: Tensor, rounding: SlotRounding, opset: 
             value = _scaled(n, weight, rounded, rounding, storage)
     if value is None or storage is None:
         return add_stored_weight(tape, weight, rounding, opset, name)
-    return StoredWeight(value, storage.type, constant_bytes(tape.initializers[before:]))
+    return StoredWeight(value, storage.type)
 
 
 def _plain(n: NodeWriter, rounded: Tensor, storage: Storage) -> "ir.Value | None":
@@ -79,7 +72,7 @@ def _scaled(
 ) -> "ir.Value | None":
     row = rounding.row
     blocks = block_attributes(row, weight.shape)
-    if row.granularity is Granularity.TILE or ("block_size" in blocks and n.opset < _BLOCKS):
+    if row.granularity is Granularity.TILE or ("block_size" in blocks and n.opset < BLOCKS):
         return None
     parts = ScaledValues.of(weight.detach().cpu(), row)
     if isinstance(storage, Integers):  # their step is part of the scale
@@ -95,7 +88,7 @@ def _scaled(
 def _scale(n: NodeWriter, parts: ScaledValues, rounding: SlotRounding, shape: tuple[int, ...]) -> "ir.Value":
     """As DequantizeLinear takes it."""
     scales = parts.scales.reshape(shape)
-    stored = _in_eight_bits(scales, scaling_of(rounding.precision))
+    stored = _in_eight_bits(scales, rounding.precision.own_scaling)
     if stored is None or quantised_from(stored.storage) > n.opset:
         return n.constant((scales * parts.tensor_scale).numpy())
     codes = stored.add_codes(n, "scales")

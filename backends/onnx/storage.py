@@ -1,10 +1,7 @@
-"""Values in a tensor of an ONNX type: how they are written there, and by which nodes they are read as float32."""
+"""Ways to store float32 values in an ONNX type: how they are written there, and by which nodes they are read."""
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,48 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from precc.backends.onnx.code_table import CodeTable
 from precc.backends.onnx.node_writer import NodeWriter
-from precc.extras import imported
+from precc.backends.onnx.onnx_types import TORCH_TYPES, first_opset, width
+from precc.backends.onnx.same_bits import bit_keys
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["Codes", "Floats", "Integers", "Storage", "Stored", "cast", "first_opset", "same_bits", "smallest", "width"]
-
-#: ONNX types: bits of a value, and the first opset in which Cast takes them.
-_TYPES = {
-    "FLOAT": (32, 1),
-    "FLOAT16": (16, 1),
-    "BFLOAT16": (16, 13),
-    "FLOAT8E4M3FN": (8, 19),
-    "FLOAT8E4M3FNUZ": (8, 19),
-    "FLOAT8E5M2": (8, 19),
-    "FLOAT8E5M2FNUZ": (8, 19),
-    "FLOAT4E2M1": (4, 23),
-    "FLOAT8E8M0": (8, 24),
-    "FLOAT6E2M3": (6, 28),
-    "FLOAT6E3M2": (6, 28),
-    "INT2": (2, 25),
-    "UINT2": (2, 25),
-    "INT4": (4, 21),
-    "UINT4": (4, 21),
-    "INT8": (8, 1),
-    "UINT8": (8, 1),
-    "INT16": (16, 1),
-    "UINT16": (16, 1),
-}
-
-_TORCH_TYPES = {"FLOAT": torch.float32, "FLOAT16": torch.float16, "BFLOAT16": torch.bfloat16}
-
-
-def width(type: str) -> int:
-    """The bits of a value of an ONNX type."""
-    return _TYPES[type][0]
-
-
-def first_opset(type: str) -> int:
-    """The first opset in which Cast takes an ONNX type."""
-    return _TYPES[type][1]
+__all__ = ["Codes", "Floats", "Integers", "Storage"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,17 +58,17 @@ class Floats(Storage):
 
     def encode(self, values: Tensor) -> NDArray[Any]:
         """Values rounded to the type."""
-        codes = values.to(_TORCH_TYPES[self.type]).contiguous()
+        codes = values.to(TORCH_TYPES[self.type]).contiguous()
         array: NDArray[Any] = (codes.view(torch.uint16) if self.type == "BFLOAT16" else codes).numpy()
         return array
 
     def decode(self, codes: NDArray[Any]) -> Tensor:
         """The values."""
-        return torch.from_numpy(codes).view(_TORCH_TYPES[self.type]).to(torch.float32)
+        return torch.from_numpy(codes).view(TORCH_TYPES[self.type]).to(torch.float32)
 
     def read(self, n: NodeWriter, codes: "ir.Value") -> "ir.Value":
         """A Cast, if any."""
-        return codes if self.type == "FLOAT" else cast(n, codes, "FLOAT")
+        return codes if self.type == "FLOAT" else n.cast(codes, "FLOAT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +91,7 @@ class Integers(Storage):
 
     def read(self, n: NodeWriter, codes: "ir.Value") -> "ir.Value":
         """A Cast, and a multiplication."""
-        integers = cast(n, codes, "FLOAT")
+        integers = n.cast(codes, "FLOAT")
         return integers if self.step == 1.0 else n.op("Mul", integers, n.number(self.step))
 
 
@@ -147,96 +111,23 @@ class Codes(Storage):
 
     def encode(self, values: Tensor) -> NDArray[Any]:
         """The smallest code of each value."""
-        table = _Table.of(self.values)
-        found = torch.bucketize(_keys(values), table.keys, out_int32=True).clamp_(max=len(table.keys) - 1)
+        table = CodeTable.of(self.values)
+        found = torch.bucketize(bit_keys(values), table.keys, out_int32=True).clamp_(max=len(table.keys) - 1)
         word = np.uint16 if width(self.type) > 8 else np.uint8
         array: NDArray[Any] = table.codes[found].numpy().astype(word)
         return array
 
     def decode(self, codes: NDArray[Any]) -> Tensor:
         """The values of codes."""
-        return _Table.of(self.values).values[torch.from_numpy(codes.astype(np.int32))]
+        return CodeTable.of(self.values).values[torch.from_numpy(codes.astype(np.int32))]
 
     def read(self, n: NodeWriter, codes: "ir.Value") -> "ir.Value":
         """A Cast; of integers, to what Gather takes."""
         if not self._has_table:
-            return cast(n, codes, "FLOAT")
-        table = n.constant(_Table.of(self.values).values.numpy())
-        return n.op("Gather", table, cast(n, codes, "INT32"), shape=tuple(codes.shape or ()))
+            return n.cast(codes, "FLOAT")
+        table = n.constant(CodeTable.of(self.values).values.numpy())
+        return n.op("Gather", table, n.cast(codes, "INT32"), shape=tuple(codes.shape or ()))
 
     @property
     def _has_table(self) -> bool:
         return self.type.startswith("UINT")
-
-
-@dataclass(frozen=True, slots=True)
-class _Table:
-    """Float32 values by code; and their bits, ascending, with the smallest code of each."""
-
-    values: Tensor
-    keys: Tensor
-    codes: Tensor
-
-    @classmethod
-    @lru_cache(maxsize=64)
-    def of(cls, values: tuple[float, ...]) -> "_Table":
-        by_code = torch.tensor(values, dtype=torch.float64).to(torch.float32)
-        keys, order = _keys(by_code).sort(stable=True)
-        return cls(by_code, keys, order.to(torch.int32))
-
-
-def _keys(values: Tensor) -> Tensor:
-    """Bits of float32 values, of one NaN for all."""
-    return torch.where(values != values, math.nan, values).contiguous().view(torch.int32)
-
-
-def same_bits(one: Tensor, other: Tensor) -> bool:
-    """Whether float32 tensors agree bit for bit, the signs of zeros included; one NaN is as another."""
-    return torch.equal(_keys(one), _keys(other))
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """Values as they lie in a file."""
-
-    storage: Storage
-    codes: NDArray[Any]
-
-    @classmethod
-    def exactly(cls, values: Tensor, storage: Storage) -> "Stored | None":
-        """Float32 values in a storage that gives them back bit for bit; None if it does not."""
-        codes = storage.encode(values)
-        return cls(storage, codes) if same_bits(storage.decode(codes), values) else None
-
-    @property
-    def size(self) -> int:
-        """In bytes."""
-        return self.storage.size(self.codes.size)
-
-    def shaped(self, *shape: int) -> "Stored":
-        """The same in another shape."""
-        return replace(self, codes=self.codes.reshape(shape))
-
-    def add(self, n: NodeWriter, name: str) -> "ir.Value":
-        """The codes as a constant, whose name ends so, and the nodes that read them as float32."""
-        return self.storage.read(n, self.add_codes(n, name))
-
-    def add_codes(self, n: NodeWriter, name: str) -> "ir.Value":
-        """The codes alone."""
-        onnx_ir = imported("onnx_ir", "onnx")
-        codes = np.asarray(self.codes, order="C")
-        tensor = onnx_ir.Tensor(codes, dtype=onnx_ir.DataType[self.storage.type], name=f"{n.name}/{name}")
-        return n.tape.initializer(tensor)
-
-
-def smallest(values: Tensor, storages: Iterable[Storage]) -> Stored:
-    """The smallest of the storages that give float32 values back bit for bit; FLOAT, which does, is one of them."""
-    by_size = sorted(storages, key=lambda storage: storage.size(values.numel()))
-    found = next(filter(None, (Stored.exactly(values, storage) for storage in by_size)), None)
-    assert found is not None, "FLOAT holds every float32 value"
-    return found
-
-
-def cast(n: NodeWriter, value: "ir.Value", type: str, **attributes: Any) -> "ir.Value":
-    """The values in another ONNX type."""
-    return n.op("Cast", value, dtype=type, to=int(imported("onnx_ir", "onnx").DataType[type]), **attributes)
