@@ -61,12 +61,12 @@ def _rounded(n: NodeWriter, x: "ir.Value", precision: Precision, row: Row) -> "i
         raise FormatError("a tensor of unknown rank has no groups of values with a scale each")
     groups = grouped(n, x, row)
     scale = group_scales(n, groups, row.scale, partial(rounded_scale, fmt=scaling.scale_format))
-    divisor = scale
+    factor = divisor = groups.spread(n, scale)
     if scaling.rule is ScaleRule.NEAREST and scaling.scale_format.zero:  # a scale of 0: infinity leaves zeros
         zero = n.op("Equal", scale, n.number(0.0), dtype="BOOL")
-        divisor = n.op("Where", zero, n.number(math.inf), scale, dtype="FLOAT")
+        divisor = groups.spread(n, n.op("Where", zero, n.number(math.inf), scale, dtype="FLOAT"))
     scaled = quantised(n, n.op("Div", groups.values, divisor), element, row.mode)
-    return groups.restored(n, n.op("Mul", scaled, scale))
+    return groups.restored(n, n.op("Mul", scaled, factor))
 
 
 def _static(n: NodeWriter, x: "ir.Value", element: ElementFormat, row: Row) -> "ir.Value":

@@ -102,13 +102,11 @@ def _found_scale(n: NodeWriter, value: "ir.Value", rounding: SlotRounding) -> "t
     found = group_scales(n, groups, row.scale, partial(_rounded_scale, fmt=scaling.scale_format))
     dims = dims_of(value)
     blocks = block_attributes(row, dims)
-    if "block_size" not in blocks:
-        shape = [dims[blocks["axis"]]] if blocks else []
-        return n.op("Reshape", found, n.integers(*[-1] * len(blocks)), shape=shape), blocks
-    if groups.cuts:  # the scales have a dimension of 1 where their blocks lie
-        inner = blocks["axis"] + 1
-        kept = [dim for place, dim in enumerate(dims_of(found)) if place != inner]
-        found = n.op("Squeeze", found, n.integers(inner), shape=kept)
+    if "block_size" in blocks:  # as many dimensions as the values have
+        return (found if groups.cuts else groups.spread(n, found)), blocks
+    shape = [dims[blocks["axis"]]] if blocks else []
+    if len(dims_of(found)) != len(shape):  # there are dimensions of 1 beside
+        found = n.op("Reshape", found, n.integers(*[-1] * len(shape)), shape=shape)
     return found, blocks
 
 

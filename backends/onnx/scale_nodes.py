@@ -33,7 +33,10 @@ def is_nearest_power(scale: ScaleRow) -> bool:
 
 
 def group_scales(n: NodeWriter, groups: Groups, scale: ScaleRow, rounded: RoundScales) -> "ir.Value":
-    """The scale of each group, of a shape that broadcasts to the values; NaN where one is NaN or infinite."""
+    """The scale of each group, without the dimensions along which it is shared; NaN where a value is NaN or infinite.
+
+    onnxruntime is slow where the last dimension is 1: `Groups.spread` gives the dimensions back.
+    """
     largest = _amax(n, groups.values, groups.axes)
     rule = scale.chosen_rule
     if rule is not ScaleRule.NEAREST or is_nearest_power(scale):
@@ -62,18 +65,18 @@ class _Largest:
 
 
 def _amax(n: NodeWriter, x: "ir.Value", axes: Sequence[int]) -> _Largest:
-    """Along dimensions, which become 1."""
+    """Along dimensions, which go."""
     if not axes:
         return _Largest(n.op("Abs", x))
-    dims = [1 if dim in axes else length for dim, length in enumerate(dims_of(x))]
+    dims = [length for dim, length in enumerate(dims_of(x)) if dim not in axes]
     along = n.integers(*axes)
     if n.opset >= BITCAST_OPSET:  # integers that are ordered as magnitudes are, NaN above infinity
         magnitude = bits_of(n, n.bit_cast(x, "INT32"), _MAGNITUDE)
-        bits = n.op("ReduceMax", magnitude, along, shape=dims, keepdims=1)
+        bits = n.op("ReduceMax", magnitude, along, shape=dims, keepdims=0)
         return _Largest(n.bit_cast(bits, "FLOAT"), bits)
-    largest = n.op("ReduceMax", n.op("Abs", x), along, shape=dims, keepdims=1)
+    largest = n.op("ReduceMax", n.op("Abs", x), along, shape=dims, keepdims=0)
     # a maximum may lose NaN, a sum does not: it is 0 of finite values
-    nothing = n.op("ReduceSum", n.op("Mul", x, n.number(0.0)), along, shape=dims, keepdims=1)
+    nothing = n.op("ReduceSum", n.op("Mul", x, n.number(0.0)), along, shape=dims, keepdims=0)
     return _Largest(n.op("Add", largest, nothing))
 
 

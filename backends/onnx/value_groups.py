@@ -46,6 +46,13 @@ class Groups:
     source: "ir.Value"
     cuts: Mapping[int, _Cut]
 
+    def spread(self, n: NodeWriter, scales: "ir.Value") -> "ir.Value":
+        """The scales of the groups, as they broadcast to the values."""
+        if not self.axes:
+            return scales
+        dims = [1 if dim in self.axes else length for dim, length in enumerate(dims_of(self.values))]
+        return n.op("Unsqueeze", scales, n.integers(*self.axes), shape=dims)
+
     def restored(self, n: NodeWriter, values: "ir.Value") -> "ir.Value":
         """Values in groups, as a tensor of the first shape."""
         if not self.cuts:
