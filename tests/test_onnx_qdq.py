@@ -179,6 +179,7 @@ def test_no_dimensions_and_no_values() -> None:
     for x in (torch.tensor(-3.3), torch.zeros(0, 4), torch.zeros(1, 1)):
         for precision in (Precision("e4m3"), Precision("int8"), Precision("e4m3", scaling="tensor")):
             check(x, precision, 21)
+            assert len(graph(x, slot(precision), 21).graph.node) > 1
 
 
 def test_what_stands_in_the_graph() -> None:
@@ -273,6 +274,7 @@ def test_tensors_that_do_not_fit() -> None:
     refused(input_like(x, 1), Precision("e4m3", scaling="channel"), 19, "number of channels below opset 21")
     refused(input_like(x[0]), Precision("e4m3", scaling="row"), 21, "has no axis 1")
     unknown = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT))
+    refused(input_like(x[:0]), Precision("mxfp8"), 21, "no blocks of a tensor without values")
     refused(unknown, Precision("e4m3", scaling="tensor"), 21, "unknown rank")
     assert add_qdq_rounding(ir.tape.Tape(), unknown, slot(Precision("e4m3")), 21).dtype is ir.DataType.FLOAT
 

@@ -9,7 +9,7 @@ from precc.backends.onnx.node_writer import NodeWriter
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["BITCAST_OPSET", "LARGEST", "bits_of", "largest_power", "power_in"]
+__all__ = ["BITCAST_OPSET", "LARGEST", "largest_power", "power_in"]
 
 #: The first opset in which the bits of a float can be read.
 BITCAST_OPSET = 26
@@ -42,12 +42,7 @@ def largest_power(n: NodeWriter, x: "ir.Value", wide: bool = True) -> "ir.Value"
 
 def power_in(n: NodeWriter, bits: "ir.Value") -> "ir.Value":
     """The same, of the bits of floats: what their exponents alone are, as floats."""
-    return n.bit_cast(bits_of(n, bits, _EXPONENT), "FLOAT")
-
-
-def bits_of(n: NodeWriter, bits: "ir.Value", mask: int) -> "ir.Value":
-    """Those that a mask has."""
-    return n.op("BitwiseAnd", bits, n.constant(np.array(mask, dtype=np.int32)))
+    return n.bit_cast(n.op("BitwiseAnd", bits, n.constant(np.array(_EXPONENT, dtype=np.int32))), "FLOAT")
 
 
 def _unit_in_the_first_place(n: NodeWriter, magnitude: "ir.Value") -> "ir.Value":

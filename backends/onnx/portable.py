@@ -43,7 +43,7 @@ def add_portable_rounding(tape: "Tape", value: "ir.Value", rounding: SlotRoundin
     if problem := portable_problem(rounding, opset):
         raise rounding.refused(problem, "flavor='annotate' exports it without rounding")
     row = rounding.row
-    if row.is_identity(TORCH_TYPES[dtype]) or (value.shape is not None and 0 in value.shape):
+    if row.is_identity(TORCH_TYPES[dtype]):
         return value
     carried = value if dtype == "FLOAT" else n.cast(value, "FLOAT")
     try:

@@ -50,7 +50,7 @@ def add_qdq_rounding(tape: "Tape", value: "ir.Value", rounding: SlotRounding, op
     row = rounding.row
     if problem := qdq_problem(rounding, opset) or _value_problem(value, row, opset):
         raise rounding.refused(problem, PORTABLE_MAY)
-    if row.is_identity(torch.float32) or (value.shape is not None and 0 in value.shape):
+    if row.is_identity(torch.float32):
         return value
     n, storage = NodeWriter(tape, opset, f"precc/{rounding.slot}"), storage_of(rounding)
     if row.granularity is None and not isinstance(storage, Integers):
@@ -84,6 +84,8 @@ def _value_problem(value: "ir.Value", row: Row, opset: int) -> str:
         return ""
     if value.shape is None:
         return "a tensor of unknown rank has no scales"
+    if 0 in tuple(value.shape) and row.granularity is not Granularity.TENSOR:
+        return "QuantizeLinear has no blocks of a tensor without values"
     axis, rank = row.scale.axis, len(value.shape)
     if isinstance(value.shape[axis] if -rank <= axis < rank else 0, int):
         return ""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from precc.backends.onnx.largest_power import BITCAST_OPSET, LARGEST, bits_of, largest_power, power_in
+from precc.backends.onnx.largest_power import BITCAST_OPSET, LARGEST, largest_power, power_in
 from precc.backends.onnx.node_writer import NodeWriter, dims_of
 from precc.backends.onnx.value_groups import Groups
 from precc.formats import ScaleRule
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["group_scales", "is_nearest_power"]
 
-_MAGNITUDE = 0x7FFFFFFF
 _LEAST_POWER, _LARGEST_POWER = 2.0**-127, 2.0**127
 
 #: Rounds scales to their format, to nearest even; what exceeds it saturates.
@@ -70,9 +69,8 @@ def _amax(n: NodeWriter, x: "ir.Value", axes: Sequence[int]) -> _Largest:
         return _Largest(n.op("Abs", x))
     dims = [length for dim, length in enumerate(dims_of(x)) if dim not in axes]
     along = n.integers(*axes)
-    if n.opset >= BITCAST_OPSET:  # integers that are ordered as magnitudes are, NaN above infinity
-        magnitude = bits_of(n, n.bit_cast(x, "INT32"), _MAGNITUDE)
-        bits = n.op("ReduceMax", magnitude, along, shape=dims, keepdims=0)
+    if n.opset >= BITCAST_OPSET:  # integers that are ordered as magnitudes are, NaN, without its sign, above infinity
+        bits = n.op("ReduceMax", n.bit_cast(n.op("Abs", x), "INT32"), along, shape=dims, keepdims=0)
         return _Largest(n.bit_cast(bits, "FLOAT"), bits)
     largest = n.op("ReduceMax", n.op("Abs", x), along, shape=dims, keepdims=0)
     # a maximum may lose NaN, a sum does not: it is 0 of finite values
