@@ -44,16 +44,21 @@ def stored_by(node: Node, constants: frozenset[str]) -> Node | None:
 
 
 def is_constant(node: Node, constants: frozenset[str]) -> bool:
-    """Whether a node depends on no input: on these placeholders alone, or on nothing."""
+    """Whether a node depends on no input and draws nothing: on these placeholders alone, or on nothing."""
     waiting, seen = [node], {node}
     while waiting:
         own = waiting.pop()
-        if own.op == "placeholder" and own.name not in constants:
+        if (own.op == "placeholder" and own.name not in constants) or _draws(own):
             return False
         new = set(own.all_input_nodes) - seen
         seen |= new
         waiting += new
     return True
+
+
+def _draws(node: Node) -> bool:
+    """Whether each run of a node has other values."""
+    return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
 
 
 def _is_bias(node: Any, constants: frozenset[str]) -> bool:

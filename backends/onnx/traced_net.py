@@ -8,10 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram, default_decompositions
+from torch.export import ExportedProgram
 from torch.fx import Node
+from torch.utils import _pytree
 
 from precc.annotations import Operand, Product, products_of, results_of, unrounded_of
+from precc.backends.onnx.constant_values import ConstantValues
+from precc.backends.onnx.opened_composites import with_opened_composites
 from precc.captured_graph import size_value
 from precc.errors import CaptureError, PlanError
 from precc.module import PrecisionModule, original, session_of
@@ -22,11 +25,6 @@ from precc.stored_nodes import is_constant, stored_by
 from precc.strict_dynamo import opened_products
 
 __all__ = ["TracedNet", "opened_for_export"]
-
-_aten = torch.ops.aten
-
-#: Composite ops that hide their products; training sees them opened.
-_HIDING = (_aten.einsum.default, _aten.lstm.input, _aten.gru.input, _aten.rnn_tanh.input, _aten.rnn_relu.input)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,6 +44,7 @@ class TracedNet:
     products: tuple[tuple[Node, Product], ...]
     results: tuple[tuple[Node, Operand, Node], ...]
     opaque: Mapping[str, str]
+    _values: ConstantValues
 
     @classmethod
     def of(
@@ -76,7 +75,7 @@ class TracedNet:
         found = [(node, result, stored_by(node, constants)) for node, result in results_of(graph)]
         results = tuple((n, own, s) for n, own, s in found if own.slot.layer in captured and s is not None)
         opaque = {node.name: record.reason for node, record in unrounded_of(graph)}
-        traced = cls(program, constants, products, results, opaque)
+        traced = cls(program, constants, products, results, opaque, ConstantValues(program))
         traced._check(net)
         return traced
 
@@ -107,30 +106,27 @@ class TracedNet:
             )
 
     def constant(self, node: Node) -> Tensor | None:
-        """The value of a node that depends on parameters and buffers alone; None if it depends on an input."""
-        return _Constants(self.program).of(node) if is_constant(node, self.constants) else None
+        """The value of a node that depends on parameters and buffers alone; None if it depends on an input.
 
+        None too behind a product that has slots: the file computes it, with its roundings.
+        """
+        if not is_constant(node, self.constants) or self._is_computed(node):
+            return None
+        value: Tensor = self._values.of(node)
+        return value
 
-class _Constants:
-    """Evaluates nodes of a program that depend on constants alone."""
-
-    def __init__(self, program: ExportedProgram) -> None:
-        self._program = program
-
-    @torch.no_grad()
-    def of(self, node: Node) -> Any:
-        """Its value."""
-        if node.op == "placeholder":
-            return self._held(node.name)
-        assert callable(node.target)
-        args, kwargs = torch.fx.node.map_arg((node.args, dict(node.kwargs)), self.of)
-        return node.target(*args, **kwargs)
-
-    def _held(self, placeholder: str) -> Any:
-        signature = self._program.graph_signature
-        name = next(own.target for own in signature.input_specs if getattr(own.arg, "name", None) == placeholder)
-        held = {**self._program.state_dict, **self._program.constants}
-        return held[str(name)]
+    def _is_computed(self, node: Node) -> bool:
+        """Whether it is, or depends on, a product with slots."""
+        products = {own for own, _ in self.products}
+        waiting, seen = [node], {node}
+        while waiting:
+            own = waiting.pop()
+            if own in products:
+                return True
+            new = set(own.all_input_nodes) - seen
+            seen |= new
+            waiting += new
+        return False
 
 
 @contextmanager
@@ -153,16 +149,16 @@ def _exported(
     model = original(net)
     with _eval_mode(model):
         try:
-            program = torch.export.export(model, args, dict(kwargs), dynamic_shapes=dynamic_shapes)
+            program = torch.export.export(model, *_copies((args, dict(kwargs))), dynamic_shapes=dynamic_shapes)
+            return with_opened_composites(program, fused_attention=session_of(net).options.fused_attention)
         except Exception as error:
             hint = ": set model.config.use_cache = False" if "Cache" in str(error) else ""
             raise CaptureError(f"torch.export cannot trace {type(model).__name__}: {error}{hint}") from error
-    hiding = list(_HIDING)
-    if not session_of(net).options.fused_attention:
-        hiding += [_aten.scaled_dot_product_attention.default, _aten._scaled_dot_product_attention_math.default]
-    decompositions = default_decompositions()
-    opened: ExportedProgram = program.run_decompositions({op: decompositions[op] for op in hiding})
-    return opened
+
+
+def _copies(inputs: Any) -> Any:
+    """Inputs with copies of their tensors: torch.export marks those that it gets, and a net may change them."""
+    return _pytree.tree_map_only(Tensor, lambda own: own.detach().clone(), inputs)
 
 
 @contextmanager
