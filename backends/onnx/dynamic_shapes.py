@@ -1,12 +1,15 @@
 """Which dimensions of the inputs may change, as torch.export takes it, and what they are called."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import Dim
 from torch.utils import _pytree
+
+from precc.errors import CaptureError
 
 __all__ = ["DynamicShapes"]
 
@@ -20,32 +23,93 @@ class DynamicShapes:
         named: as torch.onnx takes it, with the names.
 
     >>> import torch
-    >>> shapes = DynamicShapes.of("batch", (torch.zeros(2, 3), 1.0), {})
+    >>> shapes = DynamicShapes.of("batch", torch.nn.Bilinear(3, 4, 5), (torch.zeros(2, 3), torch.zeros(2, 4)), {})
     >>> shapes.named
-    ({0: 'batch'}, None)
+    ({0: 'batch'}, {0: 'batch'})
     """
 
     traced: Any
     named: Any
 
     @classmethod
-    def of(cls, dynamic_shapes: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> "DynamicShapes":
+    def of(
+        cls, dynamic_shapes: Any, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> "DynamicShapes":
         """What a user says.
 
         Args:
             dynamic_shapes: None: all are fixed; a name: the first dimension of every tensor has it, as ``"batch"``;
                 else as torch.export takes it, where a name may stand for a `Dim`: ``({0: "batch", 1: "length"},)``.
+            model: whose forward may take several inputs as one argument.
             args: example inputs.
             kwargs: likewise by name, after those.
+
+        Raises:
+            CaptureError: what is none of these, a name that is none, a dimension that a tensor has not, or one that
+                may change and is 1 in the example.
         """
-        if not isinstance(dynamic_shapes, str):
-            return cls(_without_names(dynamic_shapes), dynamic_shapes)
+        if dynamic_shapes is None:
+            return cls(None, None)
+        inputs = _by_argument(model, args, kwargs)
+        if isinstance(dynamic_shapes, str):
+            dynamic_shapes = tuple(_pytree.tree_map(_first(dynamic_shapes), own) for own in inputs.values())
+        if not isinstance(dynamic_shapes, (Mapping, tuple, list)):
+            raise CaptureError(
+                f"dynamic_shapes is {dynamic_shapes!r:.60}: expected a name, as 'batch', or entries by input, as "
+                "({0: 'batch'},)"
+            )
+        own = inputs if isinstance(dynamic_shapes, Mapping) else list(inputs.values())
+        try:
+            _check(dynamic_shapes, own, "inputs")
+        except CaptureError as error:
+            raise CaptureError(f"torch.export cannot trace {type(model).__name__}: {error}") from None
+        return cls(_without_names(dynamic_shapes), dynamic_shapes)
 
-        def first(leaf: Any) -> Any:
-            return {0: dynamic_shapes} if isinstance(leaf, Tensor) and leaf.dim() else None
 
-        named = tuple(_pytree.tree_map(first, (*args, *kwargs.values())))
-        return cls(_without_names(named), named)
+def _by_argument(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """As torch.export numbers them: those of ``*args`` are one."""
+    try:
+        return dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
+    except TypeError as error:
+        raise CaptureError(f"torch.export cannot trace {type(model).__name__} with these inputs: {error}") from error
+
+
+def _first(name: str) -> Callable[[Any], Any]:
+    return lambda leaf: {0: name} if isinstance(leaf, Tensor) and leaf.dim() else None
+
+
+def _check(entry: Any, value: Any, where: str) -> None:
+    """As far as the entries have the form of the inputs; torch.export says where they do not."""
+    if isinstance(value, Tensor):
+        pairs = entry.items() if isinstance(entry, Mapping) else enumerate(entry) if _is_row(entry) else ()
+        for dimension, what in pairs:
+            _check_dimension(dimension, what, value, where)
+    elif isinstance(entry, Mapping) and isinstance(value, Mapping):
+        for key in entry.keys() & value.keys():
+            _check(entry[key], value[key], f"{where}[{key!r}]")
+    elif _is_row(entry) and _is_row(value):
+        for number, (own, part) in enumerate(zip(entry, value, strict=False)):
+            _check(own, part, f"{where}[{number}]")
+
+
+def _is_row(entry: Any) -> bool:
+    return isinstance(entry, (list, tuple))
+
+
+def _check_dimension(dimension: Any, what: Any, value: Tensor, where: str) -> None:
+    if isinstance(what, str) and not what.isidentifier():
+        raise CaptureError(
+            f"dynamic_shapes calls dimension {dimension!r} of {where} {what!r}: a name is letters, digits, _"
+        )
+    if type(dimension) is not int or not 0 <= dimension < value.dim():
+        raise CaptureError(
+            f"dynamic_shapes has a dimension {dimension!r} of {where}, a tensor of {value.dim()} dimensions"
+        )
+    if (isinstance(what, (str, Dim)) or what == Dim.DYNAMIC) and value.shape[dimension] < 2:
+        raise CaptureError(
+            f"dimension {dimension} of {where} may change and is {value.shape[dimension]} in the example, and 0 and 1 "
+            "are traced as fixed: give an example with at least 2 there"
+        )
 
 
 def _without_names(entry: Any) -> Any:

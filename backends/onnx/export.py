@@ -19,6 +19,7 @@ from precc.backends.onnx.flavors import Flavor, parse_flavor
 from precc.backends.onnx.node_metadata import annotate_nodes
 from precc.backends.onnx.opsets import checked_opset
 from precc.backends.onnx.refusals import check_expressible
+from precc.backends.onnx.slot_coverage import check_coverage
 from precc.backends.onnx.slot_facts import facts_of
 from precc.backends.onnx.slot_markers import insert_markers
 from precc.backends.onnx.traced_net import TracedNet, opened_for_export
@@ -26,7 +27,7 @@ from precc.backends.onnx.translation import translate
 from precc.backends.onnx.write_model import require_writable, write_model
 from precc.errors import BackendError, CaptureError, expected_one_of
 from precc.extras import imported
-from precc.module import PrecisionModule, session_of
+from precc.module import PrecisionModule, original, session_of
 
 __all__ = ["export_onnx", "onnx_model"]
 
@@ -72,14 +73,17 @@ def export_onnx(
 
     Raises:
         CaptureError: not a compiled net, or one that torch.export cannot trace.
-        PlanError: the exported graph has slots that the trained one has not.
+        PlanError: the exported graph has slots that the trained one has not, or the other way round, or the plan names
+            slots of another model.
         BackendError: an unknown flavor or opset, an operator that has no ONNX form, slots that the flavor cannot
             express (all are named), or a model that does not fit one file where external_data is False.
         ExtraError: the extra 'onnx' is not installed.
         OSError: the file cannot be written; what was there before is as it was.
     """
-    if external_data not in (None, True, False) or type(sidecar) is not bool:
+    if not (external_data is None or type(external_data) is bool) or type(sidecar) is not bool:
         raise BackendError("external_data is None, True or False, and sidecar True or False")
+    if not isinstance(path, (str, Path)):
+        raise BackendError(f"path is that of a file, as text or pathlib.Path, not {path!r:.60}")
     require_writable(Path(path))
     options = {"kwargs": kwargs, "flavor": flavor, "opset": opset, "dynamic_shapes": dynamic_shapes}
     model, document = onnx_model(net, args, unsupported=unsupported, **options)
@@ -102,8 +106,9 @@ def onnx_model(
     for module in ("onnx", "onnxscript", "onnx_ir"):
         imported(module, "onnx")
     with opened_for_export(net):
-        shapes = DynamicShapes.of(dynamic_shapes, args, kwargs)
+        shapes = DynamicShapes.of(dynamic_shapes, original(net), args, kwargs)
         traced = TracedNet.of(net, args, kwargs, shapes.traced)
+        check_coverage(net, traced)
         plan = traced.plan(net)
         markers = insert_markers(net, traced, plan)
         roundings = [own.rounding for own in markers.values() if own.is_rounded]
@@ -122,14 +127,14 @@ def _check_arguments(net: PrecisionModule, args: tuple[Any, ...], kwargs: Mappin
         raise CaptureError(f"export_onnx takes a net made by precc.compile, not {type(net).__name__}")
     if not isinstance(args, tuple):
         raise CaptureError(f"args is the tuple of the net's inputs, such as (x,), not {type(args).__name__}")
-    if not isinstance(kwargs, Mapping):
-        raise CaptureError(f"kwargs has the net's inputs by name, and is no {type(kwargs).__name__}")
+    if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
+        raise CaptureError(f"kwargs has the net's inputs by name, and is no {type(kwargs).__name__} of that form")
 
 
 def _flavors(flavor: str, unsupported: str) -> tuple[Flavor, ...]:
     """The flavor, and the one that takes its place for slots that it cannot express."""
-    if unsupported not in _UNSUPPORTED:
-        raise BackendError(f"unsupported is {unsupported!r}: {expected_one_of(_UNSUPPORTED)}")
+    if not isinstance(unsupported, str) or unsupported not in _UNSUPPORTED:
+        raise BackendError(f"unsupported is {unsupported!r:.60}: {expected_one_of(_UNSUPPORTED)}")
     return tuple(
         dict.fromkeys((parse_flavor(flavor), *(() if unsupported == "error" else (parse_flavor(unsupported),))))
     )

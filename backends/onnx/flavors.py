@@ -11,6 +11,7 @@ from precc.backends.onnx.portable import add_portable_rounding
 from precc.backends.onnx.portable_problems import portable_problem
 from precc.backends.onnx.qdq import add_qdq_rounding
 from precc.backends.onnx.qdq_problems import qdq_opset, qdq_problem
+from precc.backends.onnx.qdq_storage import qdq_storage_problem
 from precc.backends.onnx.qdq_weights import add_qdq_weight
 from precc.backends.onnx.slot_rounding import SlotRounding
 from precc.backends.onnx.stored_weights import StoredWeight, add_stored_weight, storage_problem
@@ -21,6 +22,9 @@ __all__ = ["FLAVORS", "Annotate", "Flavor", "Portable", "Qdq", "parse_flavor"]
 
 #: Of a graph that needs no more: the first with blocks and integers of 4 bits.
 _LEAST_QDQ = 21
+
+#: What reads a weight that is stored as this flavor says.
+_READING = frozenset({"Cast", "DequantizeLinear"})
 
 
 class Flavor(Protocol):
@@ -42,7 +46,7 @@ class Flavor(Protocol):
         """Why it has no nodes for a rounding; empty if it has."""
         ...
 
-    def weight_problem(self, rounding: SlotRounding) -> str:
+    def weight_problem(self, weight: Tensor, rounding: SlotRounding, opset: int) -> str:
         """Why it cannot store a weight rounded so; empty if it can."""
         ...
 
@@ -67,7 +71,7 @@ class Portable:
     def problem(self, rounding: SlotRounding, opset: int) -> str:
         return portable_problem(rounding, opset)
 
-    def weight_problem(self, rounding: SlotRounding) -> str:
+    def weight_problem(self, weight: Tensor, rounding: SlotRounding, opset: int) -> str:
         return storage_problem(rounding)
 
     def round(self, tape: Any, value: Any, rounding: SlotRounding, opset: int) -> Any:
@@ -90,14 +94,22 @@ class Qdq:
     def problem(self, rounding: SlotRounding, opset: int) -> str:
         return qdq_problem(rounding, opset)
 
-    def weight_problem(self, rounding: SlotRounding) -> str:
-        return storage_problem(rounding)
+    def weight_problem(self, weight: Tensor, rounding: SlotRounding, opset: int) -> str:
+        return storage_problem(rounding) or qdq_storage_problem(weight, rounding, opset)
 
     def round(self, tape: Any, value: Any, rounding: SlotRounding, opset: int) -> Any:
         return add_qdq_rounding(tape, value, rounding, opset)
 
     def store(self, tape: Any, weight: Tensor, rounding: SlotRounding, opset: int, name: str) -> StoredWeight:
-        return add_qdq_weight(tape, weight, rounding, opset, name)
+        before = len(tape.nodes)
+        stored = add_qdq_weight(tape, weight, rounding, opset, name)
+        others = {node.op_type for node in list(tape.nodes)[before:]} - _READING
+        if others and weight.numel():
+            raise BackendError(
+                f"slot {rounding.slot!r}: no DequantizeLinear gives exactly its values in {rounding.precision}; take "
+                "flavor='portable', or another format there"
+            )
+        return stored
 
 
 class Annotate:
@@ -112,7 +124,7 @@ class Annotate:
     def problem(self, rounding: SlotRounding, opset: int) -> str:
         return ""
 
-    def weight_problem(self, rounding: SlotRounding) -> str:
+    def weight_problem(self, weight: Tensor, rounding: SlotRounding, opset: int) -> str:
         return ""
 
     def round(self, tape: Any, value: Any, rounding: SlotRounding, opset: int) -> Any:

@@ -48,7 +48,7 @@ def _problem(flavor: Flavor, marker: Marker, opset: int) -> str:
         kind = str(marker.operand.dtype).removeprefix("torch.")
         return f"its values are {kind} tensors, and roundings are written for float32"
     if marker.weight is not None:
-        return flavor.weight_problem(marker.rounding)
+        return flavor.weight_problem(marker.weight, marker.rounding, opset)
     return flavor.problem(marker.rounding, opset)
 
 

@@ -6,18 +6,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import Node
-from torch.utils import _pytree
 
 from precc.annotations import Operand, Product, products_of, results_of, unrounded_of
 from precc.backends.onnx.constant_values import ConstantValues
-from precc.backends.onnx.opened_composites import with_opened_composites
+from precc.backends.onnx.exported_program import exported_program
 from precc.captured_graph import size_value
-from precc.errors import CaptureError, PlanError
-from precc.module import PrecisionModule, original, session_of
+from precc.errors import PlanError
+from precc.module import PrecisionModule, session_of
 from precc.plan import PrecisionPlan
 from precc.protocols import GraphContext
 from precc.slots import CallNumbers, aliases_of
@@ -56,7 +54,7 @@ class TracedNet:
             CaptureError: torch.export cannot trace the net.
             PlanError: it sees slots that the trained graph has not.
         """
-        program = _exported(net, args, kwargs, dynamic_shapes)
+        program = exported_program(net, args, kwargs, dynamic_shapes)
         graph = program.graph_module.graph
         signature = program.graph_signature
         inputs = set(signature.user_inputs)
@@ -141,32 +139,3 @@ def opened_for_export(net: PrecisionModule) -> Iterator[None]:
         warnings.filterwarnings("ignore", message="Raw SymInt value", category=UserWarning)
         with opened_products(fused_attention=session_of(net).options.fused_attention):
             yield
-
-
-def _exported(
-    net: PrecisionModule, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_shapes: Any
-) -> ExportedProgram:
-    model = original(net)
-    with _eval_mode(model):
-        try:
-            program = torch.export.export(model, *_copies((args, dict(kwargs))), dynamic_shapes=dynamic_shapes)
-            return with_opened_composites(program, fused_attention=session_of(net).options.fused_attention)
-        except Exception as error:
-            hint = ": set model.config.use_cache = False" if "Cache" in str(error) else ""
-            raise CaptureError(f"torch.export cannot trace {type(model).__name__}: {error}{hint}") from error
-
-
-def _copies(inputs: Any) -> Any:
-    """Inputs with copies of their tensors: torch.export marks those that it gets, and a net may change them."""
-    return _pytree.tree_map_only(Tensor, lambda own: own.detach().clone(), inputs)
-
-
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
