@@ -8,7 +8,12 @@ from precc import __version__
 from precc.backends.onnx.load_plan import load_plan
 from precc.calibrate_command import add_calibrate_command, run_calibrate_command
 from precc.errors import PreccError
-from precc.onnx_commands import add_onnx_commands, run_export_command, run_verify_command
+from precc.onnx_commands import (
+    add_onnx_commands,
+    run_export_command,
+    run_node_data_command,
+    run_verify_command,
+)
 from precc.passes.op_table import op_table
 from precc.plan_commands import add_plan_commands, run_plan_command
 from precc.report.format_table import format_table
@@ -17,7 +22,7 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit code: 0, 1 after an error of precc's or in a file, 2 for wrong usage, 130."""
+    """Run a command; the exit code: 0, 1 after an error of ours or in a file, 2 for wrong usage, 130 after Ctrl-C."""
     parser = _parser()
     chosen = parser.parse_args(arguments)
     code = 0
@@ -34,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code = run_export_command(chosen)
         elif chosen.command == "verify":
             code = run_verify_command(chosen)
+        elif chosen.command == "node-data":
+            code = run_node_data_command(chosen)
         else:
             from precc.demo import run_demo
 

@@ -29,7 +29,8 @@ StepFunction = Callable[[Tensor, Tensor], object]
 
 
 def run_demo(*, data: str | None, out: str, epochs: int, seed: int, backend: str) -> None:
-    """Train both, print the report and the comparison, and write plan.json, report.txt and lenet5.onnx.
+    """Train both, print the report and the comparison, and write plan.json, report.txt, lenet5.onnx and what
+    lenet5.onnx says of itself.
 
     Raises:
         DataError: the data cannot be read.
@@ -58,7 +59,8 @@ def run_demo(*, data: str | None, out: str, epochs: int, seed: int, backend: str
     net.plan.save(folder / "plan.json")
     write_whole(folder / "report.txt", ("\n".join(lines) + "\n").encode())
     export_onnx(net, example_inputs(), folder / "lenet5.onnx")
-    lines.append("wrote " + ", ".join(str(folder / name) for name in ("plan.json", "report.txt", "lenet5.onnx")))
+    written = ("plan.json", "report.txt", "lenet5.onnx", "lenet5.onnx.precc.json")
+    lines.append("wrote " + ", ".join(str(folder / name) for name in written))
     console.print("\n".join(lines), soft_wrap=True, markup=False)
 
 

@@ -9,6 +9,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
@@ -18,14 +19,17 @@ from torch import Generator, Tensor, nn
 from torch.utils import _pytree
 
 import precc
+from precc.annotations import Operand, Product, Unrounded
+from precc.backends.onnx.constant_values import ConstantValues
 from precc.backends.onnx.document_json import document_from_json
 from precc.backends.onnx.traced_net import _exported as export_program
 from precc.backends.onnx.translation import translate
-from precc.errors import BackendError, CaptureError, ExtraError
+from precc.errors import BackendError, CaptureError, ExtraError, PlanError
 from precc.models import gpt, lenet5, mlp, resnet20
 from precc.models.lenet5 import LeNet5, example_inputs
 from precc.plan import PrecisionPlan
 from precc.precision import Precision
+from precc.slots import Role, Slot
 from tests.nets import MODELS, Attention, Convolutional, inputs_of, loss_of, uniform
 from tests.zoo import bare_prompts, bert, llama, sentences
 
@@ -171,6 +175,9 @@ def test_a_file_without_roundings_is_seen(flavor: str, monkeypatch: pytest.Monke
     found = precc.verify_onnx(tmp_path / "net.onnx", net, args, runtimes=["onnxruntime"])
     said = " ".join((*found.problems, *(row.slot for row in found.wrong)))
     assert all(f"fc{layer}/product/fprop.input" in said for layer in (1, 2, 3)), str(found)
+
+
+FC = "fc/product/fprop.weight"
 
 
 def small_integers(model: nn.Module) -> None:
@@ -584,6 +591,9 @@ def test_fused_attention_is_named(tmp_path: Path) -> None:
         ({"unsupported": "drop"}, "unsupported is 'drop'"),
         ({"external_data": "yes"}, "external_data is None, True or False"),
         ({"sidecar": None}, "sidecar True or False"),
+        ({"external_data": 1}, "external_data is None, True or False"),
+        ({"external_data": np.zeros(2)}, "external_data is None, True or False"),
+        ({"unsupported": np.zeros(2)}, "unsupported is array"),
     ],
 )
 def test_bad_options(options: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -641,3 +651,214 @@ def test_without_the_extra(module: str, monkeypatch: pytest.MonkeyPatch, tmp_pat
     net = precc.compile(Attention(), backend="reference")
     with pytest.raises(ExtraError, match=r"pip install 'precc\[onnx\]'"):
         precc.export_onnx(net, (inputs_of(Attention()),), tmp_path / "a.onnx")
+
+
+def slots_of(net: Any, *x: Tensor) -> set[str]:
+    """Those of the forward, by a step of training."""
+    net(*x).sum().backward()
+    return {name for name in net.plan.slots if "/fprop." in name}
+
+
+class Computing(nn.Module):
+    """Whatever a function makes of matrices, a vector, and inputs."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        generator = Generator().manual_seed(0)
+        self.w = nn.Parameter(torch.randn(8, 8, generator=generator))
+        self.u = nn.Parameter(torch.randn(8, 8, generator=generator))
+        self.v = nn.Parameter(torch.randn(8, generator=generator))
+        self.function = function
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.function(self, *inputs)
+
+
+def computing(function: Callable[..., Any], **plan: Any) -> precc.PrecisionModule:
+    return precc.compile(Computing(function), plan=PrecisionPlan("e4m3", **plan), backend="reference")
+
+
+@pytest.mark.parametrize(
+    ("function", "shape"),
+    [
+        (lambda own, x: nn.functional.linear(x, own.w, own.v), (8,)),
+        (lambda own, x: x @ own.w, (8,)),
+        (lambda own, x: x + own.v @ own.w, (8,)),
+        (lambda own, x: torch.tensordot(x, own.w, 1), (2, 3, 8)),
+        (lambda own, x: torch.linalg.multi_dot([x, own.w, own.u]), (4, 8)),
+        (lambda own, x: x @ (own.w @ own.u), (4, 8)),
+    ],
+    ids=["linear", "vector", "constant vector", "tensordot", "multi_dot", "constant product"],
+)
+def test_no_product_is_lost(function: Callable[..., Any], shape: tuple[int, ...], tmp_path: Path) -> None:
+    net = computing(function, default_result="bf16")
+    x = torch.randn(shape, generator=Generator().manual_seed(1))
+    precc.export_onnx(net, (x,), tmp_path / "net.onnx")
+    places = document_of(tmp_path / "net.onnx").places
+    assert {name for name in places if not name.endswith("result")} == slots_of(net, x)
+    found = precc.verify_onnx(tmp_path / "net.onnx", net, (x,))
+    assert found.ok, str(found)
+    assert all(row.precision != "-" for row in found.rows)
+
+
+def test_a_cell_is_opened_as_in_training(tmp_path: Path) -> None:
+    net = precc.compile(nn.GRUCell(4, 4), policy="e4m3", backend="reference")
+    precc.export_onnx(net, (torch.randn(2, 4),), tmp_path / "net.onnx")
+    assert set(document_of(tmp_path / "net.onnx").places) == slots_of(net, torch.randn(2, 4))
+
+
+def test_what_is_drawn_is_no_weight(tmp_path: Path) -> None:
+    net = computing(lambda own, x: x @ torch.rand(8, 8) + x @ own.w)
+    precc.export_onnx(net, (torch.randn(2, 8),), tmp_path / "net.onnx")
+    places = document_of(tmp_path / "net.onnx").places
+    assert [bool(own.source) for name, own in places.items() if name.endswith("weight")] == [True, False]
+    assert "RandomUniformLike" in [node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node]
+
+
+def test_values_of_constants_are_computed_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    computed = []
+    compute = ConstantValues._computed
+    monkeypatch.setattr(ConstantValues, "_computed", lambda own, node: computed.append(node) or compute(own, node))
+
+    def doubled(own: Any, x: Tensor) -> Tensor:
+        weight = own.w
+        for _ in range(30):
+            weight = weight + weight
+        return x @ weight
+
+    precc.export_onnx(computing(doubled), (torch.randn(2, 8),), tmp_path / "net.onnx")
+    assert len(computed) == len(set(computed)) == 31
+
+
+@pytest.mark.parametrize("slot", ["1/product/fprop.input", "0/product#1/fprop.weight", "0/product#1/fprop.accumulator"])
+def test_a_plan_of_another_model_is_refused(slot: str, tmp_path: Path) -> None:
+    named: Any = {"accumulators": {slot: "bf16"}} if slot.endswith("accumulator") else {"slots": {slot: "bf16"}}
+    net = precc.compile(nn.Sequential(nn.Linear(8, 8)), plan=PrecisionPlan("e4m3", **named), backend="reference")
+    with pytest.raises(PlanError, match=f"the plan names 1 slot.*{re.escape(slot)}.*of another model"):
+        precc.export_onnx(net, (torch.randn(2, 8),), tmp_path / "net.onnx")
+    assert not list(tmp_path.iterdir())
+    other = PrecisionPlan("e4m3", {"0/product/wgrad.input": "bf16", "0/weight/update.master": "bf16"})
+    net.set_plan(other)
+    precc.export_onnx(net, (torch.randn(2, 8),), tmp_path / "net.onnx")
+
+
+class Auxiliary(nn.Module):
+    """A head of training alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(8, 8)
+        self.b = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.a(x) + (self.b(x) if self.training else 0)
+        return result
+
+
+def test_what_training_alone_runs_is_told(tmp_path: Path) -> None:
+    net = precc.compile(Auxiliary(), policy="e4m3", backend="reference")
+    assert len(slots_of(net, torch.randn(2, 8))) == 4
+    told = r"has not 2 slot\(s\), 'b/product/fprop.input', 'b/product/fprop.weight': the forward in eval mode"
+    with pytest.warns(precc.PrecisionWarning, match=told):
+        precc.export_onnx(net, (torch.randn(2, 8),), tmp_path / "net.onnx")
+    again = precc.compile(Auxiliary(), plan=net.plan, backend="reference")
+    with pytest.warns(precc.PrecisionWarning, match=told):
+        precc.export_onnx(again, (torch.randn(2, 8),), tmp_path / "net.onnx")
+
+
+def test_products_without_slots_where_training_has_some_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    net = computing(lambda own, x: torch.tensordot(x, own.w, 1))
+    slots_of(net, torch.randn(2, 8))
+    hidden = lambda program, **_: program.run_decompositions({})  # noqa: E731
+    monkeypatch.setattr("precc.backends.onnx.exported_program.with_opened_composites", hidden)
+    monkeypatch.setattr("precc.backends.onnx.slot_coverage.unrounded_of", lambda _: [(None, Unrounded("", "hidden"))])
+    with pytest.raises(PlanError, match=r"has not 2 slot.*'product/fprop.input'.*: hidden; write the product as"):
+        precc.export_onnx(net, (torch.randn(2, 8),), tmp_path / "net.onnx")
+
+
+def test_products_of_no_module_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    net = computing(lambda own, x: x @ own.w)
+    operand = Operand(0, Slot("gone", "product", 0, Role.FPROP, "input"), 1, 0, 2, torch.float32)
+    monkeypatch.setattr("precc.backends.onnx.slot_coverage.products_of", lambda _: [(None, Product((operand,), 1))])
+    with pytest.raises(PlanError, match="sees 1 product.*'gone/product', of no module of the net"):
+        precc.export_onnx(net, (torch.randn(2, 8),), tmp_path / "net.onnx")
+
+
+def test_inputs_stay_as_they_are(tmp_path: Path) -> None:
+    net = computing(lambda own, x: x.add_(1.0) @ own.w)
+    x = torch.randn(4, 8)
+    before = x.clone()
+    with pytest.raises(CaptureError, match="specialized it to be a constant"):
+        precc.export_onnx(net, (x,), tmp_path / "net.onnx", dynamic_shapes={1: "feat"})
+    assert torch.equal(x, before)
+    assert not [name for name in vars(x) if "dynamo" in name]
+    net(x.clone())
+
+
+def test_qdq_weights_are_of_onnx_types_or_named(tmp_path: Path) -> None:
+    x = torch.randn(2, 2, 8, 8)
+    for name in ("e3m4", "int3", "nested8.4"):
+        net = precc.compile(Perceptron(), plan=PrecisionPlan("e4m3", {FC: name}), backend="reference")
+        message = refused(net, x, tmp_path, flavor="qdq")
+        assert f"cannot express 1 slot(s): {FC!r}: ONNX has no type" in message
+    precc.export_onnx(net, (x,), tmp_path / "net.onnx", flavor="qdq", unsupported="portable")
+    assert precc.verify_onnx(tmp_path / "net.onnx", net, (x,), runtimes=("onnxruntime",)).ok
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ("", "calls dimension 0 of inputs[0] ''"),
+        ("a b", "a name is letters, digits, _"),
+        (3, "dynamic_shapes is 3: expected a name"),
+        (({2: "n"},), "a dimension 2 of inputs[0], a tensor of 2 dimensions"),
+        ({2: "n"}, "a dimension 2, and no input has more than 2"),
+        ({1: "n"}, "dimension 1 of inputs[0] may change and is 1 in the example"),
+    ],
+)
+def test_bad_dynamic_shapes(shapes: Any, message: str, tmp_path: Path) -> None:
+    net = precc.compile(nn.Linear(1, 8), policy="e4m3", backend="reference")
+    with pytest.raises(CaptureError) as caught:
+        precc.export_onnx(net, (torch.randn(4, 1),), tmp_path / "net.onnx", dynamic_shapes=shapes)
+    assert message in str(caught.value)
+
+
+def test_dimensions_of_all_inputs_may_change(tmp_path: Path) -> None:
+    net = computing(lambda own, x, y: x @ own.w + y[:, None])
+    x, y = torch.randn(2, 3, 8), torch.randn(2, 8)
+    precc.export_onnx(net, (x, y), tmp_path / "net.onnx", dynamic_shapes={0: "batch", 2: 8})
+    assert [own.shape for own in session_of(tmp_path / "net.onnx").get_inputs()] == [["batch", 3, 8], ["batch", 8]]
+
+
+@pytest.mark.parametrize("output", [None, 3])
+def test_outputs_that_are_no_tensors_are_named(output: Any, tmp_path: Path) -> None:
+    net = computing(lambda own, x: (x @ own.w, output))
+    with pytest.raises(CaptureError, match=f"output 1 of the net is {output}, which no ONNX file returns"):
+        precc.export_onnx(net, (torch.randn(2, 8),), tmp_path / "net.onnx")
+
+
+def test_a_net_without_values(tmp_path: Path) -> None:
+    net = precc.compile(nn.Linear(8, 8, device="meta"), policy="e4m3", backend="reference")
+    with pytest.raises(CaptureError, match="'weight' is on the device 'meta'"):
+        precc.export_onnx(net, (torch.randn(2, 8),), tmp_path / "net.onnx")
+
+
+@pytest.mark.parametrize(
+    ("path", "error", "message"),
+    [
+        (None, BackendError, "path is that of a file"),
+        (3, BackendError, "path is that of a file"),
+        ("a\0b", OSError, "NUL"),
+        ("a" * 250, OSError, "too long"),
+        ("sidecar", OSError, "sidecar.precc.json' is a folder"),
+    ],
+)
+def test_bad_paths_are_told_before_anything_is_traced(
+    path: Any, error: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sidecar.precc.json").mkdir()
+    with pytest.raises(error, match=message):
+        precc.export_onnx(precc.compile(LeNet5(), backend="reference"), (), path)

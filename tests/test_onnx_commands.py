@@ -1,13 +1,17 @@
 """The commands precc export and precc verify, and plan commands on exported files."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
 import torch
+from torch import Tensor, nn
 
 import precc
 from precc.cli import main
+from precc.module import PrecisionModule
 from tests.mixed_net import MixedNet, mixed_inputs, mixed_plan
 
 NET = ["--example", "tests.mixed_net:mixed_inputs"]
@@ -66,6 +70,10 @@ def test_a_compiled_net_and_the_choices(folder: Path, capsys: pytest.CaptureFixt
         (["tests.mixed_net:MixedNet", "--weights", __file__], "no state dict that torch.load can read safely"),
         (["tests.mixed_net:MixedNet", "--example", "tests.mixed_net:MixedNet"], "not the tuple of the net's inputs"),
         (["tests.mixed_net:MixedNet", "--out", "absent/net.onnx"], "there is no folder 'absent'"),
+        ([".:x"], "not of the form module:callable"),
+        (["tests.test_onnx_commands:failing"], "the model 'tests.test_onnx_commands:failing' fails: ValueError: as it"),
+        (["tests.mixed_net:MixedNet", "--example", "tests.test_onnx_commands:failing"], "the example"),
+        (["tests.mixed_net:MixedNet", "--dynamic", "9=batch"], "no input has more than"),
     ],
 )
 def test_errors_are_one_line(
@@ -89,6 +97,83 @@ def test_weights_of_another_model(tmp_path: Path, capsys: pytest.CaptureFixture[
     given = ["--weights", str(tmp_path / "other.pt"), "--out", str(tmp_path / "net.onnx")]
     assert main(["export", "tests.mixed_net:MixedNet", *NET, *given]) == 1
     assert "are not those of MixedNet" in capsys.readouterr().err
+
+
+def test_code_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken_for_precc.py").write_text("def\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main(["export", "broken_for_precc:Net", *NET]) == 1
+    error = capsys.readouterr().err
+    assert "'broken_for_precc:Net' cannot be imported: SyntaxError" in error
+    assert error.count("\n") == 1
+
+
+def failing() -> None:
+    raise ValueError("as it\nmust")
+
+
+class Scaled(nn.Module):
+    """With an input by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, *, scale: Tensor) -> Tensor:
+        result: Tensor = self.fc(x) * scale
+        return result
+
+
+def scaled() -> PrecisionModule:
+    """With a weight that qdq does not store."""
+    torch.manual_seed(0)
+    plan = precc.PrecisionPlan("e4m3", {"fc/product/fprop.weight": "e3m4"})
+    return precc.compile(Scaled(), plan=plan, backend="reference")
+
+
+def by_name() -> dict[str, Tensor]:
+    return {"x": torch.ones(2, 3, 4), "scale": torch.ones(2, 1, 1)}
+
+
+def both_ways() -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    return (torch.ones(2, 3, 4),), {"scale": torch.ones(2, 1, 1)}
+
+
+@pytest.mark.parametrize("example", ["by_name", "both_ways"])
+def test_the_flags_of_export(example: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net, given = "tests.test_onnx_commands:scaled", ["--example", f"tests.test_onnx_commands:{example}"]
+    out = tmp_path / "net.onnx"
+    assert main(["export", net, *given, "--flavor", "qdq", "--out", str(out)]) == 1
+    assert "'fc/product/fprop.weight': ONNX has no type" in capsys.readouterr().err
+    flags = ["--unsupported", "portable", "--external-data", "--no-sidecar", "--dynamic", "0=batch"]
+    assert main(["export", net, *given, "--flavor", "qdq", "--out", str(out), *flags]) == 0
+    assert [name.suffix for name in sorted(tmp_path.iterdir())] == [".onnx", ".data"]
+    shapes = [[own.dim_param or own.dim_value for own in entry.type.tensor_type.shape.dim] for entry in inputs(out)]
+    assert shapes == [["batch", 3, 4], ["batch", 1, 1]]
+    assert main(["verify", str(out), "--model", net, *given, "--runtime", "reference"]) == 0
+
+
+def inputs(path: Path) -> Any:
+    return onnx.load(path).graph.input
+
+
+def test_numbers_for_model_explorer(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["node-data", str(folder / "net.onnx")]) == 0
+    out = f"{folder / 'net.onnx'}.bits.json"
+    assert f"wrote {out}" in capsys.readouterr().out
+    assert json.loads(Path(out).read_text()) == precc.model_explorer_data(folder / "net.onnx")
+    assert main(["node-data", str(folder / "net.onnx"), "--what", "beauty"]) == 1
+    assert "says nothing of 'beauty'" in capsys.readouterr().err
+
+
+def test_what_the_plan_is_without_the_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, default in (("export", "(default: the net's own)"), ("verify", "(default: that of the file itself")):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        assert default in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_example_may_be_one_tensor() -> None:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = {"precc": ROOT / "precc"} | {f"precc.{name}": ROOT / name for name in ("passes", "backends", "models")}
 
 #: The modules and the folder on top, which may import all; everything else in precc/ is core.
-TOP = {"precc", *(f"precc.{name}" for name in ("__main__", "api", "cli", "demo", "onnx_commands"))}
+TOP = {"precc", *(f"precc.{name}" for name in ("__main__", "api", "cli", "command_nets", "demo", "onnx_commands"))}
 TOP_FOLDER = "by_hand"
 
 

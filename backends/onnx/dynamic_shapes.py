@@ -1,7 +1,7 @@
 """Which dimensions of the inputs may change, as torch.export takes it, and what they are called."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,8 @@ class DynamicShapes:
 
         Args:
             dynamic_shapes: None: all are fixed; a name: the first dimension of every tensor has it, as ``"batch"``;
-                else as torch.export takes it, where a name may stand for a `Dim`: ``({0: "batch", 1: "length"},)``.
+                by number, ``{0: "batch", 1: "length"}``: these of every tensor that has them; else by input, as
+                torch.export takes it, where a name may stand for a `Dim`: ``({0: "batch", 1: "length"},)``.
             model: whose forward may take several inputs as one argument.
             args: example inputs.
             kwargs: likewise by name, after those.
@@ -52,7 +53,9 @@ class DynamicShapes:
             return cls(None, None)
         inputs = _by_argument(model, args, kwargs)
         if isinstance(dynamic_shapes, str):
-            dynamic_shapes = tuple(_pytree.tree_map(_first(dynamic_shapes), own) for own in inputs.values())
+            dynamic_shapes = {0: dynamic_shapes}
+        if isinstance(dynamic_shapes, Mapping) and dynamic_shapes and all(type(key) is int for key in dynamic_shapes):
+            dynamic_shapes = _of_every(dynamic_shapes, list(inputs.values()))
         if not isinstance(dynamic_shapes, (Mapping, tuple, list)):
             raise CaptureError(
                 f"dynamic_shapes is {dynamic_shapes!r:.60}: expected a name, as 'batch', or entries by input, as "
@@ -74,8 +77,17 @@ def _by_argument(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, A
         raise CaptureError(f"torch.export cannot trace {type(model).__name__} with these inputs: {error}") from error
 
 
-def _first(name: str) -> Callable[[Any], Any]:
-    return lambda leaf: {0: name} if isinstance(leaf, Tensor) and leaf.dim() else None
+def _of_every(names: Mapping[int, Any], inputs: list[Any]) -> tuple[Any, ...]:
+    """These dimensions of every tensor that has them."""
+    most = max((leaf.dim() for leaf in _pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)), default=0)
+    if strange := [number for number in names if not 0 <= number < most]:
+        raise CaptureError(f"dynamic_shapes has a dimension {strange[0]}, and no input has more than {most} dimensions")
+
+    def of(leaf: Any) -> Any:
+        dims = leaf.dim() if isinstance(leaf, Tensor) else 0
+        return {number: name for number, name in names.items() if number < dims} or None
+
+    return tuple(_pytree.tree_map(of, own) for own in inputs)
 
 
 def _check(entry: Any, value: Any, where: str) -> None:

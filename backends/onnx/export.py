@@ -29,10 +29,11 @@ from precc.errors import BackendError, CaptureError, expected_one_of
 from precc.extras import imported
 from precc.module import PrecisionModule, original, session_of
 
-__all__ = ["export_onnx", "onnx_model"]
+__all__ = ["UNSUPPORTED", "export_onnx", "onnx_model"]
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
-_UNSUPPORTED = ("error", "portable")
+#: What becomes of slots that qdq cannot express.
+UNSUPPORTED = ("error", "portable")
 
 
 def export_onnx(
@@ -65,10 +66,12 @@ def export_onnx(
         flavor: as above.
         opset: of ONNX, from 18; by default 26 (portable: below it roundings are much slower), 20 (annotate), or the
             first that has the plan's types (qdq).
-        dynamic_shapes: which dimensions may change: ``"batch"``: the first of every tensor, by this name; else as
-            torch.export takes it, where a name may stand for a dimension. Example inputs have at least 2 in them.
+        dynamic_shapes: which dimensions may change: ``"batch"``: the first of every tensor, by this name;
+            ``{0: "batch", 1: "length"}``: these of every tensor that has them; else as torch.export takes it, by
+            input, where a name may stand for a dimension. Example inputs have at least 2 in them.
         unsupported: slots that qdq cannot express: ``"error"``, or ``"portable"``: those alone are written so.
-        external_data: whether tensors go to a file ``<path>.data`` beside it; by default if they exceed 2 GiB.
+        external_data: whether tensors go to a file ``<path>.<8 digits>.data`` beside it; by default if they exceed
+            2 GiB. That of the file that is replaced goes.
         sidecar: whether ``<path>.precc.json`` repeats what the file says of itself, for when a tool drops it.
 
     Raises:
@@ -133,8 +136,8 @@ def _check_arguments(net: PrecisionModule, args: tuple[Any, ...], kwargs: Mappin
 
 def _flavors(flavor: str, unsupported: str) -> tuple[Flavor, ...]:
     """The flavor, and the one that takes its place for slots that it cannot express."""
-    if not isinstance(unsupported, str) or unsupported not in _UNSUPPORTED:
-        raise BackendError(f"unsupported is {unsupported!r:.60}: {expected_one_of(_UNSUPPORTED)}")
+    if not isinstance(unsupported, str) or unsupported not in UNSUPPORTED:
+        raise BackendError(f"unsupported is {unsupported!r:.60}: {expected_one_of(UNSUPPORTED)}")
     return tuple(
         dict.fromkeys((parse_flavor(flavor), *(() if unsupported == "error" else (parse_flavor(unsupported),))))
     )

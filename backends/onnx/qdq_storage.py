@@ -4,10 +4,9 @@ import torch
 from torch import Tensor
 
 from precc.backends.onnx.format_types import native_storage
-from precc.backends.onnx.qdq import quantised_from
+from precc.backends.onnx.quantize_linear import quantised_from
 from precc.backends.onnx.slot_rounding import SlotRounding
 from precc.backends.onnx.storage import Floats, Integers
-from precc.backends.onnx.stored_weights import element_of
 from precc.formats import Granularity
 
 __all__ = ["qdq_storage_problem"]
@@ -18,7 +17,7 @@ _BLOCKS = 21
 
 def qdq_storage_problem(weight: Tensor, rounding: SlotRounding, opset: int) -> str:
     """Why no type of an opset holds a weight, rounded; empty if one does."""
-    row, element = rounding.row, element_of(rounding.precision)
+    row, element = rounding.row, rounding.precision.element
     storage = native_storage(element)
     if row.is_identity(torch.float32):
         return ""

@@ -1,6 +1,6 @@
 """Whether an exported graph has the slots that a plan names, and those of the graphs that the net itself has run."""
 
-from precc.annotations import unrounded_of
+from precc.annotations import products_of, unrounded_of
 from precc.backends.onnx.traced_net import TracedNet
 from precc.errors import PlanError
 from precc.module import PrecisionModule, session_of
@@ -23,6 +23,7 @@ def check_coverage(net: PrecisionModule, traced: TracedNet) -> None:
         PlanError: the plan names slots that are none of the net; or a product that has slots in the net's own graphs
             has none here.
     """
+    _check_layers(net, traced)
     session = session_of(net)
     plan, own = session.plan, _slots_of(traced)
     named = {name for name in (*plan.slots, *plan.accumulators) if _is_meant(name, net)}
@@ -36,6 +37,16 @@ def check_coverage(net: PrecisionModule, traced: TracedNet) -> None:
     lost = sorted((run | {name for name in named & brought if _is_operand(name)}) - own)
     if lost:
         _tell_lost(lost, traced)
+
+
+def _check_layers(net: PrecisionModule, traced: TracedNet) -> None:
+    """Whether what is taken for a product outside of what is compiled is one."""
+    paths = {path for path, _ in net.named_modules()}
+    products = (product for _, product in products_of(traced.program.graph_module.graph))
+    if strange := sorted(product.op for product in products if product.operands[0].slot.layer not in paths):
+        raise PlanError(
+            f"torch.export sees {len(strange)} product(s), such as {strange[0]!r}, of no module of the net: no slots are known there"
+        )
 
 
 def _tell_lost(lost: list[str], traced: TracedNet) -> None:

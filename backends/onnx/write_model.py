@@ -92,7 +92,7 @@ def _put(draft: Path, place: Path, data: str) -> None:
     """Move what was made to its place: tensors, so that readers see the old model until they are there; the rest."""
     new, old = draft / place.name, draft / "before"
     with _undone_by() as undo:
-        if data:
+        if data and (draft / data).stat().st_size:  # else no tensor is large, and the model names none
             undo.append(lambda: place.with_name(data).unlink(missing_ok=True))
             os.replace(draft / data, place.with_name(data))
         if place.exists():
