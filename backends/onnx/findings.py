@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import numpy.typing as npt
 
 from precc.backends.onnx.document import SlotPlace
-from precc.backends.onnx.runtimes import Arrays, Prepare
+from precc.backends.onnx.runtimes import EVALUATOR, Arrays, Prepare
 from precc.backends.onnx.slot_values import says
 from precc.backends.onnx.verification import SlotCheck, compared
 
@@ -21,6 +21,8 @@ class Findings:
     def __init__(self, places: Iterable[SlotPlace], runtimes: Iterable[str]) -> None:
         self.problems: list[str] = []
         self.notes: list[str] = []
+        self._limits: dict[str, str] = {}
+        self._excused: set[str] = set()
         self._rows = {
             (place.rounding.slot, runtime): SlotCheck(place.rounding.slot, says(place), runtime, 0, 0)
             for place in places
@@ -36,6 +38,37 @@ class Findings:
         """Add a problem, once."""
         if text not in self.problems:
             self.problems.append(text)
+
+    def note(self, text: str) -> None:
+        """Add a note, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def excuse(self, slot: str, reason: str) -> None:
+        """Note why no value of a slot may be compared."""
+        self._excused.add(slot)
+        self.note(f"{slot}: {reason}")
+
+    def limit(self, runtime: str, text: str) -> None:
+        """Add what a runtime may be unable to do with a sound file."""
+        self._limits.setdefault(runtime, text)
+
+    def close(self) -> None:
+        """Judge what was not compared: a problem, unless another runtime could, or there was nothing to compare."""
+        able = {row.runtime for row in self.rows if row.compared} - set(self._limits)
+        for text in self._limits.values():
+            if able:
+                self.note(f"{text}; {' and '.join(sorted(able))} can, and is compared")
+            else:
+                self.problem(text)
+        open_rows = [row for row in self.rows if not row.compared and row.runtime not in self._limits]
+        told = [row for row in open_rows if row.slot not in self._excused]
+        if self.problems:
+            return
+        for row in told:
+            self.problem(f"{row.slot}: no value was compared on {row.runtime}")
+        if self.rows and not any(row.compared for row in self.rows):
+            self.problem("no value was compared at all: give inputs that are not empty")
 
     def is_wrong(self, slot: str, runtime: str) -> bool:
         """Whether values of a slot are known to be wrong."""
@@ -57,7 +90,7 @@ class Findings:
 
 
 class Runtime:
-    """A runtime whose errors are problems of the file."""
+    """A runtime whose errors are problems of the file; onnx's evaluator is known to lack forms of operators."""
 
     def __init__(self, name: str, prepare: Prepare, findings: Findings) -> None:
         self.name = name
@@ -78,5 +111,9 @@ class Runtime:
             return act()
         except Exception as error:  # each runtime has its own classes of errors, and their base is this
             reason = str(error).strip().replace("\n", " ")
-            self._findings.problem(f"{self.name} cannot run {what}: {type(error).__name__}: {reason:.300}")
+            text = f"{self.name} cannot run {what}: {type(error).__name__}: {reason:.300}"
+            if self.name == EVALUATOR:
+                self._findings.limit(self.name, text)
+            else:
+                self._findings.problem(text)
             return None

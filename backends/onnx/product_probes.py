@@ -1,8 +1,8 @@
 """Products of an exported file, probed: what a runtime computes from values whose products reveal their roundings.
 
 The part of the model from the tensors before the roundings to the product is run as it is, without a look inside, so
-that a runtime optimises it as it does in the whole. One operand is zero but for one value in each sum: the sum is
-exact in any order, and what is not the product of the rounded values, bit for bit, was rounded otherwise. A runtime
+that a runtime optimises it as it does in the whole, but for the factors of a Gemm, which are 1. One operand is zero but for one value
+in each sum: the sum is exact in any order, and what is not the product of the rounded values, bit for bit, was rounded otherwise. A runtime
 that leaves a rounding out, or computes in a wider type than the graph says, shows here alone.
 """
 
@@ -18,8 +18,8 @@ import torch
 from precc.backends.onnx.document import SlotPlace
 from precc.backends.onnx.findings import Findings, Runtime
 from precc.backends.onnx.probes import ProbeLimits, one_hot, probe_values, probes_like
-from precc.backends.onnx.runtimes import Arrays, evaluated
-from precc.backends.onnx.slot_graphs import ModelParts
+from precc.backends.onnx.runtimes import Arrays, EvaluatorError, evaluated
+from precc.backends.onnx.slot_graphs import ModelParts, unscaled
 from precc.backends.onnx.slot_values import rounded_by_precc, row_in_file
 from precc.errors import BackendError
 from precc.precision import AS_STORED
@@ -107,6 +107,8 @@ class ProductProbe:
                     self._probe(own, other, runtime, findings)
                 if other.constant or own.feed == other.feed:
                     self._probe_in_place(own, other, runtime, findings)
+            except EvaluatorError as error:
+                findings.excuse(own.place.rounding.slot, f"the node {self.node.name!r} is not probed alone: {error}")
             except BackendError as error:
                 slot = own.place.rounding.slot
                 findings.problem(f"{slot}: the node {self.node.name!r} cannot be probed alone: {error}")
@@ -156,7 +158,7 @@ class ProductProbe:
             self._compare(run({own.feed: fed}), pair, single, (own if known else other, runtime), findings)
 
     def _prepared(self, runtime: Runtime, feeds: Arrays, constants: Arrays) -> Callable[[Arrays], Arrays | None]:
-        model = self.parts.part(feeds, self.node.output[:1], {**self.zeroed, **constants})
+        model = unscaled(self.parts.part(feeds, self.node.output[:1], {**self.zeroed, **constants}), self.node)
         return runtime.prepare(model, f"the product {self.node.name!r}")
 
     def _compare(
@@ -206,7 +208,7 @@ class ProductProbe:
         """The product of rounded operands by the reference evaluator; exact, where one term of each sum is not zero."""
         names = tuple(sorted(pair))
         if names not in self._products:
-            self._products[names] = self.parts.part(pair, self.node.output[:1], self.zeroed)
+            self._products[names] = unscaled(self.parts.part(pair, self.node.output[:1], self.zeroed), self.node)
         return evaluated(self._products[names], pair)[self.node.output[0]]
 
 

@@ -13,10 +13,15 @@ from precc.backends.onnx.portable import add_portable_rounding
 from precc.backends.onnx.slot_graphs import ModelParts
 from precc.extras import imported
 
-__all__ = ["quantiser_problems"]
+__all__ = ["has_quantisers", "quantiser_problems"]
 
 #: Of one quantiser: what it is called, and its attributes and constant inputs by name or number.
 _Said = tuple[str, dict[str, Any]]
+
+
+def has_quantisers(parts: ModelParts, place: SlotPlace) -> bool:
+    """Whether quantisers of QONNX round a place."""
+    return any(node.domain == QUANT_DOMAIN for node in parts.nodes_to([place.rounded], [place.source])[0])
 
 
 def quantiser_problems(parts: ModelParts, place: SlotPlace, opset: int) -> Iterator[str]:

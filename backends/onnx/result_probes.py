@@ -7,7 +7,7 @@ import numpy as np
 from precc.backends.onnx.document import SlotPlace
 from precc.backends.onnx.findings import Findings, Runtime
 from precc.backends.onnx.probes import ProbeLimits, probes_like
-from precc.backends.onnx.runtimes import Arrays, evaluated
+from precc.backends.onnx.runtimes import Arrays, EvaluatorError, evaluated
 from precc.backends.onnx.slot_graphs import ModelParts
 from precc.backends.onnx.slot_values import rounded_by_precc
 from precc.errors import BackendError
@@ -40,6 +40,9 @@ def probe_result(
     try:
         exact = evaluated(parts.part(feeds, [place.source]), feeds)[place.source]
         part = parts.part(feeds, [place.rounded])
+    except EvaluatorError as error:
+        findings.excuse(slot, f"the result of {node.name!r} is not probed: {error}")
+        return
     except BackendError as error:
         findings.problem(f"{slot}: the result of {node.name!r} cannot be probed: {error}")
         return

@@ -1,7 +1,7 @@
 """What runs an ONNX model, by name: onnxruntime, and the reference evaluator of onnx."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +15,7 @@ from precc.backends.onnx.write_model import FITS
 from precc.errors import BackendError, expected_one_of
 from precc.extras import imported
 
-__all__ = ["RUNTIMES", "Arrays", "Prepare", "Run", "evaluated", "runtime_named"]
+__all__ = ["EVALUATOR", "RUNTIMES", "Arrays", "EvaluatorError", "Prepare", "Run", "evaluated", "runtimes_named"]
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -66,31 +66,42 @@ def _reference(model: Any) -> Run:
     return run
 
 
+#: The name of onnx's own evaluator, which lacks some forms of operators, such as transposed convolutions in groups.
+EVALUATOR = "reference"
+
 #: By name.
-RUNTIMES: Mapping[str, Prepare] = MappingProxyType({"onnxruntime": _onnxruntime, "reference": _reference})
+RUNTIMES: Mapping[str, Prepare] = MappingProxyType({"onnxruntime": _onnxruntime, EVALUATOR: _reference})
 
 
-def runtime_named(runtime: str) -> Prepare:
-    """What runs models on a runtime.
+class EvaluatorError(BackendError):
+    """onnx's evaluator cannot evaluate a model."""
+
+
+def runtimes_named(runtimes: str | Sequence[str]) -> dict[str, Prepare]:
+    """What runs models on each of some runtimes, or on one.
 
     Raises:
-        BackendError: it is unknown; the message lists the known ones.
-        ExtraError: its package is not installed.
+        BackendError: one is unknown, or there is none; the message lists the known ones.
+        ExtraError: the package of one is not installed.
     """
-    if runtime not in RUNTIMES:
-        raise BackendError(f"unknown runtime {runtime!r}: {expected_one_of(RUNTIMES)}")
-    if runtime == "onnxruntime":
+    names = (runtimes,) if isinstance(runtimes, str) else runtimes
+    if not isinstance(names, Iterable) or not (names := tuple(names)):
+        raise BackendError(f"runtimes is {runtimes!r}, which runs nothing: {expected_one_of(RUNTIMES)}, or several")
+    for runtime in names:
+        if not isinstance(runtime, str) or runtime not in RUNTIMES:
+            raise BackendError(f"unknown runtime {runtime!r}: {expected_one_of(RUNTIMES)}")
+    if "onnxruntime" in names:
         imported("onnxruntime", "onnx")
-    return RUNTIMES[runtime]
+    return {name: RUNTIMES[name] for name in names}
 
 
 def evaluated(model: Any, feeds: Mapping[str, npt.NDArray[Any]]) -> Arrays:
     """The outputs by name, by the reference evaluator.
 
     Raises:
-        BackendError: it cannot evaluate the model.
+        EvaluatorError: it cannot evaluate the model.
     """
     try:
         return _reference(model)(feeds)
     except Exception as error:  # of NumPy, of the evaluator, and of its operators
-        raise BackendError(f"onnx.reference cannot evaluate it: {type(error).__name__}: {error}") from error
+        raise EvaluatorError(f"onnx.reference cannot evaluate it: {type(error).__name__}: {error}") from error

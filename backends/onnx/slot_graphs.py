@@ -1,6 +1,6 @@
 """Parts of an ONNX model: from some tensors to others, and the whole with more outputs."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,10 +10,13 @@ import numpy.typing as npt
 from precc.errors import BackendError
 from precc.extras import imported
 
-__all__ = ["ModelParts", "TAP"]
+__all__ = ["FED", "ModelParts", "TAP", "unscaled"]
 
 #: Begins the names of outputs that were added.
 TAP = "precc.tap."
+
+#: Begins the names of inputs that were added.
+FED = "precc.fed."
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +109,30 @@ class ModelParts:
             graph.output.append(onnx.helper.make_empty_tensor_value_info(f"{TAP}{name}"))
         return self._model(graph)
 
+    def forced(self, feeds: Mapping[str, npt.NDArray[Any]], names: Iterable[str]) -> Any:
+        """The model in which all readers of the tensors `feeds` read inputs, named `FED` and the name, instead.
+
+        Its outputs are the tensors `names`, as they are computed, named `TAP` and the name.
+        """
+        onnx = imported("onnx", "onnx")
+        names, kind = list(dict.fromkeys(names)), onnx.helper.np_dtype_to_tensor_dtype
+        graph = onnx.GraphProto()
+        graph.CopyFrom(self.model.graph)
+        _rename(graph.node, {name: f"{FED}{name}" for name in feeds})
+        taps = [onnx.helper.make_node("Identity", [name], [f"{TAP}{name}"]) for name in names]
+        nodes, read = ModelParts(self._model(graph)).nodes_to(names)
+        del graph.node[:], graph.output[:], graph.value_info[:]
+        held = [tensor for tensor in self.initializers.values() if tensor.name in read]
+        del graph.initializer[:]
+        graph.initializer.extend(held)
+        graph.node.extend([*nodes, *taps])
+        graph.output.extend(onnx.helper.make_empty_tensor_value_info(f"{TAP}{name}") for name in names)
+        values = {f"{FED}{name}": value for name, value in feeds.items()}
+        graph.input.extend(
+            onnx.helper.make_tensor_value_info(name, kind(own.dtype), own.shape) for name, own in values.items()
+        )
+        return self._model(graph)
+
     def _model(self, graph: Any) -> Any:
         made = imported("onnx", "onnx").ModelProto()
         made.ir_version = self.model.ir_version
@@ -134,6 +161,32 @@ def _reads(node: Any) -> Iterator[str]:
         for graph in (attribute.g, *attribute.graphs):
             for inner in graph.node:
                 yield from _reads(inner)
+
+
+def unscaled(model: Any, product: Any, *, factor: Callable[[float], float] = lambda _: 1.0) -> Any:
+    """A part with other factors ``alpha`` and ``beta`` of a product; the part is changed.
+
+    Args:
+        model: the part.
+        product: its node in the model that the part is of.
+        factor: from a factor of it to the one in its place.
+    """
+    for node in model.graph.node:
+        if node.op_type == "Gemm" and node.output[:1] == product.output[:1]:
+            for own in node.attribute:
+                if own.name in ("alpha", "beta"):
+                    own.f = factor(own.f)
+    return model
+
+
+def _rename(nodes: Iterable[Any], names: Mapping[str, str]) -> None:
+    """Make nodes read other tensors, in their subgraphs too."""
+    for node in nodes:
+        for position, name in enumerate(node.input):
+            node.input[position] = names.get(name, name)
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                _rename(graph.node, names)
 
 
 def _calls(nodes: Iterable[Any]) -> Iterator[tuple[str, str]]:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from precc.backends.onnx.runtimes import Arrays, evaluated
-from precc.backends.onnx.slot_graphs import ModelParts
+from precc.backends.onnx.slot_graphs import ModelParts, unscaled
 
 __all__ = ["sum_problem"]
 
@@ -26,10 +26,12 @@ def sum_problem(parts: ModelParts, node: Any, operands: list[str], tapped: Array
     own = {name: tapped[name].astype(np.float64) for name in operands}
     added = {name: tapped[name].astype(np.float64) for name in node.input[2:3] if name}
     feeds = {**own, **added}
-    model = parts.part(feeds, [output])
-    exact = evaluated(model, feeds)[output]
-    magnitude = evaluated(model, {name: np.abs(value) for name, value in feeds.items()})[output]
-    terms = evaluated(model, {name: np.ones_like(value) for name, value in feeds.items()})[output]
+    exact = evaluated(parts.part(feeds, [output]), feeds)[output]
+    positive = unscaled(parts.part(feeds, [output]), node, factor=abs)
+    magnitude = evaluated(positive, {name: np.abs(value) for name, value in feeds.items()})[output]
+    counting = unscaled(parts.part(feeds, [output]), node)
+    terms = evaluated(counting, {name: np.ones_like(value) for name, value in feeds.items()})[output]
+    terms = terms + 2 * (node.op_type == "Gemm")  # its factors
     relative = terms * np.finfo(tapped[output].dtype).eps / 2
     with np.errstate(all="ignore"):
         bound = relative / (1 - relative) * magnitude + np.finfo(tapped[output].dtype).tiny
