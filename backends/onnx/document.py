@@ -1,10 +1,12 @@
 """What an exported file says of itself, beside the graph: its flavor, the plan, and where each slot is."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from precc.backends.onnx.slot_rounding import SlotRounding
+from precc.formats import BlockFormat, ElementFormat
 from precc.plan import PrecisionPlan
+from precc.precision import Precision
 
 __all__ = ["OnnxDocument", "SlotPlace"]
 
@@ -47,3 +49,18 @@ class OnnxDocument:
     opset: int
     plan: PrecisionPlan
     places: Mapping[str, SlotPlace]
+
+    def contradictions(self) -> Iterator[str]:
+        """Where a place has another precision than the plan; of a delayed scale, which is settled, another format."""
+        for slot, place in self.places.items():
+            own, planned = place.rounding.precision, self.plan.precision(slot)
+            if planned.history:
+                own, planned = _without_scale(own), _without_scale(planned)
+            if own != planned:
+                yield f"the place of {slot} has {place.rounding.precision}, and the plan {self.plan.precision(slot)}"
+
+
+def _without_scale(precision: Precision) -> Precision:
+    own = precision.format
+    element: ElementFormat = own.element if isinstance(own, BlockFormat) else own
+    return Precision(element, precision.rounding, None, precision.transform)

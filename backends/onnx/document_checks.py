@@ -6,6 +6,8 @@ from typing import Any
 from precc.backends.onnx.document import OnnxDocument, SlotPlace
 from precc.backends.onnx.findings import Findings
 from precc.backends.onnx.node_metadata import DOCUMENT_KEY
+from precc.backends.onnx.qdq import qdq_problem
+from precc.backends.onnx.quantiser_checks import has_quantisers
 from precc.backends.onnx.slot_graphs import ModelParts
 from precc.backends.onnx.slot_values import is_rounded
 from precc.extras import imported
@@ -48,6 +50,9 @@ def _other_flavor(parts: ModelParts, document: OnnxDocument, place: SlotPlace) -
         native = [node for node in parts.nodes_to([place.rounded], [place.source])[0] if node.op_type in _NATIVE]
         if native:
             yield f"the flavor is 'portable', and the node {native[0].name!r} ({native[0].op_type}) rounds it"
+    if document.flavor == "qdq" and place.source and has_quantisers(parts, place):
+        if not qdq_problem(place.rounding, document.opset):
+            yield "the flavor is 'qdq', which can express it, and quantisers of QONNX round it"
 
 
 def _other_type(parts: ModelParts, place: SlotPlace) -> Iterator[str]:
@@ -57,6 +62,8 @@ def _other_type(parts: ModelParts, place: SlotPlace) -> Iterator[str]:
         return
     names = imported("onnx", "onnx").TensorProto.DataType
     read = parts.nodes_to([place.rounded])[1] if place.rounded in parts.tensors else set()
-    types = {names.Name(parts.initializers[name].data_type) for name in read if name in parts.initializers}
+    held = [name for name in read if name in parts.initializers]
+    held = [name for name in held if name.endswith("/codes")] or held
+    types = {names.Name(parts.initializers[name].data_type) for name in held}
     if types and place.stored not in types:
         yield f"the document says that it is stored as {place.stored}, the file has {', '.join(sorted(types))}"

@@ -8,7 +8,7 @@ from precc.backends.onnx.flavors import FLAVORS
 from precc.backends.onnx.slot_rounding import SlotRounding
 from precc.errors import PlanError, expected_one_of
 from precc.plan import PrecisionPlan
-from precc.plan_json import malformed_as_plan_error, precision_from_json, precision_to_json, refuse_unknown
+from precc.plan_json import malformed_as_plan_error, precision_from_json, precision_to_json
 from precc.slots import Slot
 
 __all__ = ["DOCUMENT_FORMAT", "DOCUMENT_VERSION", "document_from_json", "document_to_json"]
@@ -21,6 +21,8 @@ DOCUMENT_VERSION = 1
 
 _ENTRIES = ("format", "version", "flavor", "opset", "plan", "places")
 _PLACE = ("precision", "axis", "channel", "node", "result", "source", "rounded", "stored", "facts")
+_PRECISION = ("format", "rounding", "scaling", "transform")
+_OPTIONAL = ("stored", "facts")
 _TEXTS = ("node", "source", "rounded", "stored")
 
 
@@ -45,14 +47,14 @@ def document_from_json(text: str) -> OnnxDocument:
     """
     entries = _entries_of(text)
     with malformed_as_plan_error("the document"):
-        if entries["flavor"] not in FLAVORS:
+        if not isinstance(entries["flavor"], str) or entries["flavor"] not in FLAVORS:
             raise PlanError(f"the document has the flavor {entries['flavor']!r}: {expected_one_of(FLAVORS)}")
         places = entries["places"]
         if not isinstance(places, dict):
             raise PlanError(f"the document is malformed: 'places' is {places!r:.60}, not an object by slot")
         return OnnxDocument(
             flavor=entries["flavor"],
-            opset=_whole(entries["opset"], "opset"),
+            opset=_whole(entries["opset"], "'opset'"),
             plan=PrecisionPlan.from_json(json.dumps(entries["plan"])),
             places={slot: _place_from_json(slot, place) for slot, place in places.items()},
         )
@@ -74,23 +76,27 @@ def _place_to_json(place: SlotPlace) -> dict[str, Any]:
 
 
 def _place_from_json(slot: str, entries: Any) -> SlotPlace:
-    refuse_unknown(entries, _PLACE)
-    Slot.parse(slot)  # or it says why it names none
+    with malformed_as_plan_error(f"the place of {slot!r}"):
+        Slot.parse(slot)  # or it says why it names none
+    _require(entries, _PLACE, _OPTIONAL, f"the place of {slot!r}")
     texts = {name: entries.get(name, "") if name == "stored" else entries[name] for name in _TEXTS}
     for name, value in texts.items():
         if not isinstance(value, str):
             raise PlanError(f"the document is malformed: {name!r} of {slot!r} is {value!r}, not text")
     if type(entries["result"]) is not bool:
         raise PlanError(f"the document is malformed: 'result' of {slot!r} is {entries['result']!r}, not true or false")
+    facts = entries.get("facts", {})
+    if not isinstance(facts, dict):
+        raise PlanError(f"the document is malformed: 'facts' of {slot!r} is {facts!r:.60}, not an object by name")
+    if isinstance(entries["precision"], dict):
+        _require(entries["precision"], _PRECISION, _PRECISION[2:], f"the precision of {slot!r}")
+    with malformed_as_plan_error(f"the precision of {slot!r}"):
+        precision = precision_from_json(entries["precision"])
+    axes = {name: _whole(entries[name], f"{name!r} of {slot!r}") for name in ("axis", "channel")}
     return SlotPlace(
-        rounding=SlotRounding(
-            slot=slot,
-            precision=precision_from_json(entries["precision"]),
-            axis=_whole(entries["axis"], "axis"),
-            channel=_whole(entries["channel"], "channel"),
-        ),
+        rounding=SlotRounding(slot=slot, precision=precision, **axes),
         result=entries["result"],
-        facts={name: _number(value) for name, value in entries.get("facts", {}).items()},
+        facts={name: _number(value, f"{name!r} of {slot!r}") for name, value in facts.items()},
         **texts,
     )
 
@@ -99,16 +105,29 @@ def _written(value: float) -> float | str:
     return value if abs(value) < float("inf") else str(value)
 
 
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise PlanError(f"the document is malformed: {value!r} stands where a number was expected")
-    return float(value)
+def _number(value: Any, what: str) -> float:
+    try:
+        if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+            return float(value)
+    except (ValueError, OverflowError):
+        pass
+    raise PlanError(f"the document is malformed: {what} is {value!r:.60}, not a number")
 
 
-def _whole(value: Any, name: str) -> int:
+def _whole(value: Any, what: str) -> int:
     if type(value) is not int:
-        raise PlanError(f"the document is malformed: {name!r} is {value!r}, not a whole number")
+        raise PlanError(f"the document is malformed: {what} is {value!r:.60}, not a whole number")
     return value
+
+
+def _require(entries: Any, known: tuple[str, ...], optional: tuple[str, ...], what: str) -> None:
+    """Refuse what is no object, has other entries, or lacks one."""
+    if not isinstance(entries, dict):
+        raise PlanError(f"{what} is malformed: {entries!r:.60}, not an object")
+    if unknown := sorted(set(entries) - set(known)):
+        raise PlanError(f"{what} has an unknown entry {unknown[0]!r}: {expected_one_of(known)}")
+    if missing := [name for name in known if name not in entries and name not in optional]:
+        raise PlanError(f"{what} has no entry {missing[0]!r}")
 
 
 def _entries_of(text: str) -> dict[str, Any]:
@@ -123,7 +142,7 @@ def _entries_of(text: str) -> dict[str, Any]:
     version = entries.get("version")
     if type(version) is not int or version != DOCUMENT_VERSION:
         raise PlanError(f"the document is of version {version!r}; this precc reads version {DOCUMENT_VERSION}")
-    refuse_unknown(entries, _ENTRIES)
+    _require(entries, _ENTRIES, (), "the document")
     return entries
 
 

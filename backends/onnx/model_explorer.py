@@ -35,18 +35,20 @@ def model_explorer_data(path: str | Path, what: str = "bits") -> dict[str, Any]:
         what: ``"bits"``: storage bits of a value; or a fact that the file has of slots, such as ``"condition"``.
 
     Raises:
-        PlanError: the file is not one of precc's, or has no such facts; the message lists those that it has.
+        PlanError: the file cannot be read, is not one of precc's, or has no such facts; the message lists those that
+            it has.
         ExtraError: the extra 'onnx' is not installed.
-        OSError: the file cannot be read.
     """
     model = read_model(path)
     document = model_document(model, path)
     numbers = _numbers(document, what)
+    made = _made(model)
+    made = _made(model)
     results: dict[str, float] = {}
     choose = min if what == _BITS else max
     for slot, number in numbers.items():
         place = document.places[slot]
-        for key in _keys(place, _made(model)):
+        for key in _keys(place, made):
             results[key] = choose(results.get(key, number), number)
     values = {key: {"value": number} for key, number in results.items()}
     colors = reversed(_COLORS) if what == _BITS else _COLORS
@@ -64,7 +66,7 @@ def _numbers(document: OnnxDocument, what: str) -> dict[str, float]:
     if what == _BITS:
         return {slot: float(place.rounding.precision.bits) for slot, place in document.places.items()}
     known = {name for place in document.places.values() for name in place.facts}
-    if what not in known:
+    if not isinstance(what, str) or what not in known:
         raise PlanError(f"the file says nothing of {what!r}: {expected_one_of([_BITS, *sorted(known)])}")
     found: Mapping[str, float] = {slot: own.facts.get(what, math.nan) for slot, own in document.places.items()}
     return {slot: value for slot, value in found.items() if math.isfinite(value)}

@@ -1,9 +1,10 @@
 """Products of an exported file, probed: what a runtime computes from values whose products reveal their roundings.
 
 The part of the model from the tensors before the roundings to the product is run as it is, without a look inside, so
-that a runtime optimises it as it does in the whole, but for the factors of a Gemm, which are 1. One operand is zero but for one value
-in each sum: the sum is exact in any order, and what is not the product of the rounded values, bit for bit, was rounded otherwise. A runtime
-that leaves a rounding out, or computes in a wider type than the graph says, shows here alone.
+that a runtime optimises it as it does in the whole; only the factors of a Gemm are 1. One operand is zero but for one
+value in each sum: the sum is exact in any order, and what is not the product of the rounded values, bit for bit, was
+rounded otherwise. A runtime that leaves a rounding out, or computes in a wider type than the graph says, shows here
+alone.
 """
 
 import math
@@ -73,7 +74,8 @@ class Operand:
 
     def values(self, own: torch.Tensor) -> tuple[_Array, _Array]:
         """Values in the type of what it is fed by, and what they are rounded to."""
-        fed = own.numpy().astype(self.fed.dtype)
+        with np.errstate(over="ignore"):  # of float16 tensors
+            fed = own.numpy().astype(self.fed.dtype)
         return fed, rounded_by_precc(fed, self.row).astype(self.value.dtype)
 
 
@@ -101,6 +103,9 @@ class ProductProbe:
 
     def run(self, runtime: Runtime, findings: Findings) -> None:
         """Compare what each operand's rounding shows."""
+        if not all(own.value.size for own in self.operands):
+            for own in self.operands:
+                findings.excuse(own.place.rounding.slot, f"the product {self.node.name!r} is empty with these inputs")
         for own, other in self._pairs():
             try:
                 if own.place.source and own.feed != other.feed:
@@ -114,7 +119,7 @@ class ProductProbe:
                 findings.problem(f"{slot}: the node {self.node.name!r} cannot be probed alone: {error}")
 
     def _pairs(self) -> Iterator[tuple[Operand, Operand]]:
-        if len(self.operands) == 2:
+        if len(self.operands) == 2 and all(own.value.size for own in self.operands):
             first, second = self.operands
             yield first, second
             yield second, first

@@ -135,7 +135,7 @@ def _feeds(parts: ModelParts, inputs: Mapping[str, Any], findings: Findings) -> 
 
 
 def _outputs_of(net: nn.Module, inputs: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
-    with _eval_mode(net), torch.no_grad():
+    with _as_it_is(net), torch.no_grad():
         leaves = _pytree.tree_leaves(net(*inputs, **kwargs))
     return [array_of(leaf) for leaf in leaves if isinstance(leaf, Tensor)]
 
@@ -149,11 +149,17 @@ def _check_outputs(parts: ModelParts, count: int, findings: Findings) -> None:
 
 
 @contextmanager
-def _eval_mode(net: nn.Module) -> Iterator[None]:
+def _as_it_is(net: nn.Module) -> Iterator[None]:
+    """Run a net in eval mode; its modes and buffers are then what they were."""
     modes = [(module, module.training) for module in net.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in net.buffers()]
     try:
         net.eval()
         yield
     finally:
         for module, mode in modes:
             module.training = mode
+        with torch.no_grad():
+            for buffer, value in buffers:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
