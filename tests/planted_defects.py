@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["OF_VALUES", "TOLD", "Defect", "in_float16", "slot_unknown"]
+__all__ = ["BETWEEN", "OF_VALUES", "TOLD", "Defect", "document", "in_float16", "slot_unknown"]
 
 CONV_IN = "conv/product/fprop.input"
 GROUPED_IN = "grouped/product/fprop.input"
@@ -277,4 +277,32 @@ TOLD: list[dict[Defect, tuple[str, str]]] = [
         slot_unknown: (HEAD_IN, "a slot of the net that the file has not"),
         output_changed: ("output 0", "off by"),
     },
+]
+
+
+def bias_changed(model: Any) -> None:
+    constant(model, "fc1.bias", lambda bias: (bias * 1.01).astype(bias.dtype))
+
+
+def leaking(model: Any) -> None:
+    relu = next(node for node in model.graph.node if node.op_type == "Relu")
+    relu.op_type = "LeakyRelu"
+    relu.attribute.append(helper.make_attribute("alpha", 0.01))
+
+
+def padded_aside(model: Any) -> None:
+    attribute(reader(model, CONV_IN), "pads").ints[:] = [0, 2, 2, 0]
+
+
+def output_scaled(model: Any) -> None:
+    result = model.graph.output[0].name
+    producer(model, result).output[0] = "unscaled"
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(1.001), "factor"))
+    model.graph.node.append(helper.make_node("Mul", ["unscaled", "factor"], [result]))
+
+
+#: Defects between roundings, in groups likewise, each with what is off.
+BETWEEN: list[dict[Defect, str]] = [
+    {bias_changed: FC2_IN, leaking: GROUPED_IN, output_scaled: "output 0"},
+    {padded_aside: GROUPED_IN},
 ]

@@ -3,20 +3,22 @@
 import json
 import math
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import onnx
 import onnxruntime
 import pytest
+import torch
 
 import precc
 from precc.backends.onnx.document import OnnxDocument, SlotPlace
 from precc.backends.onnx.document_json import document_from_json, document_to_json
-from precc.backends.onnx.load_plan import load_document, load_plan, sidecar_of
+from precc.backends.onnx.load_plan import load_document, load_plan, read_model, sidecar_of
 from precc.backends.onnx.model_explorer import model_explorer_data, save_model_explorer_data
 from precc.backends.onnx.slot_rounding import SlotRounding
-from precc.errors import PlanError
+from precc.errors import ExtraError, PlanError
 from precc.plan import PrecisionPlan
 from precc.precision import Precision
 from tests.mixed_net import mixed_inputs, mixed_net, mixed_plan
@@ -70,15 +72,21 @@ def changed(entry: str, value: Any, slot: str = "") -> str:
         (changed("flavor", "onnx"), "flavor 'onnx': expected one of 'portable', 'qdq', 'annotate'"),
         (changed("opset", "21"), "'opset' is '21', not a whole number"),
         (changed("places", []), "not an object by slot"),
-        (changed("places", {"fc": {}}), "stands where|not '<module>|malformed"),
+        (changed("places", {"fc": {}}), "not '<module>"),
         (changed("plan", {}), "not a plan"),
         (changed("result", 1, INPUT), "'result' of 'fc/product/fprop.input' is 1"),
         (changed("source", None, INPUT), "'source' of 'fc/product/fprop.input' is None"),
-        (changed("axis", 1.0, INPUT), "'axis' is 1.0"),
-        (changed("facts", {"condition": None}, INPUT), "None stands where a number"),
+        (changed("axis", 1.0, INPUT), "'axis' of 'fc/product/fprop.input' is 1.0"),
+        (changed("facts", {"condition": None}, INPUT), "'condition' of 'fc/.*' is None, not a number"),
+        (changed("facts", ["condition"], INPUT), "'facts' of 'fc/product/fprop.input' is .*, not an object"),
+        (changed("facts", {"condition": "much"}, INPUT), "'condition' of 'fc/.*' is 'much', not a number"),
+        (changed("precision", {}, INPUT), "the precision of 'fc/product/fprop.input' has no entry 'format'"),
+        (changed("flavor", ["qdq"]), r"flavor \['qdq'\]: expected one of"),
+        (changed("places", {INPUT: []}), r"the place of 'fc/product/fprop.input' is malformed: \[\], not an object"),
+        (changed("places", {INPUT: {}}), "the place of 'fc/product/fprop.input' has no entry 'precision'"),
         (changed("precision", "float9", INPUT), "float9"),
         ('{"format": "precc.onnx", "format": "precc.onnx"}', "names 'format' twice"),
-        (json.dumps({"format": "precc.onnx", "version": 1}), "malformed: KeyError: 'flavor'"),
+        (json.dumps({"format": "precc.onnx", "version": 1}), "the document has no entry 'flavor'"),
     ],
 )
 def test_what_is_no_document_is_refused(text: str, message: str) -> None:
@@ -197,6 +205,67 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         load_plan(tmp_path / "net.onnx")
 
 
+@pytest.mark.parametrize("path", ["absent.onnx", "a\0b", None, 3])
+@pytest.mark.parametrize("read", [load_plan, model_explorer_data])
+def test_a_path_that_none_can_read(read: Any, path: Any) -> None:
+    with pytest.raises(PlanError, match="cannot read the plan|the path of a plan is text or a Path, not"):
+        read(path)
+
+
+@pytest.mark.parametrize("key", [b"precc.fprop.weight", b"precc.op"])
+def test_damaged_metadata_are_named(key: bytes, exported: Path, tmp_path: Path) -> None:
+    damaged = key[:-1] + b"\xff"
+    (tmp_path / "net.onnx").write_bytes(exported.read_bytes().replace(key, damaged))
+    with pytest.raises(PlanError, match=r"net\.onnx': the metadata of the node 'node_conv2d' are damaged"):
+        load_plan(tmp_path / "net.onnx")
+
+
+def test_entries_of_others_stay_theirs(exported: Path, tmp_path: Path) -> None:
+    model = onnx.load(exported)
+    for node in model.graph.node:
+        node.metadata_props.add(key="precc.note.mine", value="seen")
+    onnx.save(model, tmp_path / "noted.onnx")
+    assert load_plan(tmp_path / "noted.onnx") == mixed_plan()
+
+
+def test_places_that_contradict_the_plan_are_named(exported: Path, tmp_path: Path) -> None:
+    entries = json.loads(sidecar_of(exported).read_text())
+    entries["places"]["conv/product/fprop.weight"]["precision"] = "int8"
+    (tmp_path / "changed.json").write_text(json.dumps(entries))
+    with pytest.raises(PlanError, match=r"place of conv/product/fprop\.weight has int8, and the plan bfloat16"):
+        load_plan(tmp_path / "changed.json")
+
+
+def test_data_that_is_not_beside_the_file(exported: Path, tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    onnx.save(onnx.load(exported), path, save_as_external_data=True, location="net.data", size_threshold=0)
+    whole = read_model(path, weights=True).graph.initializer
+    assert [own.raw_data for own in whole] == [own.raw_data for own in onnx.load(exported).graph.initializer]
+    (tmp_path / "net.data").write_bytes(b"\0")
+    with pytest.raises(PlanError, match=r"its tensors in 'net\.data', which does not hold 'conv\.bias' as a whole"):
+        read_model(path, weights=True)
+    (tmp_path / "net.data").unlink()
+    with pytest.raises(PlanError, match=r"its tensors in 'net\.data', which is not beside it"):
+        read_model(path, weights=True)
+    assert load_plan(path) == mixed_plan()
+
+
+def test_a_net_that_only_ran_without_gradients(tmp_path: Path) -> None:
+    net = mixed_net()
+    with torch.no_grad():
+        net(*mixed_inputs())
+    precc.export_onnx(net, mixed_inputs(), tmp_path / "net.onnx")
+    assert load_plan(tmp_path / "net.onnx") == mixed_plan()
+
+
+@pytest.mark.parametrize("read", [load_plan, model_explorer_data])
+def test_onnx_is_named_where_it_is_missing(read: Any, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ExtraError, match=r"pip install 'precc\[onnx\]'"):
+        read(exported)
+    assert load_plan(sidecar_of(exported)) == mixed_plan()
+
+
 def test_numbers_for_model_explorer(exported: Path, tmp_path: Path) -> None:
     (name, data), *others = model_explorer_data(exported).items()
     model = onnx.load(exported)
@@ -211,6 +280,10 @@ def test_numbers_for_model_explorer(exported: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "bits.json").read_text()) == model_explorer_data(exported)
     with pytest.raises(PlanError, match="says nothing of 'condition': expected one of 'bits'"):
         model_explorer_data(exported, "condition")
+    with pytest.raises(PlanError, match=r"says nothing of \['bits'\]: expected one of 'bits'"):
+        model_explorer_data(exported, ["bits"])  # type: ignore[arg-type]
+    with pytest.raises(PlanError, match=r"precc\.json' is text, and no ONNX file"):
+        model_explorer_data(sidecar_of(exported))
 
 
 def test_facts_are_numbers_for_model_explorer(tmp_path: Path) -> None:

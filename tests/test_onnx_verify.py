@@ -1,5 +1,6 @@
 """Exported files compared with their nets: sound ones pass, each planted defect is found and named."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +11,23 @@ from torch import Tensor, nn
 
 import precc
 from precc.backends.onnx import verify
+from precc.backends.onnx.document_checks import check_document
+from precc.backends.onnx.findings import Findings
+from precc.backends.onnx.load_plan import model_document
+from precc.backends.onnx.net_checks import check_net
 from precc.backends.onnx.probes import one_hot, probe_values, probes_like
 from precc.backends.onnx.slot_graphs import ModelParts
 from precc.backends.onnx.sum_checks import sum_problem
+from precc.backends.onnx.traced_net import TracedNet, opened_for_export
 from precc.backends.onnx.verify import verify_onnx
-from precc.errors import BackendError, CaptureError, PlanError
+from precc.errors import BackendError, CaptureError, ExtraError, PlanError
 from precc.formats import Scaling
 from precc.plan import PrecisionPlan
 from precc.precision import Precision
 from precc.rounding import quantize
 from tests.mixed_net import mixed_inputs, mixed_net
 from tests.nets import Attention, inputs_of
-from tests.planted_defects import OF_VALUES, TOLD, Defect, in_float16, slot_unknown
+from tests.planted_defects import BETWEEN, OF_VALUES, TOLD, Defect, document, in_float16, slot_unknown
 
 ORT = ("onnxruntime",)
 
@@ -77,6 +83,43 @@ def test_planted_problems_are_told(
         assert any(named in problem and said in problem for problem in found.problems), str(found)
 
 
+@pytest.mark.parametrize("defects", BETWEEN, ids=lambda defects: ",".join(plant.__name__ for plant in defects))
+def test_what_is_wrong_between_roundings_is_told(
+    defects: dict[Defect, str], net: precc.PrecisionModule, exported: Path, tmp_path: Path
+) -> None:
+    found = verify_onnx(planted(exported, tmp_path, *defects), net, mixed_inputs(), runtimes="onnxruntime")
+    told = [problem for problem in found.problems if "is off by" in problem]
+    assert all(any(what in problem for problem in told) for what in defects.values()), str(found)
+    assert not found.wrong
+    constants = [problem for problem in found.problems if "the constant 'fc1.bias' has other values" in problem]
+    assert len(constants) == (len(defects) > 1)
+
+
+@pytest.mark.parametrize(
+    ("entry", "slot", "value", "message"),
+    [
+        ("opset", "", 25, "the document says opset 25, the file is of opset 26"),
+        ("flavor", "", "annotate", "the flavor is 'annotate', and the file rounds it"),
+        ("flavor", "", "qdq", "the flavor is 'qdq', which can express it"),
+        ("axis", "conv/product/fprop.input", 9, "the axis is 9 in the file, 1 in the net"),
+        ("channel", "conv/product/fprop.input", 0, "the channel is 0 in the file, 1 in the net"),
+        ("stored", "fc1/product/fprop.weight", "INT8", "stored as INT8, the file has UINT4"),
+        ("stored", "conv/product/fprop.input", "INT8", "stored as 'INT8', and rounded from 'images'"),
+        ("node", "conv/product/fprop.input", "node_linear", "the node 'node_conv2d' that it is of that"),
+    ],
+)
+def test_a_document_that_says_else_than_the_graph(
+    entry: str, slot: str, value: object, message: str, net: precc.PrecisionModule, exported: Path
+) -> None:
+    model = onnx.load(exported)
+    document(model, lambda content: (content["places"][slot] if slot else content).update({entry: value}))
+    own, findings = model_document(model, exported), Findings((), ORT)
+    check_document(model, own, findings)
+    with opened_for_export(net):
+        check_net(net, TracedNet.of(net, mixed_inputs(), {}, None), own, findings)
+    assert any(message in problem for problem in findings.problems), findings.problems
+
+
 def test_only_the_runtime_that_computes_otherwise_is_blamed(
     net: precc.PrecisionModule, exported: Path, tmp_path: Path
 ) -> None:
@@ -127,6 +170,15 @@ def test_a_model_that_no_single_file_holds(
 def test_what_cannot_be_verified(net: precc.PrecisionModule, exported: Path, tmp_path: Path) -> None:
     with pytest.raises(BackendError, match="unknown runtime 'tensorrt': expected one of 'onnxruntime', 'reference'"):
         verify_onnx(exported, net, mixed_inputs(), runtimes=("tensorrt",))
+    for nothing in ((), None, 3):
+        with pytest.raises(BackendError, match="which runs nothing"):
+            verify_onnx(exported, net, mixed_inputs(), runtimes=nothing)  # type: ignore[arg-type]
+    with pytest.raises(BackendError, match=r"unknown runtime \['onnxruntime'\]"):
+        verify_onnx(exported, net, mixed_inputs(), runtimes=(["onnxruntime"],))  # type: ignore[arg-type]
+    with pytest.raises(CaptureError, match="kwargs has the net's inputs by name, and is no list"):
+        verify_onnx(exported, net, mixed_inputs(), kwargs=[])  # type: ignore[arg-type]
+    with pytest.raises(PlanError, match="cannot read the plan"):
+        verify_onnx(tmp_path / "absent.onnx", net, mixed_inputs())
     with pytest.raises(CaptureError, match="made by precc.compile, not Linear"):
         verify_onnx(exported, nn.Linear(1, 1), mixed_inputs())  # type: ignore[arg-type]
     with pytest.raises(CaptureError, match="tuple of the net's inputs"):
@@ -134,6 +186,14 @@ def test_what_cannot_be_verified(net: precc.PrecisionModule, exported: Path, tmp
     (tmp_path / "text.onnx").write_bytes(b"\x00not a model")
     with pytest.raises(PlanError, match="ONNX file"):
         verify_onnx(tmp_path / "text.onnx", net, mixed_inputs())
+
+
+def test_onnxruntime_is_named_where_it_is_missing(
+    net: precc.PrecisionModule, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ExtraError, match=r"pip install 'precc\[onnx\]'"):
+        verify_onnx(exported, net, mixed_inputs())
 
 
 FORMATS = ("float8_e4m3fn", "float8_e5m2", "float4_e2m1fn", "float16", "bfloat16", "fixed8.4", "int8", "posit")

@@ -63,7 +63,7 @@ def _other_type(parts: ModelParts, place: SlotPlace) -> Iterator[str]:
     names = imported("onnx", "onnx").TensorProto.DataType
     read = parts.nodes_to([place.rounded])[1] if place.rounded in parts.tensors else set()
     held = [name for name in read if name in parts.initializers]
-    held = [name for name in held if name.endswith("/codes")] or held
+    held = [name for name in held if name.endswith(("/codes", "/rounded"))] or held
     types = {names.Name(parts.initializers[name].data_type) for name in held}
     if types and place.stored not in types:
         yield f"the document says that it is stored as {place.stored}, the file has {', '.join(sorted(types))}"
