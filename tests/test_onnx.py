@@ -22,7 +22,7 @@ import precc
 from precc.annotations import Operand, Product, Unrounded
 from precc.backends.onnx.constant_values import ConstantValues
 from precc.backends.onnx.document_json import document_from_json
-from precc.backends.onnx.traced_net import _exported as export_program
+from precc.backends.onnx.exported_program import exported_program as export_program
 from precc.backends.onnx.translation import translate
 from precc.errors import BackendError, CaptureError, ExtraError, PlanError
 from precc.models import gpt, lenet5, mlp, resnet20
@@ -117,7 +117,7 @@ def traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
         model.graph.opset_imports[""] = opset
         return model
 
-    monkeypatch.setattr("precc.backends.onnx.traced_net._exported", exported)
+    monkeypatch.setattr("precc.backends.onnx.traced_net.exported_program", exported)
     monkeypatch.setattr("precc.backends.onnx.export.translate", translated)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from precc.backends.onnx.document import OnnxDocument, SlotPlace
 from precc.backends.onnx.findings import Findings
 from precc.backends.onnx.node_metadata import DOCUMENT_KEY
-from precc.backends.onnx.qdq import qdq_problem
+from precc.backends.onnx.qdq_problems import qdq_problem
 from precc.backends.onnx.quantiser_checks import has_quantisers
 from precc.backends.onnx.slot_graphs import ModelParts
 from precc.backends.onnx.slot_values import is_rounded

@@ -45,7 +45,8 @@ def _check_layers(net: PrecisionModule, traced: TracedNet) -> None:
     products = (product for _, product in products_of(traced.program.graph_module.graph))
     if strange := sorted(product.op for product in products if product.operands[0].slot.layer not in paths):
         raise PlanError(
-            f"torch.export sees {len(strange)} product(s), such as {strange[0]!r}, of no module of the net: no slots are known there"
+            f"torch.export sees {len(strange)} product(s), such as {strange[0]!r}, of no module of the net: "
+            "no slots are known there"
         )
 
 
