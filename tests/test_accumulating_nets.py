@@ -360,7 +360,7 @@ def test_report_and_export_name_the_accumulators(tmp_path: Path) -> None:
     report = str(net.report())
     assert "float8_e4m3fn, sums float8_e4m3fn products float8_e5m2" in report
     assert "accumulators" in report
-    precc.export_onnx(net, (torch.randn(2, 8),), tmp_path / "net.onnx")
+    precc.export_onnx(net, (torch.randn(2, 8),), tmp_path / "net.onnx", flavor="annotate")
     model: Any = onnx.load(tmp_path / "net.onnx")
     properties = {entry.key: entry.value for node in model.graph.node for entry in node.metadata_props}
     assert accumulator_from_json(json.loads(properties["precc.fprop.accumulator"])) == NARROW

@@ -16,6 +16,7 @@ __all__ = ["DOCUMENT_KEY", "annotate_nodes", "place_metadata"]
 #: The key of the document in a model's metadata, and the start of the keys of nodes.
 DOCUMENT_KEY = "precc"
 
+_ATTENTION_OPS = frozenset({"Attention", "MatMul"})
 _OPAQUE_OPS = frozenset({"Attention", "GRU", "LSTM", "RNN", "MatMul", "Gemm", "Conv", "Einsum"})
 
 
@@ -42,6 +43,7 @@ def annotate_nodes(model: Any, traced: TracedNet, document: OnnxDocument) -> Non
         metadata[f"{DOCUMENT_KEY}.op"] = Slot.parse(name).op
         metadata.update(place_metadata(place))
     _annotate_sums(nodes, traced, document)
+    _annotate_attention(nodes, traced, document)
     _annotate_opaque(nodes, traced.opaque)
     model.metadata_props[DOCUMENT_KEY] = document_to_json(document)
 
@@ -53,6 +55,18 @@ def _annotate_sums(nodes: Mapping[str, Any], traced: TracedNet, document: OnnxDo
             node = nodes[document.places[product.operands[0].slot.name].node]
             key = f"{DOCUMENT_KEY}.{product.role.value}.accumulator"
             node.metadata_props[key] = json.dumps(sums_to_json(sums))
+
+
+def _annotate_attention(nodes: Mapping[str, Any], traced: TracedNet, document: OnnxDocument) -> None:
+    """Fused attention, on all nodes that torch.onnx has for it and that compute products."""
+    calls = {node.name: product for node, product in traced.attention}
+    for node in nodes.values():
+        product = calls.get(fx_name(node))
+        if product is not None and node.op_type in _ATTENTION_OPS:
+            node.metadata_props[f"{DOCUMENT_KEY}.op"] = product.op
+            for operand in product.operands:
+                key = f"{DOCUMENT_KEY}.{product.role.value}.{operand.slot.operand}"
+                node.metadata_props[key] = str(document.plan.precision(operand.slot.name))
 
 
 def _annotate_opaque(nodes: Mapping[str, Any], reasons: Mapping[str, str]) -> None:

@@ -60,8 +60,8 @@ def _sums(traced: TracedNet, plan: PrecisionPlan) -> dict[str, str]:
 
 def _fused(traced: TracedNet, plan: PrecisionPlan) -> dict[str, str]:
     """Operands of fused attention that the plan rounds: torch.onnx opens it, or not, by the opset."""
-    fused = [product for _, product in traced.products if not product.accumulators]
-    rounded = [operand for product in fused for operand in product.operands if operand.is_rounded(plan)]
+    operands = [operand for _, product in traced.attention for operand in product.operands]
+    rounded = [operand for operand in operands if operand.is_rounded(plan)]
     return {operand.slot.name: "it is of fused attention, which has no one form in ONNX" for operand in rounded}
 
 

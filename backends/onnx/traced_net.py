@@ -18,7 +18,7 @@ from precc.errors import PlanError
 from precc.module import PrecisionModule, session_of
 from precc.plan import PrecisionPlan
 from precc.protocols import GraphContext
-from precc.slots import CallNumbers, aliases_of
+from precc.slots import ATTENTION, CallNumbers, aliases_of
 from precc.stored_nodes import is_constant, stored_by
 from precc.strict_dynamo import opened_products
 
@@ -33,6 +33,7 @@ class TracedNet:
         program: in eval mode, inputs lifted.
         constants: names of the placeholders that hold parameters, buffers and constants.
         products: with their nodes, in graph order.
+        attention: calls of fused attention, likewise, which have no place in a file.
         results: nodes whose results have slots, the slots, and the nodes whose values are stored.
         opaque: by node, why what it computes has no slots.
     """
@@ -40,6 +41,7 @@ class TracedNet:
     program: ExportedProgram
     constants: frozenset[str]
     products: tuple[tuple[Node, Product], ...]
+    attention: tuple[tuple[Node, Product], ...]
     results: tuple[tuple[Node, Operand, Node], ...]
     opaque: Mapping[str, str]
     _values: ConstantValues
@@ -69,11 +71,13 @@ class TracedNet:
         )
         session_of(net).options.naming.run(program.graph_module, context)
         captured = session_of(net).graphs.modules(net)
-        products = tuple((node, own) for node, own in products_of(graph) if own.operands[0].slot.layer in captured)
+        named = [(node, own) for node, own in products_of(graph) if own.operands[0].slot.layer in captured]
+        products = tuple((node, own) for node, own in named if own.operands[0].slot.family != ATTENTION)
+        attention = tuple((node, own) for node, own in named if own.operands[0].slot.family == ATTENTION)
         found = [(node, result, stored_by(node, constants)) for node, result in results_of(graph)]
         results = tuple((n, own, s) for n, own, s in found if own.slot.layer in captured and s is not None)
         opaque = {node.name: record.reason for node, record in unrounded_of(graph)}
-        traced = cls(program, constants, products, results, opaque, ConstantValues(program))
+        traced = cls(program, constants, products, attention, results, opaque, ConstantValues(program))
         traced._check(net)
         return traced
 
@@ -86,7 +90,7 @@ class TracedNet:
         """The net's plan, with each operand of the graph named."""
         work = {
             operand.slot.name: size_value(product.multiply_adds, {})
-            for _, product in self.products
+            for _, product in (*self.products, *self.attention)
             for operand in product.operands
             if isinstance(product.multiply_adds, int)
         }
