@@ -120,7 +120,7 @@ class Scaled(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.fc = nn.Linear(4, 4)
+        self.fc = nn.Linear(4, 512)
 
     def forward(self, x: Tensor, *, scale: Tensor) -> Tensor:
         result: Tensor = self.fc(x) * scale
