@@ -62,7 +62,8 @@ def _tell_lost(lost: list[str], traced: TracedNet) -> None:
 
 
 def _slots_of(traced: TracedNet) -> set[str]:
-    operands = {operand.slot for _, operand in traced.operands}
+    products = (product for _, product in (*traced.products, *traced.attention))
+    operands = {operand.slot for product in products for operand in product.operands}
     results = {result.slot.name for _, result, _ in traced.results}
     return results | {own.name for slot in operands for own in (slot, *slot.accumulators)}
 

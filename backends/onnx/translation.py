@@ -81,3 +81,5 @@ def _tidy(model: Any) -> None:
             ir.convenience.replace_all_uses_with(own, new, replace_graph_outputs=True)
             model.graph.remove(node, safe=True)
     passes.RemoveUnusedNodesPass()(model)
+    for node in model.graph:  # paths of the machine, and a third of a small file
+        node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
