@@ -1,5 +1,6 @@
 """Small ONNX graphs around what is to be tested, run by onnxruntime and by the reference evaluator."""
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime
+import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
 from onnx_ir.tape import Tape
@@ -17,7 +19,17 @@ from precc.backends.onnx.quant_functions import portable_functions
 from precc.backends.onnx.slot_rounding import SlotRounding
 from precc.precision import Precision
 
-__all__ = ["a_weight", "by_onnxruntime", "by_reference", "constant_bytes", "graph_of", "input_like", "slot", "whole"]
+__all__ = [
+    "a_weight",
+    "by_onnxruntime",
+    "by_qonnx",
+    "by_reference",
+    "constant_bytes",
+    "graph_of",
+    "input_like",
+    "slot",
+    "whole",
+]
 
 
 def slot(precision: Precision, axis: int = 1, channel: int = 0, operand: str = "weight") -> SlotRounding:
@@ -82,6 +94,17 @@ def by_reference(model: onnx.ModelProto, feeds: Mapping[str, Tensor] | None = No
     """Its outputs."""
     with np.errstate(all="ignore"):
         return _tensors(ReferenceEvaluator(model).run(None, _arrays(feeds)))
+
+
+def by_qonnx(model: onnx.ModelProto, x: Tensor) -> Tensor:
+    """Its output by QONNX's executor, which wants the shape of every value."""
+    pytest.importorskip("qonnx")
+    wrapper = importlib.import_module("qonnx.core.modelwrapper").ModelWrapper
+    wrapped = wrapper(onnx.shape_inference.infer_shapes(model))
+    wrapped.check_all_tensor_shapes_specified(fix_missing_init_shape=True)
+    with np.errstate(all="ignore"):
+        found = importlib.import_module("qonnx.core.onnx_exec").execute_onnx(wrapped, {"x": x.numpy()})
+    return torch.from_numpy(found[model.graph.output[0].name])
 
 
 def _arrays(feeds: Mapping[str, Tensor] | None) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 References: precc.rounding.quantize, in onnxruntime, onnx.reference and, where QONNX means the same, its executor.
 """
 
-import importlib
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -29,7 +28,7 @@ from precc.errors import BackendError
 from precc.formats import FixedPoint, FloatFormat, Format, Overflow, Specials
 from precc.precision import Precision
 from precc.rounding import RoundingMode, quantize
-from tests.onnx_graphs import by_onnxruntime, by_reference, slot, whole
+from tests.onnx_graphs import by_onnxruntime, by_qonnx, by_reference, slot, whole
 
 OPSETS = (LEAST_OPSET, 26)
 MODES = ("nearest_even", "nearest_away", "toward_zero")
@@ -400,15 +399,6 @@ def test_planted_defects_are_seen(fmt: str, plant: Callable[[onnx.ModelProto], N
     assert wrong(run(model, x)[0], expected(place, x)).any()
 
 
-def by_qonnx(model: onnx.ModelProto, x: Array) -> Array:
-    pytest.importorskip("qonnx")
-    wrapped = importlib.import_module("qonnx.core.modelwrapper").ModelWrapper(model)
-    execute = importlib.import_module("qonnx.core.onnx_exec").execute_onnx
-    with np.errstate(all="ignore"):
-        found: Array = execute(wrapped, {"x": x})[model.graph.output[0].name]
-    return found
-
-
 def meant_by_qonnx(place: SlotRounding, x: Array) -> NDArray[np.bool_]:
     """Where QONNX 1.0 defines the same: not of infinities, which become NaN, nor as said here."""
     fmt, mode, magnitude = place.precision.format, place.precision.rounding.mode, np.abs(x)
@@ -439,6 +429,6 @@ def test_qonnx_executor(opset: int) -> None:
         x = values(place, 16384)
         same, theirs = meant_by_qonnx(place, x), expected(place, x)
         assert same.mean() > 0.35  # half of all values are negative
-        ours = by_qonnx(model_of([place], [len(x)], opset), x)
+        ours = by_qonnx(model_of([place], [len(x)], opset), torch.from_numpy(x)).numpy()
         bad = same & (ours != theirs) & ~(np.isnan(ours) & np.isnan(theirs))
         assert not bad.any(), (fmt, mode, int(bad.sum()), x[bad][:4], ours[bad][:4], theirs[bad][:4])
