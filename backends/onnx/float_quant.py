@@ -106,7 +106,8 @@ def _limited(n: NodeWriter, uses: Uses, x: "ir.Value", rounded: "ir.Value", high
 
     def overflowing(n: NodeWriter) -> "ir.Value":
         to_zero = MODES.index(RoundingMode.TOWARD_ZERO)
-        return uses.choose(n, "mode", {mode: toward_zero if mode == to_zero else nearest for mode in range(len(MODES))})
+        cases = {mode: nearest for mode in range(len(MODES))}
+        return uses.choose(n, "mode", {**cases, to_zero: toward_zero})
 
     def compared(n: NodeWriter) -> "ir.Value":
         return uses.choose(n, "saturation", {0: overflowing, 1: saturated})

@@ -97,7 +97,7 @@ class Integers(Storage):
 
 @dataclass(frozen=True, slots=True)
 class Codes(Storage):
-    """The codes of a format of at most 16 bits, with the value of each; an integer type has them in a table beside it.
+    """The codes of a format of at most 16 bits, with the value of each; integers have them in a table beside.
 
     >>> Codes("UINT4", (0.0, 1.0, 1.5)).size(10)
     17
