@@ -14,7 +14,7 @@ import precc
 from precc.backends.onnx.forced_values import ForcedValue, ForcedValues, is_within
 from precc.backends.onnx.traced_net import TracedNet, opened_for_export
 from precc.backends.onnx.verification import OnnxVerification
-from precc.backends.onnx.verify import verify_onnx
+from precc.backends.onnx.verify import _Example, verify_onnx
 from precc.formats import Scaling
 from precc.plan import PrecisionPlan
 from precc.precision import Precision
@@ -123,7 +123,8 @@ def changing(own: nn.Module, x: Tensor) -> Any:
 
 def many(own: nn.Module, x: Tensor) -> Any:
     y = own(x)
-    return y.log(), y.argmax(-1), y > 0, (y - y) / (y - y)
+    steps = torch.arange(4).to(x.dtype)
+    return y.log(), y.argmax(-1), y > 0, (y - y) / (y - y), (y * steps).to(torch.float16), steps.floor() * y
 
 
 def summed(own: nn.Linear, x: Tensor) -> Any:
@@ -137,6 +138,14 @@ def test_what_nets_do_and_return(function: Callable[..., Any], tmp_path: Path) -
     found = verified(compiled(_Function(function)), inputs, tmp_path, runtimes=(ORT, "reference"))
     assert found.ok, str(found)
     assert torch.equal(inputs[0], before)
+
+
+def test_copies_of_one_tensor_are_one_tensor() -> None:
+    net, x = compiled(_Function(many)), normal(3, 6)
+    (first, second), others = _Example.of(net, (x, x), {"flag": None}).copied()
+    assert first is second
+    assert first is not x
+    assert others == {"flag": None}
 
 
 def test_inputs_go_by_their_names(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Whether an exported file computes what precc computes: weights, roundings, products, and what is between roundings.
+"""Whether an exported file computes what precc computes: weights, roundings, products, and what is between them.
 
 What is between is compared with torch, from the same rounded values on (`segment_checks`); so are the outputs. Each
 rounding is compared bit for bit three times: on the values that it has in the model, on probe values alone, and on
@@ -111,7 +111,8 @@ class _Example:
         return _pytree.tree_leaves((self.inputs, self.kwargs))
 
     def copied(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        copies = [leaf.detach().clone() if isinstance(leaf, Tensor) else leaf for leaf in self.leaves]
+        own = {id(leaf): leaf.detach().clone() for leaf in self.leaves if isinstance(leaf, Tensor)}
+        copies = [own.get(id(leaf), leaf) for leaf in self.leaves]  # what is one tensor stays one
         made: tuple[tuple[Any, ...], dict[str, Any]]
         made = _pytree.tree_unflatten(copies, _pytree.tree_structure((self.inputs, self.kwargs)))
         return made
