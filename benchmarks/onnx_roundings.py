@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.table import Table
 from turns import take_turns
 
-from precc.backends.onnx.node_writer import QUANT_DOMAIN, NodeWriter
-from precc.backends.onnx.portable import add_portable_rounding
-from precc.backends.onnx.quant_functions import portable_functions
+from precc.backends.onnx.roundings.node_writer import QUANT_DOMAIN, NodeWriter
+from precc.backends.onnx.roundings.portable import add_portable_rounding
+from precc.backends.onnx.roundings.quant_functions import portable_functions
 from precc.backends.onnx.slot_rounding import SlotRounding
 from precc.files import write_whole
 from precc.precision import Precision

@@ -11,7 +11,7 @@ from precc.backends import eager_backend, fastest_counting, fastest_rounding, fi
 from precc.backends.onnx.export import export_onnx
 from precc.backends.onnx.load_plan import load_plan
 from precc.backends.onnx.model_explorer import model_explorer_data, save_model_explorer_data
-from precc.backends.onnx.verify import verify_onnx
+from precc.backends.onnx.verification.verify import verify_onnx
 from precc.compile_options import CompileOptions
 from precc.errors import CaptureError, PlanError, expected_one_of
 from precc.formats import Format

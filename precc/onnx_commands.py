@@ -8,9 +8,9 @@ from precc.backends.onnx.export import UNSUPPORTED
 from precc.backends.onnx.flavors import FLAVORS
 from precc.backends.onnx.load_plan import load_document, load_plan
 from precc.backends.onnx.model_explorer import save_model_explorer_data
-from precc.backends.onnx.runtimes import RUNTIMES
-from precc.backends.onnx.slot_values import is_rounded
-from precc.backends.onnx.verify import verify_onnx
+from precc.backends.onnx.verification.runtimes import RUNTIMES
+from precc.backends.onnx.verification.slot_values import is_rounded
+from precc.backends.onnx.verification.verify import verify_onnx
 from precc.command_nets import example_of, net_of
 from precc.files import require_place
 

@@ -14,8 +14,8 @@ from onnx.reference import ReferenceEvaluator
 from onnx_ir.tape import Tape
 from torch import Tensor
 
-from precc.backends.onnx.node_writer import QUANT_DOMAIN
-from precc.backends.onnx.quant_functions import portable_functions
+from precc.backends.onnx.roundings.node_writer import QUANT_DOMAIN
+from precc.backends.onnx.roundings.quant_functions import portable_functions
 from precc.backends.onnx.slot_rounding import SlotRounding
 from precc.precision import Precision
 

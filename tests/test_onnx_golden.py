@@ -8,7 +8,7 @@ import pytest
 import precc
 from precc.backends.onnx.document import SlotPlace
 from precc.backends.onnx.export import onnx_model
-from precc.backends.onnx.slot_graphs import ModelParts
+from precc.backends.onnx.verification.slot_graphs import ModelParts
 from precc.extras import imported
 from tests.golden import check_golden
 from tests.mixed_net import MixedNet, mixed_inputs, mixed_net

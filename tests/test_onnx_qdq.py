@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from precc.backends.onnx.node_writer import NodeWriter
-from precc.backends.onnx.qdq import add_qdq_rounding
-from precc.backends.onnx.qdq_limits import keeps_nan, reference_limit
-from precc.backends.onnx.qdq_problems import qdq_opset, qdq_problem
-from precc.backends.onnx.same_bits import same_bits
+from precc.backends.onnx.roundings.node_writer import NodeWriter
+from precc.backends.onnx.roundings.qdq import add_qdq_rounding
+from precc.backends.onnx.roundings.qdq_limits import keeps_nan, reference_limit
+from precc.backends.onnx.roundings.qdq_problems import qdq_opset, qdq_problem
 from precc.backends.onnx.slot_rounding import SlotRounding
+from precc.backends.onnx.weights.same_bits import same_bits
 from precc.errors import BackendError
 from precc.formats import FORMATS, FixedPoint, FloatFormat, Scaling, parse_format
 from precc.precision import Precision

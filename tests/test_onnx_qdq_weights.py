@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from precc.backends.onnx.qdq_weights import add_qdq_weight
-from precc.backends.onnx.same_bits import same_bits
 from precc.backends.onnx.slot_rounding import SlotRounding
-from precc.backends.onnx.stored_weights import StoredWeight
+from precc.backends.onnx.weights.qdq_weights import add_qdq_weight
+from precc.backends.onnx.weights.same_bits import same_bits
+from precc.backends.onnx.weights.stored_weights import StoredWeight
 from precc.errors import BackendError
 from precc.formats import FORMATS, Scaling
 from precc.models.lenet5 import LeNet5

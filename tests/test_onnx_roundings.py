@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from onnx_ir.tape import Tape
 
 from precc import FORMATS, Scaling
-from precc.backends.onnx.largest_power import largest_power
-from precc.backends.onnx.node_writer import NodeWriter
-from precc.backends.onnx.portable import add_portable_rounding
-from precc.backends.onnx.portable_problems import LEAST_OPSET, portable_problem
+from precc.backends.onnx.roundings.largest_power import largest_power
+from precc.backends.onnx.roundings.node_writer import NodeWriter
+from precc.backends.onnx.roundings.portable import add_portable_rounding
+from precc.backends.onnx.roundings.portable_problems import LEAST_OPSET, portable_problem
 from precc.backends.onnx.slot_rounding import SlotRounding
 from precc.errors import BackendError
 from precc.formats import FixedPoint, FloatFormat, Format, Overflow, Specials

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import precc
-from precc.backends.onnx.forced_values import ForcedValue, ForcedValues, is_within
 from precc.backends.onnx.traced_net import TracedNet, opened_for_export
-from precc.backends.onnx.verification import OnnxVerification
-from precc.backends.onnx.verify import _Example, verify_onnx
+from precc.backends.onnx.verification.forced_values import ForcedValue, ForcedValues, is_within
+from precc.backends.onnx.verification.verification import OnnxVerification
+from precc.backends.onnx.verification.verify import _Example, verify_onnx
 from precc.formats import Scaling
 from precc.plan import PrecisionPlan
 from precc.precision import Precision

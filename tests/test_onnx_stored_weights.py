@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from precc.backends.onnx.same_bits import same_bits
 from precc.backends.onnx.slot_rounding import SlotRounding
-from precc.backends.onnx.stored_weights import StoredWeight, add_stored_weight, storage_problem
+from precc.backends.onnx.weights.same_bits import same_bits
+from precc.backends.onnx.weights.stored_weights import StoredWeight, add_stored_weight, storage_problem
 from precc.errors import BackendError
 from precc.formats import FORMATS, FloatFormat, Scaling
 from precc.models.lenet5 import LeNet5

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 
 import precc
-from precc.backends.onnx import verify
-from precc.backends.onnx.document_checks import check_document
-from precc.backends.onnx.findings import Findings
 from precc.backends.onnx.load_plan import model_document
-from precc.backends.onnx.net_checks import check_net
-from precc.backends.onnx.probes import one_hot, probe_values, probes_like
-from precc.backends.onnx.slot_graphs import ModelParts
-from precc.backends.onnx.sum_checks import sum_problem
 from precc.backends.onnx.traced_net import TracedNet, opened_for_export
-from precc.backends.onnx.verify import verify_onnx
+from precc.backends.onnx.verification import verify
+from precc.backends.onnx.verification.document_checks import check_document
+from precc.backends.onnx.verification.findings import Findings
+from precc.backends.onnx.verification.net_checks import check_net
+from precc.backends.onnx.verification.probes import one_hot, probe_values, probes_like
+from precc.backends.onnx.verification.slot_graphs import ModelParts
+from precc.backends.onnx.verification.sum_checks import sum_problem
+from precc.backends.onnx.verification.verify import verify_onnx
 from precc.errors import BackendError, CaptureError, ExtraError, PlanError
 from precc.formats import Scaling
 from precc.plan import PrecisionPlan
@@ -162,7 +162,7 @@ def test_an_annotated_file_rounds_nothing(net: precc.PrecisionModule, tmp_path: 
 def test_a_model_that_no_single_file_holds(
     net: precc.PrecisionModule, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("precc.backends.onnx.runtimes.FITS", 10_000)
+    monkeypatch.setattr("precc.backends.onnx.verification.runtimes.FITS", 10_000)
     found = verify_onnx(exported, net, mixed_inputs(), runtimes=ORT)
     assert found.ok, str(found)
 

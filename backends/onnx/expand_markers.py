@@ -7,9 +7,9 @@ from typing import Any
 from precc.backends.onnx.computing_nodes import computing_node
 from precc.backends.onnx.document import SlotPlace
 from precc.backends.onnx.flavors import Flavor
-from precc.backends.onnx.quant_functions import portable_functions
+from precc.backends.onnx.roundings.quant_functions import portable_functions
 from precc.backends.onnx.slot_markers import MARKER_DOMAIN, Marker
-from precc.backends.onnx.stored_weights import StoredWeight
+from precc.backends.onnx.weights.stored_weights import StoredWeight
 from precc.extras import imported
 
 __all__ = ["expand_markers"]

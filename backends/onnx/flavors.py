@@ -7,14 +7,14 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor
 
 from precc.backends.onnx.opsets import OPSETS
-from precc.backends.onnx.portable import add_portable_rounding
-from precc.backends.onnx.portable_problems import portable_problem
-from precc.backends.onnx.qdq import add_qdq_rounding
-from precc.backends.onnx.qdq_problems import qdq_opset, qdq_problem
-from precc.backends.onnx.qdq_storage import qdq_storage_problem
-from precc.backends.onnx.qdq_weights import add_qdq_weight
+from precc.backends.onnx.roundings.portable import add_portable_rounding
+from precc.backends.onnx.roundings.portable_problems import portable_problem
+from precc.backends.onnx.roundings.qdq import add_qdq_rounding
+from precc.backends.onnx.roundings.qdq_problems import qdq_opset, qdq_problem
 from precc.backends.onnx.slot_rounding import SlotRounding
-from precc.backends.onnx.stored_weights import StoredWeight, add_stored_weight, storage_problem
+from precc.backends.onnx.weights.qdq_storage import qdq_storage_problem
+from precc.backends.onnx.weights.qdq_weights import add_qdq_weight
+from precc.backends.onnx.weights.stored_weights import StoredWeight, add_stored_weight, storage_problem
 from precc.errors import BackendError, expected_one_of
 
 __all__ = ["FLAVORS", "Annotate", "Flavor", "Portable", "Qdq", "parse_flavor"]

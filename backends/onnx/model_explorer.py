@@ -12,7 +12,7 @@ from typing import Any
 
 from precc.backends.onnx.document import OnnxDocument, SlotPlace
 from precc.backends.onnx.load_plan import model_document, read_model
-from precc.backends.onnx.slot_values import is_rounded
+from precc.backends.onnx.verification.slot_values import is_rounded
 from precc.errors import PlanError, expected_one_of
 from precc.files import write_whole
 

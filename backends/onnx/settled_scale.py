@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from precc.formats import BlockFormat, ElementFormat, Scaling
+from precc.formats import Scaling
 from precc.precision import Precision
 from precc.rounding.scales import block_scales
 from precc.rounding.tensor_ops import carrier_of
@@ -35,12 +35,10 @@ def settled(precision: Precision, largest: Callable[[str, int], float], slot: st
 
 
 def _own(precision: Precision) -> Scaling:
-    delayed = precision.format.scaling if isinstance(precision.format, BlockFormat) else precision.scaling
+    delayed = precision.own_scaling
     assert delayed is not None
     return Scaling(delayed.granularity, scale_format=delayed.scale_format, rule=delayed.rule)
 
 
 def _with_scaling(precision: Precision, scaling: Scaling) -> Precision:
-    own = precision.format
-    element: ElementFormat = own.element if isinstance(own, BlockFormat) else own
-    return Precision(element, precision.rounding, scaling, precision.transform)
+    return Precision(precision.element, precision.rounding, scaling, precision.transform)

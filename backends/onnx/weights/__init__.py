@@ -1,0 +1,1 @@
+"""How rounded weights lie in a file, and how a graph reads them."""
