@@ -99,7 +99,8 @@ def run_export_command(chosen: argparse.Namespace) -> int:
     document = load_document(chosen.out)
     rounded = sum(map(is_rounded, document.places.values()))
     counts = f"{rounded} of {len(document.places)} slots rounded"
-    print(f"wrote {chosen.out}: {document.flavor}, opset {document.opset}, {counts}")
+    made = "" if chosen.weights else f"; weights as {chosen.model} makes them, for no --weights are given"
+    print(f"wrote {chosen.out}: {document.flavor}, opset {document.opset}, {counts}{made}")
     return 0
 
 

@@ -304,3 +304,15 @@ def test_sums_are_within_the_bound_of_any_order(exported: Path) -> None:
     assert sum_problem(parts, node, operands, {**values, output: first @ second.T + bias}) == ""
     half = (first.astype(np.float16) @ second.T.astype(np.float16)).astype(np.float32) + bias
     assert "more than any order" in sum_problem(parts, node, operands, {**values, output: half})
+
+
+def test_a_delayed_scale_that_training_has_moved_is_told(tmp_path: Path) -> None:
+    scaling = Scaling("tensor", scale_format="float32", history=4)
+    net = precc.compile(nn.Linear(8, 4), policy=precc.Uniform("e4m3", scaling=scaling), backend="reference")
+    x = torch.randn(3, 8)
+    net(x).sum().backward()
+    precc.export_onnx(net, (x,), tmp_path / "net.onnx")
+    assert verify_onnx(tmp_path / "net.onnx", net, (x,), runtimes=ORT).ok
+    net(500 * x).sum().backward()
+    found = verify_onnx(tmp_path / "net.onnx", net, (x,), runtimes=ORT)
+    assert any("product/fprop.input: float8_e4m3fn/static(" in problem for problem in found.problems), str(found)

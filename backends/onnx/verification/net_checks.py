@@ -7,20 +7,21 @@ from torch.fx import Node
 
 from precc.annotations import Operand
 from precc.backends.onnx.document import OnnxDocument, SlotPlace
+from precc.backends.onnx.settled_scale import settled
 from precc.backends.onnx.traced_net import TracedNet
 from precc.backends.onnx.verification.findings import Findings
 from precc.backends.onnx.verification.slot_graphs import ModelParts
 from precc.backends.onnx.verification.tensor_arrays import array_of
 from precc.extras import imported
 from precc.module import PrecisionModule, session_of
-from precc.slots import Role
+from precc.slots import ATTENTION, Role
 
 __all__ = ["check_captured", "check_constants", "check_net", "own_weights"]
 
 
 def check_net(net: PrecisionModule, traced: TracedNet, document: OnnxDocument, findings: Findings) -> None:
     """Compare slots, precisions and dimensions with the traced forward, and the plan with the net's."""
-    plan = traced.plan(net)
+    plan, largest = traced.plan(net), session_of(net).amax.largest
     nodes = dict(_slots(traced))
     rounded = {own.slot.name for _, own, _ in traced.results if own.is_rounded(plan)}
     slots = {own.slot.name for _, own in traced.operands} | rounded
@@ -30,8 +31,9 @@ def check_net(net: PrecisionModule, traced: TracedNet, document: OnnxDocument, f
         if slot not in slots:
             findings.problem(f"{slot}: a slot of the file that the net has not")
             continue
-        if not plan.precision(slot).history and place.rounding.precision != plan.precision(slot):
-            said, chosen = place.rounding.precision, plan.precision(slot)
+        said = place.rounding.precision
+        chosen = settled(plan.precision(slot), largest, slot, nodes[slot][0].dtype)
+        if said != chosen:
             findings.problem(f"{slot}: {said} in the file, {chosen} in the net's plan")
         for reason in _other_dimensions(place, *nodes[slot]):
             findings.problem(f"{slot}: {reason}")
@@ -70,7 +72,8 @@ def check_captured(net: PrecisionModule, document: OnnxDocument, findings: Findi
     """Compare with the graphs that the net itself has run in eval mode, of which torch.export knows nothing."""
     run = [graph for graph in session_of(net).graphs.known if not graph.training]
     own = {operand.slot for graph in run for product in graph.products for operand in product.operands}
-    for slot in sorted(slot.name for slot in own if slot.role is Role.FPROP):
+    placed = (slot for slot in own if slot.role is Role.FPROP and slot.family != ATTENTION)
+    for slot in sorted(slot.name for slot in placed):
         if slot not in document.places:
             findings.problem(f"{slot}: a slot of the net that the file has not")
 

@@ -74,7 +74,11 @@ class OnnxVerification:
         text = io.StringIO()
         Console(file=text, width=_WIDEST, color_system=None, highlight=False, markup=False).print(table)
         lines = [line.rstrip() for line in text.getvalue().splitlines()]
-        said = "sound" if self.ok else f"{len(self.problems)} problems, {len(self.wrong)} rows with wrong values"
+        said = (
+            "sound"
+            if self.ok
+            else f"not sound: problems {len(self.problems)}, slots with wrong values {len(self.wrong)}"
+        )
         return "\n".join([f"{self.path}: {said}", *lines, *self.notes, *(f"problem: {own}" for own in self.problems)])
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 from precc.backends.onnx.document import SlotPlace
+from precc.backends.onnx.flavors import parse_flavor
 from precc.backends.onnx.load_plan import contradictions, model_document, read_model
 from precc.backends.onnx.traced_net import TracedNet, opened_for_export
 from precc.backends.onnx.verification.document_checks import check_document
@@ -66,6 +67,10 @@ def verify_onnx(
     document = model_document(model, path)
     parts = ModelParts(model)
     findings = Findings(filter(_is_comparable, document.places.values()), chosen)
+    if not parse_flavor(document.flavor).rounds:
+        findings.note(
+            f"flavor {document.flavor!r}: the file computes no rounding, and is compared with the plain model"
+        )
     for text in contradictions(model, document):
         findings.problem(text)
     with opened_for_export(net):
