@@ -36,3 +36,9 @@ def test_the_code_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert {entry.name for entry in tmp_path.iterdir()} == {
         *("net.onnx", "net.onnx.precc.json", "net.bits.json", "plan.json", "run.pt", "step.precc", "training.pt")
     }
+
+
+def test_results_that_the_readme_names_are_there() -> None:
+    named = set(re.findall(r"benchmarks/results/[\w.]+\w", README.read_text(encoding="utf-8")))
+    assert named
+    assert [name for name in sorted(named) if not (README.parent / name).exists()] == []
