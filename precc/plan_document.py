@@ -18,6 +18,7 @@ from precc.plan_json import (
 from precc.provenance_json import provenance_from_json, provenance_to_json
 from precc.rule_json import rules_from_json, rules_to_json
 from precc.slots import UPDATES
+from precc.strict_json import parsed_json
 from precc.update_formats import UpdateFormats
 
 if TYPE_CHECKING:
@@ -111,23 +112,10 @@ def _scaling_from_json(document: Any) -> LossScaling | None:
 
 
 def _document_of(text: str) -> dict[str, Any]:
-    try:
-        document = json.loads(text, object_pairs_hook=_without_duplicates)
-    except PlanError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise PlanError(f"the plan is not JSON: {error}") from None
+    document = parsed_json(text, "the plan")
     if not isinstance(document, dict) or "precc_plan" not in document:
         raise PlanError("the JSON is not a plan: it has no 'precc_plan' version")
     version = document["precc_plan"]
     if type(version) is not int or version != PLAN_VERSION:
         raise PlanError(f"the plan is of version {version!r}; this precc reads version {PLAN_VERSION}")
-    return document
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    document = dict(pairs)
-    if len(document) != len(pairs):
-        twice = sorted({key for key, _ in pairs if sum(key == other for other, _ in pairs) > 1})
-        raise PlanError(f"the plan names {twice[0]!r} twice")
     return document

@@ -10,6 +10,7 @@ from precc.errors import PlanError, expected_one_of
 from precc.plan import PrecisionPlan
 from precc.plan_json import malformed_as_plan_error, precision_from_json, precision_to_json
 from precc.slots import Slot
+from precc.strict_json import parsed_json
 
 __all__ = ["DOCUMENT_FORMAT", "DOCUMENT_VERSION", "document_from_json", "document_to_json"]
 
@@ -131,24 +132,11 @@ def _require(entries: Any, known: tuple[str, ...], optional: tuple[str, ...], wh
 
 
 def _entries_of(text: str) -> dict[str, Any]:
-    try:
-        entries = json.loads(text, object_pairs_hook=_without_duplicates)
-    except PlanError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise PlanError(f"the document of the ONNX file is not JSON: {error}") from None
+    entries = parsed_json(text, "the document of the ONNX file")
     if not isinstance(entries, dict) or entries.get("format") != DOCUMENT_FORMAT:
         raise PlanError(f"the JSON is not the document of an ONNX file: it has no 'format' {DOCUMENT_FORMAT!r}")
     version = entries.get("version")
     if type(version) is not int or version != DOCUMENT_VERSION:
         raise PlanError(f"the document is of version {version!r}; this precc reads version {DOCUMENT_VERSION}")
     _require(entries, _ENTRIES, (), "the document")
-    return entries
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    entries = dict(pairs)
-    if len(entries) != len(pairs):
-        twice = sorted({key for key, _ in pairs if sum(key == other for other, _ in pairs) > 1})
-        raise PlanError(f"the document names {twice[0]!r} twice")
     return entries
