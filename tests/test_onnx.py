@@ -426,6 +426,25 @@ def test_a_recurrent_layer_is_opened_as_in_training(tmp_path: Path) -> None:
     assert_nearer(ours, wanted, plain)
 
 
+def test_bags_of_embeddings_whose_shapes_decide_a_branch(tmp_path: Path) -> None:
+    class Bags(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.EmbeddingBag(50, 16, mode="mean")
+            self.fc = nn.Linear(16, 4)
+
+        def forward(self, categories: Tensor, offsets: Tensor) -> Tensor:
+            result: Tensor = self.fc(self.table(categories, offsets))
+            return result
+
+    net = precc.compile(Bags(), policy="e4m3", backend="reference")
+    inputs = torch.tensor([3, 1, 4, 1, 5, 9]), torch.tensor([0, 2, 2])
+    precc.export_onnx(net, inputs, tmp_path / "net.onnx")
+    assert "If" not in {node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node}
+    found = precc.verify_onnx(tmp_path / "net.onnx", net, inputs)
+    assert found.ok, str(found)
+
+
 class Contraction(nn.Module):
     """An einsum, which training sees as a product."""
 

@@ -56,6 +56,15 @@ def _cause(error: BaseException) -> str:
     return str(error).partition("\n")[0]
 
 
+def _drop_identities(model: Any) -> None:
+    """Those of the graph itself; what a branch of an `If` gives must be made in the branch."""
+    convenience = imported("onnx_ir.convenience", "onnx")
+    for node in list(model.graph):
+        if node.op_type == "Identity" and node.domain == "" and not node.outputs[0].is_graph_output():
+            convenience.replace_all_uses_with(node.outputs[0], node.inputs[0])
+            model.graph.remove(node, safe=True)
+
+
 def _ir_version(opset: int) -> int:
     onnx = imported("onnx", "onnx")
     found: int = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
@@ -68,7 +77,10 @@ def _tidy(model: Any) -> None:
     onnxruntime has no kernel for those, and says so each time that it loads the model.
     """
     passes = imported("onnx_ir.passes.common", "onnx")
-    passes.IdentityEliminationPass()(model)
+    if any(node.op_type == "If" for node in model.graph):
+        # of a condition that the shapes decide, as in embedding bags: onnxruntime 1.32 crashes on such a one
+        imported("onnxscript.optimizer", "onnx").fold_constants(model)
+    _drop_identities(model)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     ir = imported("onnx_ir", "onnx")
     for node in list(model.graph):
