@@ -64,7 +64,7 @@ def export_onnx(
         path: of the file.
         kwargs: example inputs by name, after those.
         flavor: as above.
-        opset: of ONNX, from 18; by default 26 (portable: below it roundings are much slower), 20 (annotate), or the
+        opset: of ONNX, from 18; by default 26 (portable: below it roundings are slower), 20 (annotate), or the
             first that has the plan's types (qdq).
         dynamic_shapes: which dimensions may change: ``"batch"``: the first of every tensor, by this name;
             ``{0: "batch", 1: "length"}``: these of every tensor that has them; else as torch.export takes it, by

@@ -66,7 +66,7 @@ class Portable:
     rounds: ClassVar[bool] = True
 
     def opset(self, roundings: list[SlotRounding]) -> int:
-        return 26  # the first with BitCast, by which a rounding is an order of magnitude faster
+        return 26  # the first with BitCast, by which roundings are quicker
 
     def problem(self, rounding: SlotRounding, opset: int) -> str:
         return portable_problem(rounding, opset)
