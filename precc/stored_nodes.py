@@ -1,6 +1,7 @@
 """Which node of a graph stores what a product computes, and which nodes are constants."""
 
 import operator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch.fx import Node
 
 from precc.analysis.slot_sites import VIEWS
 
-__all__ = ["CONVOLUTION_BACKWARD", "is_constant", "op_name", "stored_by"]
+__all__ = ["CONVOLUTION_BACKWARD", "is_constant", "op_name", "sources_of", "stored_by"]
 
 _aten = torch.ops.aten
 
@@ -45,15 +46,18 @@ def stored_by(node: Node, constants: frozenset[str]) -> Node | None:
 
 def is_constant(node: Node, constants: frozenset[str]) -> bool:
     """Whether a node depends on no input and draws nothing: on these placeholders alone, or on nothing."""
+    return not any((own.op == "placeholder" and own.name not in constants) or _draws(own) for own in sources_of(node))
+
+
+def sources_of(node: Node) -> Iterator[Node]:
+    """The node and all that it depends on, each once."""
     waiting, seen = [node], {node}
     while waiting:
         own = waiting.pop()
-        if (own.op == "placeholder" and own.name not in constants) or _draws(own):
-            return False
+        yield own
         new = set(own.all_input_nodes) - seen
         seen |= new
         waiting += new
-    return True
 
 
 def _draws(node: Node) -> bool:

@@ -1,7 +1,7 @@
 """What takes the place of each marker: the nodes of a rounding, a stored weight, or nothing."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from precc.backends.onnx.computing_nodes import computing_node
@@ -36,8 +36,7 @@ def expand_markers(
     for domain in {node.domain for node in model.graph} - set(model.graph.opset_imports):
         model.graph.opset_imports[domain] = 1
     imported("onnx_ir.passes.common", "onnx").RemoveUnusedNodesPass()(model)
-    places = {slot: _place(computing[slot], markers[slot], *own) for slot, own in values.items()}
-    return {slot: replace(own, facts=facts.get(slot, {})) for slot, own in places.items()}
+    return {slot: _place(computing[slot], markers[slot], facts.get(slot, {}), *own) for slot, own in values.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +91,7 @@ def _computing(node: Any, marker: Marker) -> Any:
     return computing_node(node, is_result=marker.operand.slot.is_result, is_sum=not marker.is_product)
 
 
-def _place(node: Any, marker: Marker, source: Any, rounded: Any, stored: str) -> SlotPlace:
+def _place(node: Any, marker: Marker, facts: Mapping[str, float], source: Any, rounded: Any, stored: str) -> SlotPlace:
     return SlotPlace(
         rounding=marker.rounding,
         node=node.name,
@@ -100,4 +99,5 @@ def _place(node: Any, marker: Marker, source: Any, rounded: Any, stored: str) ->
         source="" if source is None else source.name,
         rounded=rounded.name,
         stored=stored,
+        facts=facts,
     )

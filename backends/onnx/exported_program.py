@@ -14,7 +14,7 @@ from precc.backends.onnx.opened_composites import with_opened_composites
 from precc.errors import CaptureError, PreccError
 from precc.module import PrecisionModule, original, session_of
 
-__all__ = ["exported_program"]
+__all__ = ["eval_mode", "exported_program"]
 
 
 def exported_program(
@@ -27,7 +27,7 @@ def exported_program(
     """
     model = original(net)
     _check_values(net)
-    with _eval_mode(model):
+    with eval_mode(model):
         try:
             program = torch.export.export(model, *_copies((args, dict(kwargs))), dynamic_shapes=dynamic_shapes)
             _check_outputs(program)
@@ -63,7 +63,8 @@ def _copies(inputs: Any) -> Any:
 
 
 @contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode; the modes of all modules are then what they were."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()

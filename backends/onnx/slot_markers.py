@@ -15,10 +15,10 @@ from precc.backends.onnx.traced_net import TracedNet
 from precc.module import PrecisionModule, session_of
 from precc.plan import PrecisionPlan
 
-__all__ = ["MARKER", "MARKER_DOMAIN", "Marker", "insert_markers"]
+__all__ = ["MARKER_DOMAIN", "Marker", "insert_markers"]
 
 MARKER_DOMAIN = "precc"
-MARKER = "Slot"
+_MARKER = "Slot"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,7 +48,7 @@ def insert_markers(net: PrecisionModule, traced: TracedNet, plan: PrecisionPlan)
     markers: dict[str, Marker] = {}
     products = {node for node, _ in traced.products}
 
-    def marked(node: Node, operand: Operand, value: Node) -> Marker:
+    def add(node: Node, operand: Operand, value: Node) -> None:
         name = operand.slot.name
         precision = settled(plan.precision(name), history.largest, name, operand.dtype)
         dims = len(value.meta["val"].shape)
@@ -56,17 +56,16 @@ def insert_markers(net: PrecisionModule, traced: TracedNet, plan: PrecisionPlan)
         is_rounded = operand.is_rounded(plan)
         weight = traced.constant(value) if is_rounded else None
         markers[name] = Marker(operand, node in products, rounding, is_rounded, weight, value.name)
-        return markers[name]
 
     for node, operand in traced.operands:
         value = node.args[operand.position]
         assert isinstance(value, Node)
-        marked(node, operand, value)
+        add(node, operand, value)
         with traced.program.graph_module.graph.inserting_before(node):
             node.update_arg(operand.position, _marker(value, operand.slot.name))
     for node, result, stored in traced.results:
         if result.is_rounded(plan):
-            marked(node, result, stored)
+            add(node, result, stored)
             _mark_result(traced.program, stored, result.slot.name)
     traced.program.graph_module.recompile()
     return markers
@@ -96,7 +95,7 @@ def _marker(value: Node, slot: str) -> Node:
         "version": 1,
     }
     dtype = _ONNX_TYPES[fake.dtype]
-    marker = value.graph.call_function(torch.ops.onnx_symbolic._symbolic.default, ([value], MARKER, dtype), attributes)
+    marker = value.graph.call_function(torch.ops.onnx_symbolic._symbolic.default, ([value], _MARKER, dtype), attributes)
     marker.meta = dict(value.meta)
     marker.meta.pop("precc", None)
     return marker

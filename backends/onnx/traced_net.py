@@ -19,7 +19,7 @@ from precc.module import PrecisionModule, session_of
 from precc.plan import PrecisionPlan
 from precc.protocols import GraphContext
 from precc.slots import ATTENTION, CallNumbers, aliases_of
-from precc.stored_nodes import is_constant, stored_by
+from precc.stored_nodes import is_constant, sources_of, stored_by
 from precc.strict_dynamo import opened_products
 
 __all__ = ["TracedNet", "opened_for_export"]
@@ -120,15 +120,7 @@ class TracedNet:
     def _is_computed(self, node: Node) -> bool:
         """Whether it is, or depends on, a product with slots."""
         products = {own for own, _ in self.products}
-        waiting, seen = [node], {node}
-        while waiting:
-            own = waiting.pop()
-            if own in products:
-                return True
-            new = set(own.all_input_nodes) - seen
-            seen |= new
-            waiting += new
-        return False
+        return any(own in products for own in sources_of(node))
 
 
 @contextmanager

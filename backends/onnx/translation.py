@@ -82,6 +82,14 @@ def _tidy(model: Any) -> None:
         imported("onnxscript.optimizer", "onnx").fold_constants(model)
     _drop_identities(model)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    _as_casts(model)
+    passes.RemoveUnusedNodesPass()(model)
+    for node in model.graph:  # paths of the machine, and a third of a small file
+        node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
+
+
+def _as_casts(model: Any) -> None:
+    """Casts to the type of another tensor as casts to that type."""
     ir = imported("onnx_ir", "onnx")
     for node in list(model.graph):
         if node.op_type == "CastLike" and node.domain == "" and node.inputs[1].dtype is not None:
@@ -92,6 +100,3 @@ def _tidy(model: Any) -> None:
             model.graph.insert_before(node, cast)
             ir.convenience.replace_all_uses_with(own, new, replace_graph_outputs=True)
             model.graph.remove(node, safe=True)
-    passes.RemoveUnusedNodesPass()(model)
-    for node in model.graph:  # paths of the machine, and a third of a small file
-        node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 from precc.backends.onnx.document import SlotPlace
+from precc.backends.onnx.exported_program import eval_mode
 from precc.backends.onnx.flavors import parse_flavor
 from precc.backends.onnx.load_plan import contradictions, model_document, read_model
 from precc.backends.onnx.traced_net import TracedNet, opened_for_export
@@ -32,7 +33,6 @@ from precc.backends.onnx.verification.tensor_arrays import array_of
 from precc.backends.onnx.verification.verification import OnnxVerification
 from precc.errors import CaptureError
 from precc.module import PrecisionModule, original
-from precc.slots import ATTENTION, Slot
 
 __all__ = ["verify_onnx"]
 
@@ -124,8 +124,8 @@ class _Example:
 
 
 def _is_comparable(place: SlotPlace) -> bool:
-    """Whether its rounding shows, or that there is none: behind a softmax it does not, and a result is what it is."""
-    return is_rounded(place) or not (place.result or Slot.parse(place.rounding.slot).family == ATTENTION)
+    """Whether its rounding shows, or that there is none: a result is what it is."""
+    return is_rounded(place) or not place.result
 
 
 def _feeds(parts: ModelParts, inputs: Mapping[str, Any], findings: Findings) -> Arrays | None:
@@ -157,14 +157,11 @@ def _check_outputs(parts: ModelParts, count: int, findings: Findings) -> None:
 @contextmanager
 def _as_it_is(net: nn.Module) -> Iterator[None]:
     """Run a net in eval mode; its modes and buffers are then what they were."""
-    modes = [(module, module.training) for module in net.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in net.buffers()]
     try:
-        net.eval()
-        yield
+        with eval_mode(net):
+            yield
     finally:
-        for module, mode in modes:
-            module.training = mode
         with torch.no_grad():
             for buffer, value in buffers:
                 if not torch.equal(buffer, value):
