@@ -2,10 +2,11 @@
 
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from typing import Any
+from weakref import WeakMethod
 
 from rich.console import Console
 from rich.table import Table
@@ -62,6 +63,9 @@ class HistoryRow:
     noise_source: str | None = None
 
 
+#: Sees a row of a history.
+Watcher = Callable[[HistoryRow], None]
+
 _COLUMNS = tuple(entry.name for entry in fields(HistoryRow))
 _WHOLE, _TEXT = ("step", "level"), ("controller", "event", "reason", "plan", "noise_source")
 _NEEDED = ("step", "controller", "event", "reason")
@@ -78,6 +82,7 @@ class History(Sequence[HistoryRow]):
 
     def __init__(self, rows: Sequence[HistoryRow] = (), plans: Mapping[str, PrecisionPlan] | None = None) -> None:
         self._rows = list(rows)
+        self._watchers: list[WeakMethod[Watcher]] = []
         self.plans = dict(plans or {})  #: by digest
 
     def note(
@@ -88,6 +93,25 @@ class History(Sequence[HistoryRow]):
         bits = None if plan is None else _average_bits(plan)
         known = {name: _plain(name, value) for name, value in own.items()}
         self._rows.append(HistoryRow(step, controller, event, reason, digest, bits, **known))
+        self._show(self._rows[-1])
+
+    def watch(self, see: "Watcher") -> None:
+        """Show each row from now on to a method, as long as its object lives."""
+        self._watchers.append(WeakMethod(see))
+
+    def unwatch(self, see: "Watcher") -> None:
+        """Show them no more."""
+        self._watchers = [own for own in self._watchers if own() not in (None, see)]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy has the rows, and nobody watches it."""
+        return History, (self._rows, self.plans)
+
+    def _show(self, row: HistoryRow) -> None:
+        for own in list(self._watchers):
+            see = own()
+            if see is not None:
+                see(row)
 
     def _digest(self, plan: PrecisionPlan) -> str:
         last = self._rows[-1].plan if self._rows else None

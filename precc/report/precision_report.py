@@ -2,19 +2,26 @@
 
 import io
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.table import Table
 
 from precc.annotations import Operand, Product
 from precc.captured_graph import CapturedGraph, depends_on_data, size_value
+from precc.cost.plan_cost import PlanCost
 from precc.first_match import first_match
 from precc.formats import FixedPoint
+from precc.history import History
 from precc.plan import PrecisionPlan
+from precc.report.analysed_step import AnalysedStep
+from precc.report.choice_table import ChoiceTable
+from precc.report.layer_row import LayerRow
+from precc.report.slot_row import SlotRow
+from precc.report.source_listing import SourceListing
 from precc.slots import ADDITION, Role
 
-__all__ = ["LayerRow", "PrecisionReport"]
+__all__ = ["PrecisionReport"]
 
 _ROLES = (
     (Role.FPROP,),
@@ -27,29 +34,34 @@ _WIDEST = 10_000  # a line is as long as its names: a table that is made to fit 
 
 
 @dataclass(frozen=True, slots=True)
-class LayerRow:
-    """One op of a layer: the formats of its operands and sums in fprop, dgrad and wgrad, and its work.
-
-    `formats` holds one text a column; a product that the net has not captured is ``-``. For a product of two
-    activations the columns dgrad and wgrad are the gradients with respect to its first and second operand.
-    Where results are stored in a format, it stands behind; a sum of two activations has nothing else, and is listed
-    only then. `share` is the op's part of all multiply-adds, from 0 to 1.
-    """
-
-    layer: str
-    op: str
-    formats: tuple[str, str, str]
-    multiply_adds: int
-    share: float
-
-
-@dataclass(frozen=True, slots=True)
 class PrecisionReport:
-    """What each layer computes in, what was compiled, and what was not rounded. `str` gives the text."""
+    """What each layer computes in, and what that does to the step; what was compiled, and what was not rounded.
+
+    Args:
+        title: name of the net.
+        rows: of its ops.
+        notes: what was compiled, decided, and not rounded, in sentences.
+        plan: in force.
+        slots: of operands, sums and results.
+        history: of the training.
+        step: that was analysed; None: nothing is known of errors.
+        cost: of the step under the plan.
+        choices: what other formats would cost and do; None where they are not known.
+        source: of the model's modules.
+        missing: what is not known, and how to have it, in sentences.
+    """
 
     title: str
     rows: tuple[LayerRow, ...]
     notes: tuple[str, ...]
+    plan: PrecisionPlan
+    slots: tuple[SlotRow, ...] = ()
+    history: History = field(default_factory=History)
+    step: AnalysedStep | None = None
+    cost: PlanCost | None = None
+    choices: ChoiceTable | None = None
+    source: tuple[SourceListing, ...] = ()
+    missing: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -93,7 +105,7 @@ class PrecisionReport:
             for graph in graphs
             if graph.start != graph.region
         ]
-        return cls(title, rows, tuple(notes))
+        return cls(title, rows, tuple(notes), plan)
 
     def __str__(self) -> str:
         table = Table(title=f"precision of {self.title}", title_justify="left", box=None, pad_edge=False)
