@@ -1,5 +1,6 @@
 """The table of what controllers decided."""
 
+import pickle
 import sys
 
 import pytest
@@ -95,3 +96,27 @@ def test_bits_count_scales() -> None:
     net(torch.randn(2, 1, 28, 28)).sum().backward()
     bits, weighed = net.precision_state()["bits"]
     assert bits / weighed == pytest.approx(net.plan.average_bits)
+
+
+class Watcher:
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def see(self, row: HistoryRow) -> None:
+        self.seen.append(row.step)
+
+
+def test_rows_are_shown_to_those_who_watch_and_live() -> None:
+    history, watcher, other = History(), Watcher(), Watcher()
+    history.watch(watcher.see)
+    history.watch(other.see)
+    history.note(step=1, controller="me", event="step")
+    history.unwatch(other.see)
+    copied = pickle.loads(pickle.dumps(history))
+    history.note(step=2, controller="me", event="step")
+    copied.note(step=3, controller="me", event="step")
+    assert (watcher.seen, other.seen, len(copied)) == ([1, 2], [1], 2)
+    seen = watcher.seen
+    del watcher
+    history.note(step=4, controller="me", event="step")
+    assert seen == [1, 2]
