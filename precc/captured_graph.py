@@ -21,8 +21,10 @@ from precc.plan_checks import check_product, check_result
 from precc.plan_rows import draws, plan_rows
 from precc.round_op import ROUND
 from precc.rounding import KEY_COLUMNS, PLAN_COLUMN, ROW_WIDTH, draw_key, key_halves
-from precc.slots import Slot
+from precc.slots import ADDITION, Role, Slot
+from precc.source_places import Place, place_of
 from precc.tally import Tally
+from precc.users_code import is_of_torch_or_ours
 
 __all__ = ["KEPT_PLANS", "CapturedGraph", "depends_on_data", "plan_position", "size_value"]
 
@@ -63,19 +65,21 @@ class CapturedGraph:
     products: tuple[Product, ...] = ()
     results: tuple[Operand, ...] = ()
     unrounded: tuple[Unrounded, ...] = ()
+    places: Mapping[str, Place] = field(default_factory=dict)  # of the user's lines, by op
     _current: "_Rows" = field(default_factory=lambda: _NO_ROWS)
     _prepared: "OrderedDict[PrecisionPlan, _Rows]" = field(default_factory=OrderedDict)
     _plans: dict[int, PrecisionPlan] = field(default_factory=dict)  # those prepared, by number
     _numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
 
     def take_records(self, graph: Graph) -> None:
-        """Note the slots in the order of the plan's rows, the products, and the results."""
+        """Note the slots in the order of the plan's rows, the products, the results, and where the model has them."""
         self.products = tuple(product for _, product in products_of(graph))
         operands = [operand for product in self.products for operand in product.operands]
         self.slots = tuple(operand.slot for operand in operands)
         self.results = tuple(result for _, result in results_of(graph))
         self.double = any(operand.dtype == torch.float64 for operand in operands)
         self.unrounded = tuple(record for _, record in unrounded_of(graph))
+        self.places = _places(graph)
 
     def check(self, plan: PrecisionPlan) -> None:
         """Whether the scalings, transforms and accumulators of a plan fit the values of the slots.
@@ -167,6 +171,18 @@ class CapturedGraph:
                 self.tally.add(work(self._plans.get(self._current.number), sizes.read(args)))
 
         return count
+
+
+def _places(graph: Graph) -> dict[str, Place]:
+    """The line of the user's that computes each op of the forward, by its name; ops without one are left out."""
+    forward = [(node, own.operands[0].slot) for node, own in products_of(graph) if own.role is Role.FPROP]
+    sums = [(node, own.slot) for node, own in results_of(graph) if own.slot.family == ADDITION]
+    found: dict[str, Place] = {}
+    for node, slot in (*forward, *sums):
+        place = place_of(node, slot.layer)
+        if place.file and not is_of_torch_or_ours(place.file):
+            found.setdefault(slot.op, place)
+    return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)

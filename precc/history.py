@@ -130,6 +130,14 @@ class History(Sequence[HistoryRow]):
     def __iter__(self) -> Iterator[HistoryRow]:
         return iter(self._rows)
 
+    def __eq__(self, other: object) -> bool:
+        """Whether all rows are equal, and the plans that they name."""
+        if not isinstance(other, History):
+            return NotImplemented
+        return self._rows == other._rows and self.plans == other.plans
+
+    __hash__ = None  # type: ignore[assignment]  # it grows
+
     def of(self, controller: str) -> "History":
         """The rows of one controller, by the name of its class."""
         return History([row for row in self._rows if row.controller == controller], self.plans)

@@ -12,12 +12,15 @@ from precc.analysis.analysis import Analysis
 from precc.analysis.analysis_options import AnalysisOptions
 from precc.analysis.explanation import explained
 from precc.analysis.run_analysis import run_analysis
+from precc.cost.cost_model import CostModel
 from precc.errors import AnalysisError, CaptureError, PlanError
 from precc.formats import ALIASES, FORMATS
 from precc.history import History
 from precc.plan import PrecisionPlan
 from precc.precision_state import load_state, state_of
 from precc.regions import check_regions, with_regions
+from precc.report.build_report import ReportOptions, build_report
+from precc.report.net_parts import NetFacts
 from precc.report.precision_report import PrecisionReport
 from precc.report.training_lines import training_lines
 from precc.session import Session
@@ -86,10 +89,41 @@ class PrecisionModule(SharedClone):
         """Graphs captured for calls of this net; a forward and its backward count once."""
         return session_of(self).graphs.count
 
-    def report(self) -> PrecisionReport:
-        """The per-layer precision report: formats, multiply-adds, what was compiled and what was not rounded."""
+    def report(
+        self,
+        analysis: Analysis | None = None,
+        *,
+        measure: int = 0,
+        by: str = "op",
+        against: PrecisionReport | str | Path | None = None,
+        cost: CostModel | None = None,
+        choices: bool | None = None,
+    ) -> PrecisionReport:
+        """The precision report: formats, work, range, condition, errors, cost; what was compiled and what not rounded.
+
+        It is a value: print it, save it (``report.save("report.html")``), sort it. What it does not know it says.
+
+        Args:
+            analysis: of a step, as ``net.analyze`` gives it; None: the net's last one, which cannot measure.
+            measure: draws, at least 2, in which the plan as a whole and each op by itself are measured; 0: none.
+            by: ``"op"``, or ``"slot"``, to measure each slot by itself too.
+            against: another report to be seen beside this one, or the path of one in JSON.
+            cost: model; default: `precc.BitOps`.
+            choices: whether to have what other formats would cost and do; default: of up to 1,000 slots.
+
+        Raises:
+            AnalysisError: what is no analysis or no number of draws, or an analysis that cannot measure.
+            DataError, OSError: the other report cannot be read.
+            PlanError: what is no report, no cost model.
+            UnsupportedError: the plan cannot be measured.
+        """
         session = session_of(self)
-        return PrecisionReport.of(
+        options = ReportOptions(measure, by, against, cost, choices)
+        return build_report(self._facts(), session.analysis if analysis is None else analysis, options)
+
+    def _facts(self) -> NetFacts:
+        session = session_of(self)
+        return NetFacts(
             title=base_name(self),
             backend=session.options.backend.name,
             lacking=session.options.lacking,
@@ -102,6 +136,8 @@ class PrecisionModule(SharedClone):
             events=session.events,
             updates=update_slots(self),
             training=training_lines(session.plan, self, session.parts),
+            history=session.history,
+            largest=session.amax.largest,
         )
 
     @property

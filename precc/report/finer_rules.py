@@ -1,0 +1,80 @@
+"""Rules to paste: those that give the worst ops of a net a finer format, and what that is predicted to do."""
+
+from collections.abc import Mapping, Sequence
+from glob import escape
+
+from precc.analysis.analysis import Analysis
+from precc.formats import FloatFormat, Format, parse_format
+from precc.plan import PrecisionPlan
+from precc.precision import Precision
+from precc.report.error_figures import ErrorFigures
+from precc.report.net_parts import NetParts
+from precc.rule import Rule
+
+__all__ = ["WORST", "finer_rules_block"]
+
+#: Ops that get a rule.
+WORST = 3
+
+#: From coarse to fine: what may take the place of an op's formats.
+_FINER = ("bfloat16", "float16", "float32")
+
+
+def finer_rules_block(
+    analysis: Analysis, plan: PrecisionPlan, parts: NetParts, predicted: Mapping[str, ErrorFigures]
+) -> str:
+    """Python text with `rules`, those of the plan behind the new ones; empty where no finer format helps.
+
+    Args:
+        analysis: that predicts.
+        plan: in force.
+        parts: of the net.
+        predicted: errors of ops that alone round.
+    """
+    whole = analysis.predict(plan).gradient
+    ordered = sorted((op for op in parts.ops if op in predicted), key=lambda op: -predicted[op].gradient)
+    rules: list[Rule] = []
+    comments = []
+    before = whole
+    for op in ordered:
+        found = _finer(analysis, plan, parts, op, tuple(rules), before)
+        if found is not None:
+            rule, after = found
+            rules.append(rule)
+            comments.append(f"{before:.2%} -> {after:.2%}")
+            before = after
+        if len(rules) == WORST:
+            break
+    return _block(rules, comments, plan.rules, whole, before) if rules else ""
+
+
+def _finer(
+    analysis: Analysis, plan: PrecisionPlan, parts: NetParts, op: str, rules: tuple[Rule, ...], before: float
+) -> tuple[Rule, float] | None:
+    """The coarsest format finer than the op's with which the error falls, as a rule; None if there is none."""
+    operands = [operand for product in parts.ops[op].values() for operand in product.operands]
+    slot = operands[0].slot
+    coarsest = max(_roundoff(plan.under(rules).precision(own.slot.name)) for own in operands)
+    for name in _FINER:
+        fmt = parse_format(name)
+        rule = Rule(escape(slot.layer), family=escape(slot.family), format=fmt, inside=False)
+        if rule in rules or _roundoff(Precision(fmt)) >= coarsest:
+            continue
+        after = analysis.predict(plan.under((*rules, rule))).gradient
+        if after < before:
+            return rule, after
+    return None
+
+
+def _roundoff(own: Precision) -> float:
+    """Relative; of fixed point that of its largest value."""
+    fmt: Format = own.element
+    return fmt.unit_roundoff if isinstance(fmt, FloatFormat) else float(2.0**-fmt.bits)
+
+
+def _block(rules: Sequence[Rule], comments: Sequence[str], others: Sequence[Rule], before: float, after: float) -> str:
+    """As Python, each new rule with what it adds."""
+    head = f"# predicted gradient error {before:.2%} -> {after:.2%}: precc.compile(model, ..., rules=rules)"
+    lines = [f"    precc.{rule!r},  # {comment}" for rule, comment in zip(rules, comments, strict=True)]
+    lines += [f"    precc.{rule!r}," for rule in others]
+    return "\n".join([head, "rules = [", *lines, "]"])
