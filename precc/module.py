@@ -109,7 +109,7 @@ class PrecisionModule(SharedClone):
             by: ``"op"``, or ``"slot"``, to measure each slot by itself too.
             against: another report to be seen beside this one, or the path of one in JSON.
             cost: model; default: `precc.BitOps`.
-            choices: whether to have what other formats would cost and do; default: of up to 1,000 slots.
+            choices: whether to have what other formats would cost and do; default: of up to 250 slots.
 
         Raises:
             AnalysisError: what is no analysis or no number of draws, or an analysis that cannot measure.

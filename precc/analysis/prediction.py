@@ -124,8 +124,14 @@ class Prediction:
                 one_pass(own, "the error")
             raise AnalysisError(_NO_SUMS)
         state, numbers = self._state(), _Numbers(self._numbers)
-        found = [self._of_sample(sample, plan, state, numbers) for sample in self.sensitivities.samples]
+        found = [self._of_sample(sample, plan, state, numbers) for sample in self._read(plan)]
         return replace(self._known(plan, found), unknown=self._unknown(plan, found))
+
+    def _read(self, plan: PrecisionPlan) -> Sequence[ValueSample]:
+        """The samples that a plan may round: of one that rounds what it names alone, those of the named slots."""
+        if plan.rules or plan.default_result is not None or plan.default.changes(torch.float64):
+            return self.sensitivities.samples
+        return list({id(own): own for name in plan.slots if (own := self._samples.get(name)) is not None}.values())
 
     def _state(self) -> tuple[Any, ...]:
         """Of the record of calibrations; what was found under another one is forgotten."""

@@ -42,7 +42,7 @@ class ReportOptions:
         by: what is measured by itself beside the plan: ``"op"``, or ``"slot"``, each op and each slot.
         against: another report to be seen beside this one, or the path of one.
         cost: model; None is `BitOps`.
-        choices: whether to have the table of choices; None: up to 1,000 slots.
+        choices: whether to have the table of choices; None: up to 250 slots.
 
     Raises:
         AnalysisError, PlanError: an option that makes no sense.

@@ -15,8 +15,8 @@ from precc.slots import Slot
 
 __all__ = ["MOST_CHOICES", "choice_table"]
 
-#: Slots up to which a report has the table if it is not asked for: 1,000 of them take about a second.
-MOST_CHOICES = 1000
+#: Slots up to which a report has the table if it is not asked for; so many take about two seconds.
+MOST_CHOICES = 250
 
 
 def choice_table(analysis: Analysis, plan: PrecisionPlan) -> ChoiceTable:
