@@ -1,0 +1,64 @@
+// What the page holds: decoded numbers, and texts as charts and tables take them.
+"use strict";
+const DATA = JSON.parse(document.getElementById("data").textContent);
+const TYPED = { i1: Int8Array, i2: Int16Array, i4: Int32Array, f8: Float64Array };
+const MINUS = "\u2212";
+
+// An array from base64.
+function typed(packed) {
+  const [kind] = Object.keys(packed);
+  const text = atob(packed[kind]);
+  const bytes = new Uint8Array(text.length);
+  for (let k = 0; k < text.length; k++) bytes[k] = text.charCodeAt(k);
+  return new TYPED[kind](bytes.buffer);
+}
+
+// A number, NaN or an infinity, which JSON has as texts; null is what is not known.
+const number = (value) => (typeof value === "string" ? Number(value) : value);
+const isFiniteNumber = (value) => typeof value === "number" && Number.isFinite(value);
+const isPositive = (value) => isFiniteNumber(value) && value > 0;
+
+// To three digits.
+function shown(value) {
+  if (value === null || value === undefined) return "-";
+  if (!Number.isFinite(value)) return String(value).replace("-", MINUS);
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  const text = size >= 1e5 || size < 1e-3 ? value.toExponential(2) : String(Number(value.toPrecision(3)));
+  return text.replaceAll("-", MINUS);
+}
+const percent = (value) => (isFiniteNumber(value) ? `${shown(100 * value)}%` : shown(value));
+const counted = (value) => (isFiniteNumber(value) ? value.toLocaleString("en-US") : shown(value));
+const plural = (count, one) => `${counted(count)} ${one}${count === 1 ? "" : "s"}`;
+
+// A text in a chart, where some markup would mean something.
+const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+
+// A long name with its middle left out.
+function shortened(name, most) {
+  if (name.length <= most) return name;
+  const tail = Math.ceil((most - 1) * 0.6);
+  return `${name.slice(0, most - 1 - tail)}\u2026${name.slice(name.length - tail)}`;
+}
+
+for (const part of [DATA.ops, DATA.slots]) {
+  for (const [name, values] of Object.entries(part)) {
+    if (Array.isArray(values) && values.some((own) => own === "NaN" || own === "Infinity" || own === "-Infinity")) {
+      if (!["names", "layers", "why", "places", "leaves", "texts"].includes(name)) part[name] = values.map(number);
+    }
+  }
+}
+const OPS = DATA.ops;
+const SLOTS = DATA.slots;
+const FORMATS = DATA.formats;
+const EXPONENTS = typed(SLOTS.exponents);
+const COUNTS = typed(SLOTS.counts);
+SLOTS.names = SLOTS.leaves.map((leaf, k) => `${OPS.names[SLOTS.ops[k]]}/${leaf}`);
+const slotNumbers = new Map(SLOTS.names.map((name, k) => [name, k]));
+const opNumbers = new Map(OPS.names.map((name, k) => [name, k]));
+
+// Sentences of the report on what is not known that are about these words; else what a chart says itself.
+function missing(words, usual) {
+  const found = DATA.missing.filter((text) => words.some((word) => text.toLowerCase().includes(word)));
+  return found.length ? found : [usual];
+}

@@ -1,0 +1,48 @@
+// The precision map: ops by operands, the colour is the format.
+function mapRows(isShown) {
+  const rows = new Map();
+  SLOTS.cells.forEach((cell, slot) => {
+    const op = SLOTS.ops[slot];
+    const optional = /sum|result/.test(DATA.map[cell]) && !SLOTS.rounded[slot];
+    if (!shownOps[op] || optional || !isShown(slot)) return;
+    if (!rows.has(op)) rows.set(op, new Map());
+    rows.get(op).set(cell, slot);
+  });
+  return [...rows].sort(([a], [b]) => a - b);
+}
+
+// A heat map of slots; `valueOf` gives the number of a slot, `cellOf` the colour and text of its cell.
+function slotMap(id, rows, valueOf, scale, cellOf, said) {
+  const used = DATA.map.map((_, cell) => cell).filter((cell) => rows.some(([, own]) => own.has(cell)));
+  const names = rows.map(([op]) => OPS.names[op]);
+  const { letters, pixels } = nameWidth(names);
+  const inner = clamp(rows.length * ROW, 40, 560);
+  const width = (place(id).clientWidth - pixels - 10) / used.length;
+  const slotAt = (x, y) => rows[y]?.[1].get(used[x]);
+  const z = rows.map(([, own]) => used.map((cell) => (own.has(cell) ? valueOf(own.get(cell)) : null)));
+  const traces = [{ type: "heatmap", z, ...scale, hoverinfo: "none", xgap: 1, ygap: rows.length > 60 ? 0 : 1 }];
+  if (width > 44 && inner / rows.length > 13) {
+    const cells = rows.flatMap(([, own], y) => used.flatMap((cell, x) => (own.has(cell) ? [{ x, y, ...cellOf(own.get(cell)) }] : [])));
+    traces.push(...cellTexts(cells));
+  }
+  const top = width > 70 ? 30 : 76;
+  const div = paint(id, traces, {
+    height: inner + top + 10, margin: { l: pixels, r: 10, t: top, b: 10 },
+    xaxis: {
+      side: "top", tickvals: used.map((_, x) => x), ticktext: used.map((cell) => DATA.map[cell]), tickangle: width > 70 ? 0 : -70,
+      range: [-0.5, used.length - 0.5], showgrid: false, zeroline: false, ticks: "",
+    },
+    yaxis: rowAxis(names, inner, letters),
+  }, ({ x, y }) => { const slot = slotAt(x, y); return slot === undefined ? "" : said(slot); });
+  followZoom(div, names, inner, letters);
+}
+
+chart("map", () => {
+  const rows = mapRows(() => true);
+  if (!SLOTS.names.length) return unknown("map", missing(["slot", "format", "captured"], "No slot is known yet: run a training step of the net, and make the report again."));
+  if (!rows.length) return unknown("map", NOTHING_FOUND);
+  slotMap("map", rows, (slot) => SLOTS.formats[slot], formatScale(), (slot) => {
+    const own = FORMATS[SLOTS.formats[slot]];
+    return { colour: own.colour, text: own.short };
+  }, (slot) => `${SLOTS.names[slot]}\n${SLOTS.texts[SLOTS.precisions[slot]]}${SLOTS.rounded[slot] ? "" : ", not rounded"}`);
+});

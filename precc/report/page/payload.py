@@ -1,0 +1,88 @@
+"""All that a page shows, as plain data."""
+
+from dataclasses import asdict
+from typing import Any
+
+from precc.report.analysed_step import AnalysedStep
+from precc.report.error_figures import ErrorFigures
+from precc.report.page.choice_payload import choice_payload, plan_payload
+from precc.report.page.film_payload import film_of, film_payload
+from precc.report.page.format_list import FormatList
+from precc.report.page.packed import figure
+from precc.report.page.slot_payload import MAP_COLUMNS, op_payload, slot_payload
+from precc.report.precision_report import PrecisionReport
+
+__all__ = ["payload_of"]
+
+
+def payload_of(report: PrecisionReport, against: PrecisionReport | None = None) -> dict[str, Any]:
+    """What the page of a report shows, ready for JSON.
+
+    Args:
+        report: of a net.
+        against: another report of the net, or of another, to compare it with.
+    """
+    film = film_of(report)
+    formats = FormatList([report, *([] if against is None else [against])], film.formats)
+    return {
+        "title": report.title,
+        "notes": list(report.notes),
+        "missing": list(report.missing),
+        "formats": formats.payload(),
+        "map": list(MAP_COLUMNS),
+        "ops": op_payload(report),
+        "slots": slot_payload(report, formats),
+        "film": film_payload(film, formats),
+        **_totals(report),
+        "choices": None if report.choices is None else choice_payload(report.choices, report.plan, formats),
+        "plan": None if report.choices is None else plan_payload(report.plan),
+        "source": [_listing(own) for own in map(asdict, report.source)],
+        "against": None if against is None else _against(report, against, formats),
+    }
+
+
+def _totals(report: PrecisionReport) -> dict[str, Any]:
+    cost = report.cost
+    return {
+        "step": None if report.step is None else _step(report.step),
+        "cost": None if cost is None else {**asdict(cost), "value": figure(cost.value)},
+    }
+
+
+def _step(step: AnalysedStep) -> dict[str, Any]:
+    return {
+        "loss": figure(step.loss),
+        "gradient_norm": figure(step.gradient_norm),
+        "batch": step.batch,
+        "predicted": _errors(step.predicted),
+        "measured": _errors(step.measured),
+        "draws": step.draws,
+        "rank_correlation": figure(step.rank_correlation),
+        "calibration": [
+            {name: figure_or_text(own) for name, own in asdict(group).items()} for group in step.calibration
+        ],
+    }
+
+
+def figure_or_text(value: float | str) -> float | str | None:
+    """A number as the page holds it; a text as it is."""
+    return value if isinstance(value, str) else figure(value)
+
+
+def _errors(own: ErrorFigures | None) -> dict[str, Any] | None:
+    if own is None:
+        return None
+    return {name: figure(getattr(own, name)) for name in ("loss_mean", "loss", "gradient")} | {"partial": own.partial}
+
+
+def _listing(document: dict[str, Any]) -> dict[str, Any]:
+    return {**document, "lines": [[line["number"], line["text"], list(line["ops"])] for line in document["lines"]]}
+
+
+def _against(report: PrecisionReport, against: PrecisionReport, formats: FormatList) -> dict[str, Any]:
+    return {
+        "title": against.title,
+        **_totals(against),
+        "changes": [str(change) for change in against.plan.diff(report.plan)],
+        "slots": {row.name: [formats.number(row.format), row.precision] for row in against.slots},
+    }
