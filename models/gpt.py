@@ -4,7 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["GPT", "Block", "SelfAttention", "example_inputs"]
+from precc.models.plays import plays
+from precc.task import Task
+
+__all__ = ["GPT", "Block", "SelfAttention", "example_inputs", "task"]
 
 
 class SelfAttention(nn.Module):
@@ -110,3 +113,8 @@ def _initialise(module: nn.Module) -> None:
 def example_inputs(batch: int = 4) -> tuple[Tensor]:
     """One batch of random tokens, the same each time."""
     return (torch.randint(128, (batch, 128), generator=torch.Generator().manual_seed(0)),)
+
+
+def task() -> Task:
+    """A new one of the default sizes, and its training on Shakespeare's plays."""
+    return plays(GPT, 128)

@@ -7,7 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["LeNet5", "example_inputs"]
+from precc.models.digits import digits
+from precc.task import Task
+
+__all__ = ["LeNet5", "example_inputs", "task"]
 
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "tanh": torch.tanh}
@@ -41,3 +44,8 @@ class LeNet5(nn.Module):
 def example_inputs(batch: int = 4) -> tuple[Tensor]:
     """One batch of noise, the same each time."""
     return (torch.randn(batch, 1, 28, 28, generator=torch.Generator().manual_seed(0)),)
+
+
+def task() -> Task:
+    """A new one, and its training on MNIST."""
+    return digits(LeNet5())

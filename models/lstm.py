@@ -3,7 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LSTMLanguageModel", "example_inputs"]
+from precc.models.plays import plays
+from precc.task import Task
+
+__all__ = ["LSTMLanguageModel", "example_inputs", "task"]
 
 
 class LSTMLanguageModel(nn.Module):
@@ -35,3 +38,8 @@ class LSTMLanguageModel(nn.Module):
 def example_inputs(batch: int = 4) -> tuple[Tensor]:
     """One batch of random tokens, the same each time."""
     return (torch.randint(128, (batch, 64), generator=torch.Generator().manual_seed(0)),)
+
+
+def task() -> Task:
+    """A new one of the default sizes, and its training on Shakespeare's plays."""
+    return plays(LSTMLanguageModel, 64)

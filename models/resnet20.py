@@ -4,7 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["BasicBlock", "ResNet20", "example_inputs"]
+from precc.models.digits import digits
+from precc.task import Task
+
+__all__ = ["BasicBlock", "ResNet20", "example_inputs", "task"]
 
 
 class BasicBlock(nn.Module):
@@ -50,3 +53,8 @@ class ResNet20(nn.Module):
 def example_inputs(batch: int = 4) -> tuple[Tensor]:
     """One batch of noise, the same each time."""
     return (torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(0)),)
+
+
+def task() -> Task:
+    """A new one, and its training on MNIST, in frames of 32 x 32, for no images in colour ship with precc."""
+    return digits(ResNet20(), channels=3, padding=2)

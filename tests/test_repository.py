@@ -16,9 +16,9 @@ import precc
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = {"precc": ROOT / "precc"} | {f"precc.{name}": ROOT / name for name in ("passes", "backends", "models")}
 
-#: The modules and the folder on top, which may import all; everything else in precc/ is core.
-TOP = {"precc", *(f"precc.{name}" for name in ("__main__", "api", "cli", "command_nets", "demo", "onnx_commands"))}
-TOP_FOLDER = "by_hand"
+#: The modules and the folders on top, which may import all; everything else in precc/ is core.
+TOP = {"precc", *(f"precc.{name}" for name in ("__main__", "api", "cli", "demo"))}
+TOP_FOLDERS = {"by_hand", "commands"}
 
 
 def modules() -> Iterator[tuple[str, Path]]:
@@ -36,7 +36,7 @@ def layer(module: str) -> str:
     if module in TOP:
         return "top"
     second = module.split(".")[1] if "." in module else ""
-    if second == TOP_FOLDER:
+    if second in TOP_FOLDERS:
         return "top"
     return second if second in {"passes", "backends", "models"} else "core"
 

@@ -1,0 +1,118 @@
+"""What commands print: a result on stdout, as text or as one JSON document; how far they are, on stderr."""
+
+import argparse
+import io
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from precc.report.precision_report import PrecisionReport
+
+__all__ = ["Bar", "json_text", "note", "progress", "say"]
+
+#: Where no terminal says how wide it is, nothing is cut.
+_WIDEST = 10_000
+
+
+def say(chosen: argparse.Namespace, document: Any, *parts: str | Table | PrecisionReport) -> None:
+    """Print a result: the parts one below the other or, with ``--json``, the document."""
+    if chosen.json:
+        print(json_text(document))
+        return
+    for part in parts:
+        if isinstance(part, PrecisionReport) and sys.stdout.isatty():
+            part.print(_console(chosen))
+        elif isinstance(part, Table):
+            _print(chosen, part)
+        else:
+            print(part)
+
+
+def note(text: str) -> None:
+    """Say something beside the result, on stderr."""
+    print(f"precc: {text}", file=sys.stderr)
+
+
+def json_text(document: Any) -> str:
+    """A document as JSON; numbers that are not finite, which JSON has not, are null.
+
+    >>> print(json_text({"a": (1, float("nan"))}))
+    {
+     "a": [
+      1,
+      null
+     ]
+    }
+    """
+    return json.dumps(_finite(document), indent=1, ensure_ascii=False)
+
+
+def _finite(own: Any) -> Any:
+    if isinstance(own, Mapping):
+        return {str(name): _finite(entry) for name, entry in own.items()}
+    if isinstance(own, Sequence) and not isinstance(own, str):
+        return [_finite(entry) for entry in own]
+    return None if isinstance(own, float) and not math.isfinite(own) else own
+
+
+class Bar:
+    """A bar that shows how far a command is."""
+
+    def __init__(self, shown: Progress, total: int | None) -> None:
+        self._shown = shown
+        self._task = shown.add_task("", total=total)
+
+    def at(self, what: str) -> None:
+        """Say what is done now."""
+        self._shown.update(self._task, description=what)
+
+    def advance(self, what: str | None = None) -> None:
+        """One more of the total is done."""
+        self._shown.update(self._task, advance=1, **({} if what is None else {"description": what}))
+
+
+@contextmanager
+def progress(chosen: argparse.Namespace, total: int | None, done: int = 0) -> Iterator[Bar]:
+    """A bar on stderr with the time that is left, where a terminal is there to show it.
+
+    Args:
+        chosen: the arguments.
+        total: how often it will be advanced; None: nobody knows.
+        done: of these, before.
+    """
+    console = Console(stderr=True, no_color=chosen.no_color or None)
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False),
+    )
+    with Progress(
+        *columns, console=console, disable=not console.is_terminal, transient=True, redirect_stdout=False
+    ) as shown:
+        bar = Bar(shown, total)
+        for _ in range(done):
+            bar.advance()
+        yield bar
+
+
+def _print(chosen: argparse.Namespace, table: Table) -> None:
+    """As wide as the terminal; where there is none, in whole lines."""
+    if sys.stdout.isatty():
+        _console(chosen).print(table)
+        return
+    text = io.StringIO()
+    Console(file=text, width=_WIDEST, color_system=None, highlight=False, markup=False).print(table)
+    print("\n".join(line.rstrip() for line in text.getvalue().splitlines()))
+
+
+def _console(chosen: argparse.Namespace) -> Console:
+    return Console(no_color=chosen.no_color or None, highlight=False, markup=False)
