@@ -103,6 +103,12 @@ from precc.rounding import Rounding, RoundingMode  # noqa: E402
 from precc.rounding.transforms import ShiftSqueeze, random_hadamard  # noqa: E402
 from precc.rule import Rule  # noqa: E402
 from precc.target import TARGETS, Target  # noqa: E402
+from precc.tracking.callback import Callback  # noqa: E402
+from precc.tracking.mlflow import MLflow  # noqa: E402
+from precc.tracking.sink import Sink  # noqa: E402
+from precc.tracking.tensorboard import TensorBoard  # noqa: E402
+from precc.tracking.training_log import TrainingLog  # noqa: E402
+from precc.tracking.wandb import Wandb  # noqa: E402
 from precc.update_formats import UpdateFormats  # noqa: E402
 from precc.updates.rounded_updates import RoundedUpdates  # noqa: E402
 
@@ -111,8 +117,10 @@ __all__ = [
     "ACCUMULATOR_CANDIDATES",
     "ALRS",
     "CANDIDATES",
+    "Callback",
     "FORMATS",
     "MILP",
+    "MLflow",
     "MPSGD",
     "STORM",
     "TARGETS",
@@ -176,7 +184,10 @@ __all__ = [
     "Scaling",
     "SharpnessGuard",
     "ShiftSqueeze",
+    "Sink",
     "Target",
+    "TensorBoard",
+    "TrainingLog",
     "TrustRegion",
     "TwoPass",
     "TwoPasses",
@@ -184,6 +195,7 @@ __all__ = [
     "Threshold",
     "Uniform",
     "UpdateFormats",
+    "Wandb",
     "calibrate",
     "WeightBits",
     "compile",

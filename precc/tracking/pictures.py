@@ -1,0 +1,89 @@
+"""A film strip and the formats of one plan as pictures: ops from top to bottom, a colour a format."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from precc.report.film_strip import FilmStrip
+from precc.report.page.colours import bits_of, colour_of
+from precc.tracking.sink import Pixels
+
+__all__ = ["film_picture", "legend", "map_picture"]
+
+_NOTHING = (238, 238, 238)  # an op has no such slot, or the plan of a row is not known
+_GAP = (255, 255, 255)
+_WIDEST = 1000  # pixels of a film
+
+#: Pixels: a picture is scaled up towards this height, one cell at most to that.
+_HEIGHT, _LARGEST = 480, 24
+
+
+def film_picture(film: FilmStrip) -> Pixels | None:
+    """Rows of the history from left to right; of each op a band with a line for each of the film's columns.
+
+    Where there are more rows than pixels, each pixel is the last of those that it stands for. None: nothing to show.
+    """
+    if not film.frames or not film.ops:
+        return None
+    width = min(len(film.frames), _WIDEST)
+    last = (np.arange(1, width + 1) * len(film.frames)) // width - 1
+    lines = _cells(film).reshape(-1, len(film.ops) * len(film.columns))
+    unknown = np.full((1, lines.shape[1]), -1)
+    numbers = np.concatenate([lines, unknown])[np.asarray(film.frames)[last]].T
+    bands = numbers.reshape(len(film.ops), len(film.columns), width)
+    tall = _scale(len(film.ops) * len(film.columns))
+    wide = max(1, min(_LARGEST, _WIDEST // width))
+    return _stacked([_scaled(band, film.formats, tall, wide) for band in bands], axis=0)
+
+
+def map_picture(film: FilmStrip, plan: int = -1) -> Pixels | None:
+    """One plan of a film: a cell for each op, from top to bottom, and column. None: nothing to show."""
+    if not film.plans or not film.ops:
+        return None
+    cells = _cells(film)[plan]
+    size = _scale(len(film.ops))
+    rows = [[_scaled(cell[None, None], film.formats, size, _LARGEST) for cell in row] for row in cells]
+    return _stacked([_stacked(row, axis=1) for row in rows], axis=0)
+
+
+def legend(films: Sequence[FilmStrip]) -> str:
+    """What pictures of one net show, as Markdown: colours by format, then columns and ops in their order."""
+    formats = dict.fromkeys(name for film in films for name in film.formats)
+    table = ["| format | colour |", "|---|---|", *(f"| {name} | {_colour(name)} |" for name in formats)]
+    ops = [f"{number}. {op}" for number, op in enumerate(films[0].ops, start=1)]
+    return "\n".join([*table, "", f"columns: {', '.join(films[0].columns)}", "", "rows, from the top:", "", *ops])
+
+
+def _cells(film: FilmStrip) -> NDArray[np.int64]:
+    """[plans, ops, columns] numbers of formats."""
+    return np.asarray(film.plans, np.int64).reshape(-1, len(film.columns), len(film.ops)).transpose(0, 2, 1)
+
+
+def _scaled(numbers: NDArray[np.int64], formats: Sequence[str], tall: int, wide: int) -> Pixels:
+    """In colours, each cell `tall` times `wide` pixels."""
+    palette = np.array([*map(_channels, formats), _NOTHING], np.uint8)  # -1 is the last
+    coloured: Pixels = palette[numbers].repeat(tall, 0).repeat(wide, 1)
+    return coloured
+
+
+def _stacked(parts: Sequence[Pixels], axis: int) -> Pixels:
+    """One after the other, a gap behind each but the last."""
+    shape = [*parts[0].shape]
+    shape[axis] = 1
+    gap = np.broadcast_to(np.array(_GAP, np.uint8), shape)
+    return np.concatenate([own for part in parts for own in (part, gap)][:-1], axis)
+
+
+def _scale(lines: int) -> int:
+    return max(1, min(_LARGEST, _HEIGHT // lines))
+
+
+def _colour(name: str) -> str:
+    bits = bits_of(name)
+    return colour_of(name, 16.0 if bits is None else bits)  # of a format of the user's own the name is all there is
+
+
+def _channels(name: str) -> tuple[int, int, int]:
+    own = _colour(name)
+    return int(own[1:3], 16), int(own[3:5], 16), int(own[5:7], 16)

@@ -1,0 +1,156 @@
+"""TrainingLog: a training shown to experiment trackers and callbacks as it goes."""
+
+from typing import Any
+from weakref import finalize, ref
+
+from torch import Tensor
+
+from precc.checked_net import checked_net
+from precc.control.ranks import Ranks
+from precc.errors import ControllerError
+from precc.history import HistoryRow
+from precc.module import PrecisionModule, session_of
+from precc.report.precision_report import PrecisionReport
+from precc.tracking.callback import Callback
+from precc.tracking.guarded import Guarded
+from precc.tracking.sink import Sink
+from precc.tracking.sink_callback import SinkCallback
+from precc.tracking.step_figures import StepFigures
+
+__all__ = ["TrainingLog"]
+
+
+class TrainingLog:
+    """Shows each row of ``net.history`` to trackers and callbacks, and every so many steps the figures of the net.
+
+    It changes nothing in a training, and none of them can end it: see `precc.tracking.guarded.Guarded`. Where
+    ``torch.distributed`` is initialised, the first rank writes, and on the others nothing is opened or told; of
+    sharded tensors the magnitudes are those of its part. It is open until `close`, the end of its ``with``, the end
+    of the net or that of the process, whoever keeps it.
+
+    Args:
+        net: made by `precc.compile`.
+        to: sinks, such as `precc.TensorBoard`, and `precc.Callback`s.
+        every: steps between two figures, of `step`.
+        magnitudes: whether figures have the magnitudes of weights and gradients, which reads them all.
+
+    Raises:
+        CaptureError: the net is not compiled by precc.
+        ControllerError: one is no sink or callback, or `every` is no whole number from 1 on.
+        Exception: whatever a tracker raises that cannot be opened.
+
+    >>> import precc, torch
+    >>> net = precc.compile(torch.nn.Linear(4, 2), policy="e4m3", backend="reference")
+    >>> class Losses(Callback):
+    ...     def on_row(self, row, plan):
+    ...         print(row.step, row.event, row.loss)
+    >>> with TrainingLog(net, Losses(), every=2) as log:
+    ...     for _ in range(4):
+    ...         net(torch.ones(3, 4)).sum().backward()
+    ...         log.step(0.5)
+    2 step 0.5
+    4 step 0.5
+    """
+
+    def __init__(self, net: PrecisionModule, *to: Sink | Callback, every: int = 100, magnitudes: bool = True) -> None:
+        history = checked_net(net, type(self).__name__).history
+        if type(every) is not int or every < 1:
+            raise ControllerError(f"every is the number of steps between two figures, 1 or more, not {every!r}")
+        callbacks = [own if isinstance(own, Callback) else SinkCallback(_checked(own), history) for own in to]
+        #: Calls of `step` so far.
+        self.steps = 0
+        self.every = every
+        self._magnitudes = magnitudes
+        self._net = ref(net)
+        self._history = history
+        self._told: list[Guarded] = []
+        if Ranks.present().decides:
+            for own in callbacks:
+                if isinstance(own, SinkCallback):
+                    own.sink.open()
+            self._told = [Guarded(own, _name(own)) for own in callbacks]
+        history.watch(self._see)
+        self._at_end = finalize(net, self.close)  # keeps this log as long as the net
+
+    def step(self, loss: Tensor | float | None = None) -> None:
+        """Count a step: after the backward, before the gradients are cleared, with or without a controller.
+
+        Every `every`-th notes a row ``step`` in the net's history, and tells the figures of the net. The loss is
+        read, and its device waited for, in these alone.
+
+        Args:
+            loss: of the step.
+        """
+        self.steps += 1
+        net = self._net()
+        if net is None or self.steps % self.every:
+            return
+        value = float(loss.detach()) if isinstance(loss, Tensor) else loss
+        name = type(self).__name__
+        self._history.note(step=self.steps, controller=name, event="step", plan=session_of(net).plan, loss=value)
+        if self._told:
+            figures = StepFigures.of(net, magnitudes=self._magnitudes)
+            self._tell_all(lambda own: own.on_figures(figures, self.steps))
+
+    def report(self, report: PrecisionReport) -> None:
+        """Log a report of the net: ``log.report(net.report())``."""
+        self._tell_all(lambda own: own.on_report(report, self.steps))
+
+    def close(self, *, failed: bool = False) -> None:
+        """Tell no more, and close the trackers; a second call does nothing.
+
+        Args:
+            failed: whether an error ended the training, as trackers show it.
+        """
+        self._at_end.detach()
+        self._history.unwatch(self._see)
+        told, self._told = self._told, []
+        for own in told:
+            own.close(failed=failed)
+
+    @property
+    def lost(self) -> dict[str, int]:
+        """Rows, figures and reports that each tracker or callback has missed so far, by its name."""
+        return {own.name: own.lost for own in self._told if own.lost}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number of steps; rows are in the net's precision_state."""
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on counting.
+
+        Raises:
+            ControllerError: it is no state of a TrainingLog.
+        """
+        steps = state.get("steps") if isinstance(state, dict) and set(state) == {"steps"} else None
+        if type(steps) is not int or steps < 0:
+            raise ControllerError(f"no state of a {type(self).__name__}, which has the number of steps: {state!r:.80}")
+        self.steps = steps
+
+    def __enter__(self) -> "TrainingLog":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(failed=kind is not None)
+
+    def _see(self, row: HistoryRow) -> None:
+        plan = None if row.plan is None else self._history.plans[row.plan]
+        self._tell_all(lambda own: own.on_row(row, plan))
+
+    def _tell_all(self, what: Any) -> None:
+        for own in self._told:
+            own.tell(what)
+
+
+def _checked(sink: Any) -> Sink:
+    if isinstance(sink, type) or not isinstance(sink, Sink):
+        raise ControllerError(
+            f"a TrainingLog writes to sinks, such as precc.TensorBoard('runs'), and to instances of precc.Callback, "
+            f"not {sink!r:.80}"
+        )
+    return sink
+
+
+def _name(callback: Callback) -> str:
+    return type(callback.sink if isinstance(callback, SinkCallback) else callback).__name__
