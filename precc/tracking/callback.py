@@ -11,8 +11,8 @@ __all__ = ["Callback"]
 class Callback:
     """Base of what a `precc.TrainingLog` tells of a training; a subclass has the methods that it wants.
 
-    They are called while a controller decides: look, and change nothing. What one raises is a `PrecisionWarning`, and
-    the training goes on.
+    They are called while a controller decides: look, and change nothing. What one raises is a `PrecisionWarning`,
+    and the training goes on.
 
     >>> class Levels(Callback):
     ...     def on_row(self, row, plan):
@@ -20,7 +20,7 @@ class Callback:
     """
 
     def on_row(self, row: HistoryRow, plan: PrecisionPlan | None) -> None:
-        """A controller decided, or `precc.TrainingLog.step` noted a loss; with the plan after it, where it is known."""
+        """A controller decided, or `TrainingLog.step` noted a loss; with the plan after it, where it is known."""
 
     def on_figures(self, figures: StepFigures, step: int) -> None:
         """What the net computes in now, and how large its weights and gradients are."""

@@ -14,7 +14,7 @@ _LONGEST = 64.0  # seconds without a try
 class Guarded:
     """Tells one callback what happens, as long as it takes it.
 
-    The first failure is a `PrecisionWarning` with its error. After a failure the callback is left alone for a second,
+    The first failure is a `PrecisionWarning` with its error. After a failure the callback is left alone for 1 s,
     then 2, 4, ... 64, so that a server that is gone does not slow the training; what happens meanwhile is lost to
     it, and counted. When the log is closed a second warning says how much was lost. With warnings as errors a
     failure ends the training.

@@ -18,14 +18,14 @@ _AT_ONCE = 1000  # numbers in one request
 class MLflow:
     """A run of MLflow, at the tracking URI that ``mlflow`` has.
 
-    NaN is kept; infinite scalars are what the store makes of them, in a database plus or minus 1.8e308. MLflow has no
-    histograms: they are JSON files, one a step, ``precc/histograms/<step>.json``; texts are ``<name>/<step>.md``.
-    Names are those of `precc.tracking.names.safe_name`, those of more than 250 characters with a digest at the end.
+    NaN is kept; infinite scalars are what the store makes of them, in a database plus or minus 1.8e308. Histograms,
+    which MLflow lacks, are JSON files, one a step: ``precc/histograms/<step>.json``; texts ``<name>/<step>.md``.
+    Names are those of `precc.tracking.names.safe_name`, where they are longer than 250 with a digest at the end.
 
     Args:
         run_id: of the run that is written to and goes on, or None: the active one, which goes on as well, or else
             ``mlflow.start_run(**start)``, which ends with the log.
-        seconds: between two requests; 0: each row is sent at once. What is not sent is lost if the process is killed.
+        seconds: between two requests; 0: each row is sent at once. What waits is lost if the process is killed.
         start: of ``mlflow.start_run``, such as ``run_name="first"``.
 
     Raises:

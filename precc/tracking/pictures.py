@@ -9,7 +9,7 @@ from precc.report.film_strip import FilmStrip
 from precc.report.page.colours import bits_of, colour_of
 from precc.tracking.sink import Pixels
 
-__all__ = ["film_picture", "legend", "map_picture"]
+__all__ = ["film_picture", "frames_shown", "legend", "map_picture"]
 
 _NOTHING = (238, 238, 238)  # an op has no such slot, or the plan of a row is not known
 _GAP = (255, 255, 255)
@@ -22,19 +22,25 @@ _HEIGHT, _LARGEST = 480, 24
 def film_picture(film: FilmStrip) -> Pixels | None:
     """Rows of the history from left to right; of each op a band with a line for each of the film's columns.
 
-    Where there are more rows than pixels, each pixel is the last of those that it stands for. None: nothing to show.
+    Where there are more rows than pixels, each pixel is the last of those it stands for. None: nothing to show.
     """
     if not film.frames or not film.ops:
         return None
-    width = min(len(film.frames), _WIDEST)
-    last = (np.arange(1, width + 1) * len(film.frames)) // width - 1
+    shown = frames_shown(len(film.frames))
+    width = len(shown)
     lines = _cells(film).reshape(-1, len(film.ops) * len(film.columns))
     unknown = np.full((1, lines.shape[1]), -1)
-    numbers = np.concatenate([lines, unknown])[np.asarray(film.frames)[last]].T
+    numbers = np.concatenate([lines, unknown])[np.asarray(film.frames)[shown]].T
     bands = numbers.reshape(len(film.ops), len(film.columns), width)
     tall = _scale(len(film.ops) * len(film.columns))
     wide = max(1, min(_LARGEST, _WIDEST // width))
     return _stacked([_scaled(band, film.formats, tall, wide) for band in bands], axis=0)
+
+
+def frames_shown(frames: int) -> list[int]:
+    """Which of the frames of a film a picture shows."""
+    width = min(frames, _WIDEST)
+    return [position * frames // width - 1 for position in range(1, width + 1)]
 
 
 def map_picture(film: FilmStrip, plan: int = -1) -> Pixels | None:
@@ -81,7 +87,7 @@ def _scale(lines: int) -> int:
 
 def _colour(name: str) -> str:
     bits = bits_of(name)
-    return colour_of(name, 16.0 if bits is None else bits)  # of a format of the user's own the name is all there is
+    return colour_of(name, 16.0 if bits is None else bits)  # of a format of the user's own
 
 
 def _channels(name: str) -> tuple[int, int, int]:

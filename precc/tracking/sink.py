@@ -14,7 +14,7 @@ Pixels = NDArray[np.uint8]
 
 @runtime_checkable
 class Sink(Protocol):
-    """A tracker, as a `precc.TrainingLog` writes to it. Names have slashes between their parts, and any other signs.
+    """A tracker, as a `precc.TrainingLog` writes to it. Names have slashes between parts, and any signs.
 
     A step is that of who counts it: those of two names need not be the same, or grow together.
     """

@@ -1,5 +1,6 @@
 """TrainingLog: a training shown to experiment trackers and callbacks as it goes."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import finalize, ref
 
@@ -11,8 +12,10 @@ from precc.errors import ControllerError
 from precc.history import HistoryRow
 from precc.module import PrecisionModule, session_of
 from precc.report.precision_report import PrecisionReport
+from precc.session import Session
 from precc.tracking.callback import Callback
 from precc.tracking.guarded import Guarded
+from precc.tracking.net_formats import NetFormats
 from precc.tracking.sink import Sink
 from precc.tracking.sink_callback import SinkCallback
 from precc.tracking.step_figures import StepFigures
@@ -25,8 +28,8 @@ class TrainingLog:
 
     It changes nothing in a training, and none of them can end it: see `precc.tracking.guarded.Guarded`. Where
     ``torch.distributed`` is initialised, the first rank writes, and on the others nothing is opened or told; of
-    sharded tensors the magnitudes are those of its part. It is open until `close`, the end of its ``with``, the end
-    of the net or that of the process, whoever keeps it.
+    sharded tensors the magnitudes are those of its part. It is open until `close`, the end of its ``with``, of the
+    net, or of the process, whoever keeps it.
 
     Args:
         net: made by `precc.compile`.
@@ -53,7 +56,8 @@ class TrainingLog:
     """
 
     def __init__(self, net: PrecisionModule, *to: Sink | Callback, every: int = 100, magnitudes: bool = True) -> None:
-        history = checked_net(net, type(self).__name__).history
+        session = session_of(checked_net(net, type(self).__name__))
+        history = session.history
         if type(every) is not int or every < 1:
             raise ControllerError(f"every is the number of steps between two figures, 1 or more, not {every!r}")
         callbacks = [own if isinstance(own, Callback) else SinkCallback(_checked(own), history) for own in to]
@@ -61,16 +65,15 @@ class TrainingLog:
         self.steps = 0
         self.every = every
         self._magnitudes = magnitudes
-        self._net = ref(net)
+        self._session = ref(session)  # that of copies of the net too
         self._history = history
+        self._formats: NetFormats | None = None
         self._told: list[Guarded] = []
         if Ranks.present().decides:
-            for own in callbacks:
-                if isinstance(own, SinkCallback):
-                    own.sink.open()
+            _open([own.sink for own in callbacks if isinstance(own, SinkCallback)])
             self._told = [Guarded(own, _name(own)) for own in callbacks]
         history.watch(self._see)
-        self._at_end = finalize(net, self.close)  # keeps this log as long as the net
+        self._at_end = finalize(session, self.close)  # keeps this log as long as the net
 
     def step(self, loss: Tensor | float | None = None) -> None:
         """Count a step: after the backward, before the gradients are cleared, with or without a controller.
@@ -80,16 +83,21 @@ class TrainingLog:
 
         Args:
             loss: of the step.
+
+        Raises:
+            ControllerError: the loss is not one number.
         """
+        if isinstance(loss, Tensor) and loss.numel() != 1:
+            raise ControllerError(f"the loss of a step is one number, not a tensor of shape {tuple(loss.shape)}")
         self.steps += 1
-        net = self._net()
-        if net is None or self.steps % self.every:
+        session = self._session()
+        if session is None or self.steps % self.every:
             return
         value = float(loss.detach()) if isinstance(loss, Tensor) else loss
         name = type(self).__name__
-        self._history.note(step=self.steps, controller=name, event="step", plan=session_of(net).plan, loss=value)
+        self._history.note(step=self.steps, controller=name, event="step", plan=session.plan, loss=value)
         if self._told:
-            figures = StepFigures.of(net, magnitudes=self._magnitudes)
+            figures = StepFigures.of(session, self._formats_of(session), magnitudes=self._magnitudes)
             self._tell_all(lambda own: own.on_figures(figures, self.steps))
 
     def report(self, report: PrecisionReport) -> None:
@@ -125,7 +133,7 @@ class TrainingLog:
         """
         steps = state.get("steps") if isinstance(state, dict) and set(state) == {"steps"} else None
         if type(steps) is not int or steps < 0:
-            raise ControllerError(f"no state of a {type(self).__name__}, which has the number of steps: {state!r:.80}")
+            raise ControllerError(f"no state of a {type(self).__name__}, which has its steps: {state!r:.80}")
         self.steps = steps
 
     def __enter__(self) -> "TrainingLog":
@@ -138,7 +146,12 @@ class TrainingLog:
         plan = None if row.plan is None else self._history.plans[row.plan]
         self._tell_all(lambda own: own.on_row(row, plan))
 
-    def _tell_all(self, what: Any) -> None:
+    def _formats_of(self, session: Session) -> NetFormats:
+        if self._formats is None or self._formats.captures != session.graphs.count:
+            self._formats = NetFormats.of(session.graphs)
+        return self._formats
+
+    def _tell_all(self, what: Callable[[Callback], None]) -> None:
         for own in self._told:
             own.tell(what)
 
@@ -146,10 +159,21 @@ class TrainingLog:
 def _checked(sink: Any) -> Sink:
     if isinstance(sink, type) or not isinstance(sink, Sink):
         raise ControllerError(
-            f"a TrainingLog writes to sinks, such as precc.TensorBoard('runs'), and to instances of precc.Callback, "
+            f"a TrainingLog writes to sinks, such as precc.TensorBoard('runs'), and instances of precc.Callback, "
             f"not {sink!r:.80}"
         )
     return sink
+
+
+def _open(sinks: Sequence[Sink]) -> None:
+    """All of them or, where one raises, none."""
+    for number, own in enumerate(sinks):
+        try:
+            own.open()
+        except BaseException:
+            for other in sinks[:number]:
+                other.close(failed=True)
+            raise
 
 
 def _name(callback: Callback) -> str:

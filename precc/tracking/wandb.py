@@ -19,14 +19,14 @@ _MOST_BINS = 512  # that wandb takes
 class Wandb:
     """A run of Weights & Biases; what it takes of infinite and NaN scalars it shows as gaps.
 
-    The axis of ``precc/...`` is the metric ``precc/step``, as those who count steps need not agree. Each row, figure
-    or report commits one step of wandb's own. Names are those of `precc.tracking.names.safe_name`: wandb shows them
-    all, but sorts and filters tables by names without slashes, dots and ``-`` alone.
+    The axis of ``precc/...`` is the metric ``precc/step``, as those who count steps need not agree. What belongs
+    together, such as a row, commits one step of wandb's own. Names are those of `precc.tracking.names.safe_name`:
+    wandb shows all, but sorts and filters tables by names without slashes, dots and ``-`` alone.
 
     Args:
         run: that is written to and stays open, or None: ``wandb.init(**init)``, which ends with the log.
-        commit: False where you log to the same run with ``step=`` of your own: values then join the step that your next
-            ``run.log`` commits, the last of each name.
+        commit: False where you log to the same run with ``step=`` of your own: values then join the step that your
+            next ``run.log`` commits, the last of each name.
         init: of ``wandb.init``, such as ``project="mine", mode="offline"``, or ``id=..., resume="allow"``.
 
     Raises:
