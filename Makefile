@@ -3,7 +3,7 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: .venv help demo test test-all lint bench clean
+.PHONY: .venv help demo docs test test-all lint bench clean
 
 help:  ## list the targets
 	@grep -E '^[.a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/'
@@ -19,6 +19,11 @@ help:  ## list the targets
 
 demo: .venv/.complete  ## train LeNet-5 on MNIST in dynamic precision, beside fp32
 	$(RUN) -m precc demo
+
+# mkdocs-material prints on each build what it thinks of mkdocs 2 unless this is set, as it says there.
+docs: .venv/.complete  ## the manual as a site, build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+	@echo "build/site/index.html"
 
 lint: .venv/.complete  ## ruff
 	$(RUN) -m ruff check .

@@ -1,7 +1,10 @@
 """The pages in docs/: their Python runs, their links lead somewhere, the reference names all that is public."""
 
 import ast
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -13,6 +16,8 @@ import precc
 from precc.backends import BACKENDS
 from precc.plan import PrecisionPlan
 from tests.pages import DOCS, ROOT, blocks_of, pages, run
+
+TUTORIAL = DOCS / "tutorial.md"
 
 _WITH_CODE = [page for page in pages() if page.parent != ROOT and blocks_of(page)]
 
@@ -42,8 +47,18 @@ _COMPILE = partial(precc.compile)
 
 @pytest.mark.parametrize("page", _WITH_CODE, ids=_name)
 @pytest.mark.usefixtures("quick_nets")
-def test_the_code_of_a_page(page: Path) -> None:
+def test_the_code_of_a_page(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(page)
+    printed = set(_words(capsys.readouterr().out))
+    if page == TUTORIAL:
+        for shown in blocks_of(page, ""):
+            words = _words(shown)
+            found = [word in printed for word in words]
+            assert sum(found) >= 0.8 * len(found), f"it shows {shown!r}, and prints {sorted(printed)}"
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[A-Za-z]{3,}", text)
 
 
 def test_the_plan_file_of_the_page_is_one() -> None:
@@ -82,6 +97,62 @@ def test_blocks_parse_and_nothing_is_fetched(page: Path) -> None:
 def test_every_page_is_in_the_navigation() -> None:
     config = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     assert [name for page in DOCS.rglob("*.md") if (name := str(page.relative_to(DOCS))) not in config] == []
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ``make docs`` builds, where no connection can be opened."""
+    folder = tmp_path_factory.mktemp("site")
+    arguments = ["mkdocs", "build", "--strict", "--config-file", str(ROOT / "mkdocs.yml"), "--site-dir", str(folder)]
+    done = subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning:precc", "-c", _OFFLINE, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not [line for line in (done.stdout + done.stderr).splitlines() if not line.startswith("INFO ")]
+    return folder
+
+
+#: Runs a module as ``python -m`` does, in a process that cannot connect.
+_OFFLINE = """
+import runpy, socket, sys
+def refuse(*_):
+    raise OSError("the build opened a connection")
+socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
+sys.argv = sys.argv[1:]
+runpy.run_module(sys.argv[0], run_name="__main__")
+"""
+
+
+_ELSEWHERE = (
+    r"""<(?:script|img|iframe|source)\b[^>]*\bsrc=["']?(?:https?:)?//""",
+    r"""<link\b[^>]*\bhref=["']?(?:https?:)?//""",
+    r"""url\(["']?(?:https?:)?//""",
+)
+
+
+def test_the_site_fetches_nothing(site: Path) -> None:
+    built = [*site.rglob("*.html"), *site.rglob("*.css")]
+    assert len(built) > len(pages())
+    for page in built:
+        text = page.read_text(encoding="utf-8")
+        assert [found[0] for pattern in _ELSEWHERE if (found := re.search(pattern, text))] == [], page
+
+
+def test_formulas_are_mathml(site: Path) -> None:
+    page = (site / "mathematics" / "error-model.html").read_text(encoding="utf-8")
+    assert page.count("<math ") > 20
+    assert "arithmatex" not in page
+
+
+def test_the_reference_says_what_docstrings_say(site: Path) -> None:
+    page = (site / "reference" / "controllers.html").read_text(encoding="utf-8")
+    assert 'id="precc.TrustRegion"' in page
+    assert "First-order trust region with dynamic precision" in page
 
 
 def _all_of(folder: Path) -> str:

@@ -1,0 +1,22 @@
+"""Shows the package to the reference as a wheel has it: passes/, backends/ and models/ inside of precc/."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+VIEW = ROOT / "build" / "view" / "precc"  # of which mkdocs.yml names the folder
+BESIDE = ("passes", "backends", "models")
+
+
+def on_pre_build(**_: Any) -> None:
+    """Copy the sources as they are now: links would be followed to where the folders are not."""
+    shutil.rmtree(VIEW, ignore_errors=True)
+    for source, target in ((ROOT / "precc", VIEW), *((ROOT / name, VIEW / name) for name in BESIDE)):
+        shutil.copytree(source, target, ignore=_all_but_python)
+
+
+def _all_but_python(folder: str, names: list[str]) -> list[str]:
+    return [
+        name for name in names if name == "__pycache__" or not ((Path(folder) / name).is_dir() or name.endswith(".py"))
+    ]
