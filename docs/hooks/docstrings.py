@@ -1,4 +1,4 @@
-"""Docstrings as this project writes them, for the reference: doctests without a heading, comments that begin with #:."""
+"""Docstrings as they are written here, for the reference: doctests without a heading, comments that begin with #:."""
 
 import re
 from pathlib import Path
