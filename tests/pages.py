@@ -48,7 +48,7 @@ def names_of_a_page() -> dict[str, Any]:
 
 def run(page: Path) -> None:
     """All blocks of a page, in a module, as Dynamo looks for one."""
-    module = ModuleType("page")
+    module = ModuleType(f"page_{page.stem.replace('-', '_')}")  # of its own: Dynamo remembers modules by name
     vars(module).update(names_of_a_page())
     sys.modules[module.__name__] = module
     try:

@@ -81,7 +81,7 @@ def test_the_tables_of_the_guide_have_what_the_registries_have() -> None:
 @pytest.mark.parametrize("page", pages(), ids=_name)
 def test_what_a_page_names_is_there(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    paths = re.findall(r"`((?:precc|passes|backends|models|benchmarks|examples|tests|docs)/[\w./]*\w)`", text)
+    paths = re.findall(r"`((?:precc|passes|backends|models|benchmarks|examples|tests|docs)/[\w./]*(?:\.\w+|/))`", text)
     assert [name for name in paths if not (ROOT / name).exists()] == []
     links = [own.partition("#")[0] for own in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in own]
     assert [own for own in links if own and not (page.parent / own).exists()] == []
