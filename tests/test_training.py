@@ -7,7 +7,7 @@ import pytest
 from precc.demo import EPOCHS, accuracy, train_sgd, train_trust_region
 from precc.models.mnist import ENVIRONMENT_VARIABLE, load_mnist
 
-LEARNING_RATES = (0.01, 0.03, 0.1, 0.2, 0.3)
+LEARNING_RATES = (0.1, 0.2, 0.3)  #: those near the best; 0.03 and 0.01 are 4 and 15 points behind on every seed
 SEEDS = (0, 1, 2)
 
 
@@ -29,7 +29,7 @@ def test_dynamic_precision_is_within_one_point_of_fp32(monkeypatch: pytest.Monke
         below = sum(part for name, part in work.items() if "float32" not in name)
         assert below / sum(work.values()) >= 0.3
         assert net.compilations == 2
-    print(f"fp32 SGD, best of five: {best}; dynamic: {dynamic}")
+    print(f"fp32 SGD, best of three: {best}; dynamic: {dynamic}")
     assert min(best) >= 0.9
     assert min(dynamic) >= 0.9
     assert statistics.fmean(dynamic) >= statistics.fmean(best) - 0.01
