@@ -175,25 +175,27 @@ def _group(slot: str, choice: int, draw: random.Random) -> ChoiceGroup:
 def _history(slots: list[str], decisions: int, plans: int, draw: random.Random) -> History:
     history = History()
     every = [
-        PrecisionPlan("e4m3", {slot: draw.choice(["e4m3", "bf16", "fp32"]) for slot in slots[k::7]})
+        PrecisionPlan("e4m3", {slot: draw.choice(["e4m3", "bf16", "fp32"]) for slot in slots[k::97]})
         for k in range(plans)
     ]
     for step in range(decisions):
         event = draw.choices(["accept", "reject", "refine", "coarsen"], [20, 4, 1, 1])[0]
         loss = None if step % 9 == 4 else 2.3 * 0.97**step + 0.1 * draw.random()
-        plan = every[step * plans // max(decisions, 1)]
+        plan = every[step % plans]
         history.note(step=step, controller="TrustRegion", event=event, reason="rho 0.4 of 0.1", plan=plan, loss=loss)
     return history
 
 
 def trained(steps: int = 30) -> precc.PrecisionModule:
-    """LeNet-5 after some steps of a trust region on MNIST."""
+    """LeNet-5 after steps of a trust region on MNIST, in e4m3 until they are so short that it is too coarse."""
     torch.manual_seed(0)
     mnist = load_mnist(None)
     net = precc.compile(LeNet5(), backend="reference")
     optimizer = precc.TrustRegion(net, momentum=0.5)
     for k in range(steps):
-        x, y = mnist.train_images[32 * k : 32 * k + 32], mnist.train_labels[32 * k : 32 * k + 32]
+        if k == steps // 2:
+            optimizer.param_groups[0]["lr"] = 0.002
+        x, y = mnist.train_images[16 * k : 16 * k + 16], mnist.train_labels[16 * k : 16 * k + 16]
         optimizer.step(lambda x=x, y=y: F.cross_entropy(net(x), y))
     return net
 
@@ -211,3 +213,24 @@ def without_parts(report: PrecisionReport) -> PrecisionReport:
         source=(),
         missing=("errors: net.analyze(x, loss=...) first",),
     )
+
+
+def hostile_name(number: int) -> str:
+    """Names that a page, a script or a chart could take for something else."""
+    return (
+        "<img src=x onerror=alert(1)>",
+        "</script><script>alert(2)</script>",
+        "a\u2028b\u2029c<!--<script>",
+        "&lt;b&gt; \"quoted\" 'single' `tick` ${alert(3)} {{script}}",
+        "<a href='javascript:alert(4)'>%{x}</a>",
+        "\x00\x07 tab\t\ud800 \N{SNOWMAN}\U0001f600",
+    )[number]
+
+
+def real_report() -> PrecisionReport:
+    """LeNet-5 after 30 steps of a trust region, analysed and measured."""
+    net = trained()
+    mnist = load_mnist(None)
+    x, y = mnist.train_images[:16], mnist.train_labels[:16]
+    analysis = net.analyze(x, loss=lambda output: F.cross_entropy(output, y))
+    return net.report(analysis, measure=2)

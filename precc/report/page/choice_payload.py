@@ -21,7 +21,7 @@ _EXACT = 2**53
 
 
 def choice_payload(table: ChoiceTable, plan: PrecisionPlan, formats: FormatList) -> dict[str, Any]:
-    """The table, exact, as arrays [groups, choices]; a choice whose precision is not known by its label has no text."""
+    """The table, exact, as arrays [groups, choices]; a choice whose label is of no known precision has no text."""
     known = _by_label(plan.default, *plan.slots.values(), *CANDIDATES)
     chosen = [_precision(label, known) for label in table.labels]
     return {

@@ -32,8 +32,10 @@ _NAMED = {
 }
 
 #: Of other formats by bits: the colour at each number of bits, and between them in proportion.
-_BY_BITS = ((2, "#6b1400"), (4, "#c04a10"), (6, "#c77aa8"), (8, "#d9ad2e"), (12, "#6fae5a"), (16, "#2fa28f"))
-_BY_BITS += ((24, "#4a86c8"), (32, "#1f6296"), (64, "#1b2a6b"))
+_BY_BITS = (
+    *((2, "#6b1400"), (4, "#c04a10"), (6, "#c77aa8"), (8, "#d9ad2e"), (12, "#6fae5a")),
+    *((16, "#2fa28f"), (24, "#4a86c8"), (32, "#1f6296"), (64, "#1b2a6b")),
+)
 
 _SHORT = {name: alias for alias, name in reversed(ALIASES.items())}
 
@@ -67,7 +69,8 @@ def colour_of(name: str, bits: float) -> str:
     upper = min((entry for entry in _BY_BITS if entry[0] >= bits), default=_BY_BITS[-1])
     part = (bits - lower[0]) / (upper[0] - lower[0]) if upper[0] > lower[0] else 0.0
     shade = 0.82 + 0.36 * sha256(name.encode("utf-8", "replace")).digest()[0] / 255
-    mixed = (shade * ((1 - part) * a + part * b) for a, b in zip(_channels(lower[1]), _channels(upper[1]), strict=True))
+    ends = zip(_channels(lower[1]), _channels(upper[1]), strict=True)
+    mixed = (shade * ((1 - part) * a + part * b) for a, b in ends)
     return "#" + "".join(f"{min(255, round(own)):02x}" for own in mixed)
 
 

@@ -15,7 +15,7 @@ _MARKUP = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
 
 
 def figure(value: float | None) -> float | str | None:
-    """A number to 7 digits; what is not finite as ``"NaN"``, ``"Infinity"`` or ``"-Infinity"``, which JSON has not.
+    """A number to 7 digits; ``"NaN"``, ``"Infinity"`` and ``"-Infinity"`` stand for what JSON has not.
 
     >>> figure(1 / 3), figure(float("-inf")), figure(None)
     (0.3333333, '-Infinity', None)
@@ -45,10 +45,10 @@ def packed(values: Sequence[Any] | np.ndarray[Any, Any], kind: str) -> dict[str,
 
 
 def script_json(document: Any) -> str:
-    """JSON for a script element of HTML: in ASCII, and without a character of markup.
+    r"""JSON for a script element of HTML: in ASCII, and without a character of markup.
 
     >>> print(script_json({"name": "</script>"}))
-    {"name":"\\u003c/script\\u003e"}
+    {"name":"\u003c/script\u003e"}
     """
     text = json.dumps(document, separators=(",", ":"), allow_nan=False)
     for character, escape in _MARKUP.items():

@@ -14,8 +14,10 @@ from precc.report.precision_report import PrecisionReport
 __all__ = ["page_of"]
 
 #: The scripts, in the order in which they stand in the page.
-_SCRIPTS = ("data", "theme", "frame", "axes", "map", "film", "ridges", "budget", "calibration", "knapsack", "copies")
-_SCRIPTS += ("front", "cost", "diff", "table", "source", "search", "start")
+_SCRIPTS = (
+    *("data", "theme", "frame", "axes", "map", "film", "ridges", "budget", "calibration"),
+    *("knapsack", "copies", "front", "cost", "diff", "table", "source", "search", "start"),
+)
 
 _PLACE = re.compile(r"\{\{(\w+)\}\}")
 
@@ -49,11 +51,12 @@ def _asset(name: str) -> str:
 
 
 def _policy(*scripts: str) -> str:
-    """Only these scripts run, and nothing is fetched; charts set the styles of their elements, and draw to images."""
+    """Only these scripts run, and nothing is fetched; charts style their elements, and draw to images."""
     allowed = " ".join(f"'sha256-{base64.b64encode(sha256(own.encode()).digest()).decode()}'" for own in scripts)
     return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:"
 
 
 def _ending_nowhere(script: str) -> str:
-    """A script whose strings do not end the element that it stands in; with the line ends that HTML makes of others."""
-    return script.replace("\r\n", "\n").replace("\r", "\n").replace("</script", "<\\/script").replace("<!--", "<\\!--")
+    """A script whose strings do not end its element, with the line ends that HTML makes of all of them."""
+    lines = script.replace("\r\n", "\n").replace("\r", "\n")
+    return lines.replace("</script", "<\\/script").replace("<!--", "<\\!--")

@@ -1,6 +1,7 @@
 """All that a page shows, as plain data."""
 
 from dataclasses import asdict
+from pathlib import PurePath
 from typing import Any
 
 from precc.report.analysed_step import AnalysedStep
@@ -58,15 +59,12 @@ def _step(step: AnalysedStep) -> dict[str, Any]:
         "measured": _errors(step.measured),
         "draws": step.draws,
         "rank_correlation": figure(step.rank_correlation),
-        "calibration": [
-            {name: figure_or_text(own) for name, own in asdict(group).items()} for group in step.calibration
-        ],
+        "calibration": [_plain(asdict(group)) for group in step.calibration],
     }
 
 
-def figure_or_text(value: float | str) -> float | str | None:
-    """A number as the page holds it; a text as it is."""
-    return value if isinstance(value, str) else figure(value)
+def _plain(document: dict[str, Any]) -> dict[str, Any]:
+    return {name: own if isinstance(own, str) else figure(own) for name, own in document.items()}
 
 
 def _errors(own: ErrorFigures | None) -> dict[str, Any] | None:
@@ -76,7 +74,12 @@ def _errors(own: ErrorFigures | None) -> dict[str, Any] | None:
 
 
 def _listing(document: dict[str, Any]) -> dict[str, Any]:
-    return {**document, "lines": [[line["number"], line["text"], list(line["ops"])] for line in document["lines"]]}
+    name = PurePath(document["file"]).name  # a page is passed on, and says nothing of the machine
+    return {
+        **document,
+        "file": name,
+        "lines": [[line["number"], line["text"], list(line["ops"])] for line in document["lines"]],
+    }
 
 
 def _against(report: PrecisionReport, against: PrecisionReport, formats: FormatList) -> dict[str, Any]:

@@ -20,14 +20,22 @@ function ticksOf(names, range, height, letters) {
 // An axis of rows from the top; `height` is its own, in pixels.
 function rowAxis(names, height, letters) {
   const range = [names.length - 0.5, -0.5];
-  return { range, tickmode: "array", ...ticksOf(names, range, height, letters), showgrid: false, zeroline: false, ticks: "" };
+  return {
+    range,
+    tickmode: "array",
+    ...ticksOf(names, range, height, letters),
+    showgrid: false,
+    zeroline: false,
+    ticks: "",
+  };
 }
 
 // Names again after a zoom.
 function followZoom(div, names, height, letters, axis = "yaxis") {
   div.removeAllListeners("plotly_relayout");
   div.on("plotly_relayout", (change) => {
-    if (!Object.keys(change).some((key) => key.startsWith(`${axis}.range`) || key.startsWith(`${axis}.autorange`))) return;
+    if (!Object.keys(change).some((key) => key.startsWith(`${axis}.range`) || key.startsWith(`${axis}.autorange`)))
+      return;
     const found = ticksOf(names, div._fullLayout[axis].range, height, letters);
     Plotly.relayout(div, { [`${axis}.tickvals`]: found.tickvals, [`${axis}.ticktext`]: found.ticktext });
   });
@@ -36,17 +44,38 @@ function followZoom(div, names, height, letters, axis = "yaxis") {
 // Numbers of formats as colours: one step of the scale each.
 function formatScale() {
   const count = Math.max(1, FORMATS.length);
-  const steps = FORMATS.flatMap((own, k) => [[k / count, own.colour], [(k + 1) / count, own.colour]]);
-  return { colorscale: steps.length ? steps : [[0, "#888888"], [1, "#888888"]], zmin: -0.5, zmax: count - 0.5, showscale: false };
+  const steps = FORMATS.flatMap((own, k) => [
+    [k / count, own.colour],
+    [(k + 1) / count, own.colour],
+  ]);
+  return {
+    colorscale: steps.length
+      ? steps
+      : [
+          [0, "#888888"],
+          [1, "#888888"],
+        ],
+    zmin: -0.5,
+    zmax: count - 0.5,
+    showscale: false,
+  };
 }
 
 // The texts of cells, black or white; one trace of each.
 function cellTexts(cells) {
-  return ["#000000", "#ffffff"].map((ink) => {
-    const own = cells.filter((cell) => inkOn(cell.colour) === ink);
-    return {
-      type: "scatter", mode: "text", x: own.map((c) => c.x), y: own.map((c) => c.y), text: own.map((c) => plain(c.text)),
-      textfont: { color: ink, size: 11 }, hoverinfo: "skip", cliponaxis: true,
-    };
-  }).filter((trace) => trace.x.length);
+  return ["#000000", "#ffffff"]
+    .map((ink) => {
+      const own = cells.filter((cell) => inkOn(cell.colour) === ink);
+      return {
+        type: "scatter",
+        mode: "text",
+        x: own.map((c) => c.x),
+        y: own.map((c) => c.y),
+        text: own.map((c) => plain(c.text)),
+        textfont: { color: ink, size: 11 },
+        hoverinfo: "skip",
+        cliponaxis: true,
+      };
+    })
+    .filter((trace) => trace.x.length);
 }

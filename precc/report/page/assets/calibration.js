@@ -1,7 +1,10 @@
 // Predicted errors against measured ones, on a line of 45 degrees.
 function pairsOf(part, names, visible) {
-  return names.flatMap((name, k) => (visible[k] && isPositive(part.predicted[k]) && isPositive(part.measured[k])
-    ? [{ name, x: part.predicted[k], y: part.measured[k] }] : []));
+  return names.flatMap((name, k) =>
+    visible[k] && isPositive(part.predicted[k]) && isPositive(part.measured[k])
+      ? [{ name, x: part.predicted[k], y: part.measured[k] }]
+      : [],
+  );
 }
 
 function saidTrust() {
@@ -9,9 +12,14 @@ function saidTrust() {
   if (!step) return "";
   const parts = [];
   if (step.predicted && step.measured) {
-    parts.push(`The whole plan: ${percent(number(step.predicted.gradient))} predicted, ${percent(number(step.measured.gradient))} measured in ${plural(step.draws, "draw")}.`);
+    parts.push(
+      `The whole plan: ${percent(number(step.predicted.gradient))} predicted, ${percent(number(step.measured.gradient))} measured in ${plural(step.draws, "draw")}.`,
+    );
   }
-  if (step.rank_correlation !== null) parts.push(`Rank correlation (Spearman) of predicted and measured errors: ${shown(number(step.rank_correlation))}.`);
+  if (step.rank_correlation !== null)
+    parts.push(
+      `Rank correlation (Spearman) of predicted and measured errors: ${shown(number(step.rank_correlation))}.`,
+    );
   if (step.calibration.length) {
     const said = step.calibration.map((own) => `${own.group} ${shown(number(own.gradient))} (${own.count})`);
     parts.push(`Predictions are corrected by measured over predicted, with counts: ${said.join(", ")}.`);
@@ -23,31 +31,80 @@ function saidTrust() {
 chart("calibration", () => {
   element("trust").textContent = saidTrust();
   const sets = [
-    { name: "slots", symbol: "circle", own: pairsOf(SLOTS, SLOTS.names, shownSlots), ink: isDark() ? "#f0b355" : "#9a5b00" },
+    {
+      name: "slots",
+      symbol: "circle",
+      own: pairsOf(SLOTS, SLOTS.names, shownSlots),
+      ink: isDark() ? "#f0b355" : "#9a5b00",
+    },
     { name: "ops", symbol: "square", own: pairsOf(OPS, OPS.names, shownOps), ink: colour("accent") },
   ];
   const { predicted, measured } = DATA.step ?? {};
   const whole = [number(predicted?.gradient), number(measured?.gradient)];
-  if (whole.every(isPositive)) sets.push({ name: "whole plan", symbol: "star", own: [{ name: "whole plan", x: whole[0], y: whole[1] }], ink: colour("text") });
+  if (whole.every(isPositive))
+    sets.push({
+      name: "whole plan",
+      symbol: "star",
+      own: [{ name: "whole plan", x: whole[0], y: whole[1] }],
+      ink: colour("text"),
+    });
   const points = sets.flatMap((set) => set.own);
   const any = [SLOTS, OPS].some((part) => part.measured.some((own) => own !== null));
   if (!points.length) {
-    return unknown("calibration", any ? NOTHING_FOUND : missing(["measure"], "Nothing was measured: net.report(analysis, measure=4)."));
+    return unknown(
+      "calibration",
+      any ? NOTHING_FOUND : missing(["measure"], "Nothing was measured: net.report(analysis, measure=4)."),
+    );
   }
   const logs = points.flatMap(({ x, y }) => [Math.log10(x), Math.log10(y)]);
   const range = [Math.min(...logs) - 0.4, Math.max(...logs) + 0.4];
   const ends = range.map((own) => 10 ** own);
   const line = (factor, dash) => ({
-    type: "scatter", mode: "lines", x: ends, y: ends.map((own) => own * factor), hoverinfo: "skip", showlegend: false, line: { color: colour("soft"), dash, width: 1 },
+    type: "scatter",
+    mode: "lines",
+    x: ends,
+    y: ends.map((own) => own * factor),
+    hoverinfo: "skip",
+    showlegend: false,
+    line: { color: colour("soft"), dash, width: 1 },
   });
-  const traces = sets.filter((set) => set.own.length).map((set) => ({
-    type: "scatter", mode: "markers", name: set.name, x: set.own.map((p) => p.x), y: set.own.map((p) => p.y), hoverinfo: "none",
-    customdata: set.own.map((p) => p.name), marker: { symbol: set.symbol, size: set.symbol === "star" ? 14 : 8, color: set.ink, opacity: 0.85 },
-  }));
+  const traces = sets
+    .filter((set) => set.own.length)
+    .map((set) => ({
+      type: "scatter",
+      mode: "markers",
+      name: set.name,
+      x: set.own.map((p) => p.x),
+      y: set.own.map((p) => p.y),
+      hoverinfo: "none",
+      customdata: set.own.map((p) => p.name),
+      marker: { symbol: set.symbol, size: set.symbol === "star" ? 14 : 8, color: set.ink, opacity: 0.85 },
+    }));
   const side = clamp(place("calibration").clientWidth, 260, 560);
-  paint("calibration", [line(1, "solid"), line(2, "dash"), line(0.5, "dash"), ...traces], {
-    width: side, height: side, margin: { l: 66, r: 10, t: 40, b: 50 }, showlegend: true, legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom" },
-    xaxis: { type: "log", range, title: { text: "predicted" }, exponentformat: "power", dtick: range[1] - range[0] > 1 ? 1 : undefined },
-    yaxis: { type: "log", range, title: { text: "measured" }, exponentformat: "power", dtick: range[1] - range[0] > 1 ? 1 : undefined },
-  }, (point) => `${point.customdata}\npredicted ${shown(point.x)}, measured ${shown(point.y)}`);
+  paint(
+    "calibration",
+    [line(1, "solid"), line(2, "dash"), line(0.5, "dash"), ...traces],
+    {
+      width: side,
+      height: side,
+      margin: { l: 66, r: 10, t: 40, b: 50 },
+      showlegend: true,
+      legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom" },
+      xaxis: {
+        type: "log",
+        range,
+        title: { text: "predicted" },
+        exponentformat: "power",
+        dtick: range[1] - range[0] > 1 ? 1 : undefined,
+      },
+      yaxis: {
+        type: "log",
+        range,
+        title: { text: "measured" },
+        exponentformat: "power",
+        dtick: range[1] - range[0] > 1 ? 1 : undefined,
+      },
+    },
+    (point) => `${point.customdata}\npredicted ${shown(point.x)}, measured ${shown(point.y)}`,
+  );
 });

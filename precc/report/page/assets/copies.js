@@ -29,8 +29,10 @@ function rulesText(choices, picked, changed, heading) {
     const [layer, family, role, operand] = JSON.parse(key);
     const [choice] = own.choices;
     const where = `${JSON.stringify(pattern(layer))}, family=${JSON.stringify(family)}, role=${JSON.stringify(role)}, operand=${JSON.stringify(operand)}`;
-    if (own.choices.size > 1) lines.push(`    # calls of one module differ, which rules cannot say; the plan JSON does: ${where}`);
-    else if (choices.rules[choice] === null) lines.push(`    # ${JSON.stringify(choices.labels[choice])} is a format of your own: ${where}`);
+    if (own.choices.size > 1)
+      lines.push(`    # calls of one module differ, which rules cannot say; the plan JSON does: ${where}`);
+    else if (choices.rules[choice] === null)
+      lines.push(`    # ${JSON.stringify(choices.labels[choice])} is a format of your own: ${where}`);
     else lines.push(`    precc.Rule(${where}, ${choices.rules[choice]}, inside=False),`);
   }
   return [`# ${heading}`, "rules = [", ...lines, "]", ""].join("\n");
@@ -39,7 +41,10 @@ function rulesText(choices, picked, changed, heading) {
 // The plan of the report with the choices of a solution in the place of its own.
 function planText(choices, picked) {
   const unsaid = [...new Set(picked)].filter((choice) => choice >= 0 && choices.json[choice] === null);
-  if (unsaid.length) throw new Error(`a format of your own has no JSON here: ${unsaid.map((choice) => choices.labels[choice]).join(", ")}`);
+  if (unsaid.length)
+    throw new Error(
+      `a format of your own has no JSON here: ${unsaid.map((choice) => choices.labels[choice]).join(", ")}`,
+    );
   const slots = { ...DATA.plan.slots };
   choices.slots.forEach((names, group) => {
     for (const name of names) if (picked[group] >= 0) slots[name] = choices.json[picked[group]];

@@ -43,7 +43,10 @@ function shortened(name, most) {
 
 for (const part of [DATA.ops, DATA.slots]) {
   for (const [name, values] of Object.entries(part)) {
-    if (Array.isArray(values) && values.some((own) => own === "NaN" || own === "Infinity" || own === "-Infinity")) {
+    if (
+      Array.isArray(values) &&
+      values.some((own) => own === "NaN" || own === "Infinity" || own === "-Infinity")
+    ) {
       if (!["names", "layers", "why", "places", "leaves", "texts"].includes(name)) part[name] = values.map(number);
     }
   }
@@ -54,6 +57,13 @@ const FORMATS = DATA.formats;
 const EXPONENTS = typed(SLOTS.exponents);
 const COUNTS = typed(SLOTS.counts);
 SLOTS.names = SLOTS.leaves.map((leaf, k) => `${OPS.names[SLOTS.ops[k]]}/${leaf}`);
+// Names as charts have them: of ops without the family that nearly all have, where that leaves them apart.
+const layerCounts = new Map();
+for (const layer of OPS.layers) layerCounts.set(layer, (layerCounts.get(layer) ?? 0) + 1);
+OPS.labels = OPS.names.map((name, k) =>
+  OPS.layers[k] && layerCounts.get(OPS.layers[k]) === 1 ? name.replace(/\/product$/, "") : name,
+);
+SLOTS.labels = SLOTS.leaves.map((leaf, k) => `${OPS.labels[SLOTS.ops[k]]} ${leaf}`);
 const slotNumbers = new Map(SLOTS.names.map((name, k) => [name, k]));
 const opNumbers = new Map(OPS.names.map((name, k) => [name, k]));
 

@@ -24,6 +24,11 @@ function filmPieces(times) {
   return { edges, plans };
 }
 
+function labelled(op, leaf) {
+  const label = OPS.labels[opNumbers.get(op)] ?? op;
+  return leaf ? `${label} ${leaf}` : label;
+}
+
 function filmRows(column) {
   const columns = column === EVERY ? FILM.columns.map((_, k) => k) : [FILM.columns.indexOf(column)];
   const rows = [];
@@ -32,7 +37,8 @@ function filmRows(column) {
       const first = FILM_PLANS[own * FILM.ops.length + op];
       const full = `${name}/${FILM.columns[own]}`;
       const visible = shownOps[opNumbers.get(name)] && (columns.length === 1 || shownSlots[slotNumbers.get(full)]);
-      if (first !== -1 && first !== undefined && visible) rows.push({ name: columns.length > 1 ? full : name, own, op });
+      if (first !== -1 && first !== undefined && visible)
+        rows.push({ name: labelled(name, columns.length > 1 ? FILM.columns[own] : ""), own, op });
     }
   });
   return rows;
@@ -40,7 +46,12 @@ function filmRows(column) {
 
 function eventTraces(times) {
   const { names, numbers } = FILM.events;
-  const symbols = { accept: "line-ns-open", reject: "x-thin-open", refine: "triangle-up", coarsen: "triangle-down" };
+  const symbols = {
+    accept: "line-ns-open",
+    reject: "x-thin-open",
+    refine: "triangle-up",
+    coarsen: "triangle-down",
+  };
   const inks = { accept: isDark() ? "#7fc8a9" : "#00664a", reject: isDark() ? "#ffb4ab" : "#b3261e" };
   return names.slice(0, 8).map((name, event) => {
     const own = numbers.map((n, k) => (n === event ? k : -1)).filter((k) => k >= 0);
@@ -48,36 +59,61 @@ function eventTraces(times) {
     const kept = own.filter((_, k) => k % each === 0);
     const ink = inks[name] ?? colour("text");
     return {
-      type: "scatter", mode: "markers", name: plain(name), x: kept.map((k) => times[k]), y: kept.map(() => event), customdata: kept,
-      yaxis: "y3", hoverinfo: "none", marker: { symbol: symbols[name] ?? "diamond", size: 8, color: ink, line: { color: ink, width: 1.5 } },
+      type: "scatter",
+      mode: "markers",
+      name: plain(name),
+      x: kept.map((k) => times[k]),
+      y: kept.map(() => event),
+      customdata: kept,
+      yaxis: "y3",
+      hoverinfo: "none",
+      marker: { symbol: symbols[name] ?? "diamond", size: 8, color: ink, line: { color: ink, width: 1.5 } },
     };
   });
 }
 
 function filmLayout(names, title, narrow) {
   const { letters, pixels } = nameWidth(names, 0.33);
-  const strip = clamp(names.length * 14, 60, 460);
+  const strip = clamp(names.length * 14, 60, 680);
   const events = Math.min(8, FILM.events.names.length) * 14 + 6;
   const above = 110;
   const total = strip + events + above + 24;
   const [first, second] = [strip / total, (strip + 12 + events) / total];
   const losses = FILM.loss.map(number).filter(isFiniteNumber);
   const spread = losses.length && Math.min(...losses) > 0 && Math.max(...losses) > 20 * Math.min(...losses);
-  return { letters, strip, layout: {
-    height: total + 60, margin: { l: Math.max(pixels, 64), r: 12, t: 12, b: 48 },
-    xaxis: { title: { text: title }, showgrid: false, zeroline: false, anchor: "y", nticks: narrow ? 5 : 12 },
-    yaxis: { ...rowAxis(names, strip, letters), domain: [0, first] },
-    yaxis2: { domain: [second + 12 / total, 1], title: { text: "loss" }, type: spread ? "log" : "linear", nticks: 4, zeroline: false },
-    yaxis3: {
-      domain: [first + 12 / total, second], range: [Math.min(8, FILM.events.names.length) - 0.5, -0.5], zeroline: false, showgrid: false,
-      tickvals: FILM.events.names.slice(0, 8).map((_, k) => k), ticktext: FILM.events.names.slice(0, 8).map((own) => plain(shortened(own, 14))),
+  return {
+    letters,
+    strip,
+    layout: {
+      height: total + 60,
+      margin: { l: Math.max(pixels, 64), r: 12, t: 12, b: 48 },
+      xaxis: { title: { text: title }, showgrid: false, zeroline: false, anchor: "y", nticks: narrow ? 5 : 12 },
+      yaxis: { ...rowAxis(names, strip, letters), domain: [0, first] },
+      yaxis2: {
+        domain: [second + 12 / total, 1],
+        title: { text: "loss" },
+        type: spread ? "log" : "linear",
+        nticks: 4,
+        zeroline: false,
+      },
+      yaxis3: {
+        domain: [first + 12 / total, second],
+        range: [Math.min(8, FILM.events.names.length) - 0.5, -0.5],
+        zeroline: false,
+        showgrid: false,
+        tickvals: FILM.events.names.slice(0, 8).map((_, k) => k),
+        ticktext: FILM.events.names.slice(0, 8).map((own) => plain(shortened(own, 14))),
+      },
     },
-  } };
+  };
 }
 
 function saidOfRow(k) {
   const { controllers, events } = FILM;
-  const parts = [`step ${FILM.steps[k]}: ${events.names[events.numbers[k]]} by ${controllers.names[controllers.numbers[k]]}`, FILM.reasons[k]];
+  const parts = [
+    `step ${FILM.steps[k]}: ${events.names[events.numbers[k]]} by ${controllers.names[controllers.numbers[k]]}`,
+    FILM.reasons[k],
+  ];
   const loss = number(FILM.loss[k]);
   if (loss !== null) parts.push(`loss ${shown(loss)}`);
   if (FILM.bits[k] !== null) parts.push(`${shown(number(FILM.bits[k]))} bits on average`);
@@ -85,20 +121,54 @@ function saidOfRow(k) {
 }
 
 chart("film", () => {
-  if (!FILM.steps.length) return unknown("film", missing(["history", "decision", "film"], "No decision was noted: train with a controller, such as precc.TrustRegion(net), and make the report again."));
+  if (!FILM.steps.length)
+    return unknown(
+      "film",
+      missing(
+        ["history"],
+        "No decision was noted: train with a controller, such as precc.TrustRegion(net), and make the report again.",
+      ),
+    );
   const rows = filmRows(filmColumn.value);
   const { times, title } = filmAxis();
   const { edges, plans } = filmPieces(times);
   const size = FILM.ops.length;
-  const z = rows.map(({ own, op }) => plans.map((plan) => (plan < 0 ? null : FILM_PLANS[(plan * FILM.columns.length + own) * size + op])));
-  const { letters, strip, layout } = filmLayout(rows.map((row) => row.name), title, isNarrow());
+  const z = rows.map(({ own, op }) =>
+    plans.map((plan) => (plan < 0 ? null : FILM_PLANS[(plan * FILM.columns.length + own) * size + op])),
+  );
+  const { letters, strip, layout } = filmLayout(
+    rows.map((row) => row.name),
+    title,
+    isNarrow(),
+  );
   const lossRows = FILM.loss.map((own, k) => (own === null ? -1 : k)).filter((k) => k >= 0);
   const loss = {
-    type: "scatter", mode: lossRows.length > 60 ? "lines" : "lines+markers", x: lossRows.map((k) => times[k]), customdata: lossRows, hoverinfo: "none",
-    y: lossRows.map((k) => { const own = number(FILM.loss[k]); return isFiniteNumber(own) ? own : null; }),
-    yaxis: "y2", line: { color: colour("accent"), width: 1.5 }, marker: { size: 4 },
+    type: "scatter",
+    mode: lossRows.length > 60 ? "lines" : "lines+markers",
+    x: lossRows.map((k) => times[k]),
+    customdata: lossRows,
+    hoverinfo: "none",
+    y: lossRows.map((k) => {
+      const own = number(FILM.loss[k]);
+      return isFiniteNumber(own) ? own : null;
+    }),
+    yaxis: "y2",
+    line: { color: colour("accent"), width: 1.5 },
+    ...(lossRows.length > 60 ? {} : { marker: { size: 4 } }),
   };
-  const strips = rows.length ? [{ type: "heatmap", x: edges, y: rows.map((_, k) => k), z, ...formatScale(), hoverinfo: "none" }] : [];
+  const strips = rows.length
+    ? [
+        {
+          type: "heatmap",
+          x: edges,
+          y: rows.map((_, k) => k),
+          z,
+          ...formatScale(),
+          hoverinfo: "none",
+          ygap: rows.length > 60 ? 0 : 1,
+        },
+      ]
+    : [];
   const div = paint("film", [...strips, loss, ...eventTraces(times)], layout, (point) => {
     if (point.data.type !== "heatmap") return saidOfRow(point.customdata);
     const piece = plans[point.pointIndex[1]];
@@ -106,10 +176,18 @@ chart("film", () => {
     const own = FORMATS[FILM_PLANS[(piece * FILM.columns.length + row.own) * size + row.op]];
     return `${row.name}\n${own.name}, steps ${edges[point.pointIndex[1]]} to ${edges[point.pointIndex[1] + 1] - 1}`;
   });
-  followZoom(div, rows.map((row) => row.name), strip, letters);
+  followZoom(
+    div,
+    rows.map((row) => row.name),
+    strip,
+    letters,
+  );
 });
 
 const filmChoices = FILM.ops.length * FILM.columns.length <= 3000 ? [...FILM.columns, EVERY] : FILM.columns;
 filmColumn.replaceChildren(...filmChoices.map((name) => withText("option", name)));
-if (FILM.ops.length * FILM.columns.length <= 48) filmColumn.value = EVERY;
-filmColumn.addEventListener("change", () => { charts.get("film").stale = true; drawNow("film"); });
+if (FILM.ops.length * FILM.columns.length <= (isNarrow() ? 12 : 48)) filmColumn.value = EVERY;
+filmColumn.addEventListener("change", () => {
+  charts.get("film").stale = true;
+  drawNow("film");
+});

@@ -35,32 +35,58 @@ function drawEvery() {
   for (const id of charts.keys()) drawNow(id);
 }
 
-const observer = new IntersectionObserver((entries) => {
-  for (const { target, isIntersecting } of entries) {
-    if (isIntersecting) { seen.add(target.id); drawNow(target.id); } else seen.delete(target.id);
-  }
-}, { rootMargin: "150px" });
+const observer = new IntersectionObserver(
+  (entries) => {
+    for (const { target, isIntersecting } of entries) {
+      if (isIntersecting) {
+        seen.add(target.id);
+        drawNow(target.id);
+      } else seen.delete(target.id);
+    }
+  },
+  { rootMargin: "150px" },
+);
 
 // A picture in the place of a chart; `hovered` says what stands at a point.
 function paint(id, traces, layout, hovered) {
   const div = place(id);
-  if (div.dataset.kind !== "plot") { div.replaceChildren(); div.dataset.kind = "plot"; }
+  if (div.dataset.kind !== "plot") {
+    div.replaceChildren();
+    div.dataset.kind = "plot";
+  }
   const text = colour("text");
-  const axis = { gridcolor: colour("line"), zerolinecolor: colour("line"), linecolor: colour("soft"), fixedrange: false };
+  const axis = {
+    gridcolor: colour("line"),
+    zerolinecolor: colour("line"),
+    linecolor: colour("soft"),
+    fixedrange: false,
+  };
   const whole = {
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: text, size: 12, family: "inherit" },
-    showlegend: false, hovermode: "closest", dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
-    hoverlabel: { bgcolor: colour("panel"), bordercolor: colour("soft"), font: { color: text } }, ...layout,
+    paper_bgcolor: "rgba(0,0,0,0)",
+    plot_bgcolor: "rgba(0,0,0,0)",
+    font: { color: text, size: 12, family: "inherit" },
+    showlegend: false,
+    hovermode: "closest",
+    dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
+    hoverlabel: { bgcolor: colour("panel"), bordercolor: colour("soft"), font: { color: text } },
+    ...layout,
   };
   for (const name of Object.keys(layout)) if (/^[xy]axis/.test(name)) whole[name] = { ...axis, ...layout[name] };
-  Plotly.react(div, traces, whole, { displaylogo: false, responsive: false, displayModeBar: isNarrow() ? false : "hover" });
+  Plotly.react(div, traces, whole, {
+    displaylogo: false,
+    responsive: false,
+    displayModeBar: isNarrow() ? false : "hover",
+    modeBarButtons: [["zoomIn2d", "zoomOut2d", "resetScale2d", "toImage"]], // those that Plotly has else could send the data away
+  });
   div.setAttribute("role", "img");
   div.setAttribute("aria-label", document.querySelector(`#${id} h2`).textContent);
   div.removeAllListeners("plotly_hover");
   div.removeAllListeners("plotly_unhover");
   if (hovered) {
     div.on("plotly_hover", ({ points, event }) => tell(hovered(points[0]), event));
-    div.on("plotly_unhover", () => { tip.hidden = true; });
+    div.on("plotly_unhover", () => {
+      tip.hidden = true;
+    });
   }
   return div;
 }

@@ -14,7 +14,11 @@ function frontStart() {
   return { table, front, finest, coarsest, inForce, now: whole ? pointOf(table, inForce) : null };
 }
 
-const pointOf = (table, places) => ({ cost: sumOf(table.costs, places), error: Math.sqrt(sumOf(table.gradient, places)), loss: Math.sqrt(sumOf(table.loss, places)) });
+const pointOf = (table, places) => ({
+  cost: sumOf(table.costs, places),
+  error: Math.sqrt(sumOf(table.gradient, places)),
+  loss: Math.sqrt(sumOf(table.loss, places)),
+});
 
 // The square error that the slider asks for: its ends are those of the front.
 function limitAt(position) {
@@ -30,30 +34,62 @@ function startSlider() {
 }
 
 function drawFront() {
-  const { front, now } = frontState;
+  const { front, now, finest, coarsest } = frontState;
   const each = Math.max(1, Math.ceil(front.costs.length / 600));
-  const kept = front.costs.map((_, k) => k).filter((k) => k % each === 0 || k === front.costs.length - 1).filter((k) => front.errors[k] > 0);
+  const kept = front.costs
+    .map((_, k) => k)
+    .filter((k) => k % each === 0 || k === front.costs.length - 1)
+    .filter((k) => front.errors[k] > 0);
   const traces = [
     {
-      type: "scatter", mode: kept.length > 80 ? "lines" : "lines+markers", x: kept.map((k) => Math.sqrt(front.errors[k])), y: kept.map((k) => front.costs[k]),
-      name: "best plans", hoverinfo: "none", line: { color: colour("accent"), width: 2 }, marker: { size: 5 },
+      type: "scatter",
+      mode: kept.length > 80 ? "lines" : "lines+markers",
+      x: kept.map((k) => Math.sqrt(front.errors[k])),
+      y: kept.map((k) => front.costs[k]),
+      name: "best plans",
+      hoverinfo: "none",
+      line: { color: colour("accent"), width: 2 },
+      ...(kept.length > 80 ? {} : { marker: { size: 5 } }),
     },
     {
-      type: "scatter", mode: "markers", x: [null], y: [null], name: "slider", hoverinfo: "none",
+      type: "scatter",
+      mode: "markers",
+      x: [null],
+      y: [null],
+      name: "slider",
+      hoverinfo: "none",
       marker: { symbol: "x", size: 13, color: isDark() ? "#ffb4ab" : "#b3261e" },
     },
   ];
   if (now && now.error > 0) {
     traces.push({
-      type: "scatter", mode: "markers", x: [now.error], y: [now.cost], name: "plan in force", hoverinfo: "none",
+      type: "scatter",
+      mode: "markers",
+      x: [now.error],
+      y: [now.cost],
+      name: "plan in force",
+      hoverinfo: "none",
       marker: { symbol: "circle", size: 13, color: colour("back"), line: { color: colour("text"), width: 2.5 } },
     });
   }
-  paint("front", traces, {
-    height: 360, margin: { l: 70, r: 12, t: 40, b: 50 }, showlegend: true, legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom" },
-    xaxis: { type: "log", title: { text: "predicted error of the gradient, relative" }, exponentformat: "power" },
-    yaxis: { title: { text: plain(shortened(CHOICES.unit, 30)) }, zeroline: false },
-  }, ({ x, y }) => `error ${percent(x)}\n${shown(y)} ${CHOICES.unit}`);
+  paint(
+    "front",
+    traces,
+    {
+      height: 360,
+      margin: { l: 70, r: 12, t: 40, b: 50 },
+      showlegend: true,
+      legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom" },
+      xaxis: {
+        type: "log",
+        title: { text: "predicted error of the gradient, relative" },
+        exponentformat: "power",
+        dtick: coarsest > 1e4 * finest ? 1 : undefined,
+      },
+      yaxis: { title: { text: plain(shortened(CHOICES.unit, 30)) }, zeroline: false },
+    },
+    ({ x, y }) => `error ${percent(x)}\n${shown(y)} ${CHOICES.unit}`,
+  );
 }
 
 function solveNow() {
@@ -68,16 +104,20 @@ function solveNow() {
   element("front-value").textContent = text;
   slider.setAttribute("aria-valuetext", `${text}, ${shown(point.cost)} ${CHOICES.unit}`);
   tellPlan();
-  if (place("front").dataset.kind === "plot") Plotly.restyle(place("front"), { x: [[point.error]], y: [[point.cost]] }, [1]);
+  if (place("front").dataset.kind === "plot")
+    Plotly.restyle(place("front"), { x: [[point.error]], y: [[point.cost]] }, [1]);
 }
 
 function tellPlan() {
   const { point, now, picked, changed } = frontState;
   const parts = new Map();
   picked.forEach((choice, group) => {
-    if (choice >= 0) parts.set(CHOICES.labels[choice], (parts.get(CHOICES.labels[choice]) ?? 0) + CHOICES.slots[group].length);
+    if (choice >= 0)
+      parts.set(CHOICES.labels[choice], (parts.get(CHOICES.labels[choice]) ?? 0) + CHOICES.slots[group].length);
   });
-  const said = [...parts].sort((a, b) => b[1] - a[1]).map(([label, count]) => `${label} in ${plural(count, "slot")}`);
+  const said = [...parts]
+    .sort((a, b) => b[1] - a[1])
+    .map(([label, count]) => `${label} in ${plural(count, "slot")}`);
   const compare = (own, before) => (now ? `${own}, in force ${before}` : own);
   define(element("front-totals"), [
     ["Cost", compare(`${shown(point.cost)} ${CHOICES.unit}`, shown(now?.cost))],
@@ -86,15 +126,21 @@ function tellPlan() {
     ["Formats", said.join(", ")],
   ]);
   const every = changed.map((own, group) => (own ? group : -1)).filter((group) => group >= 0);
-  const changes = every.filter((group) => CHOICES.slots[group].some((slot) => shownSlots[slotNumbers.get(slot)] ?? 1));
+  const changes = every.filter((group) =>
+    CHOICES.slots[group].some((slot) => shownSlots[slotNumbers.get(slot)] ?? 1),
+  );
   const list = changes.slice(0, 200).map((group) => {
     const before = CHOICES.chosen[group] < 0 ? "another precision" : CHOICES.labels[CHOICES.chosen[group]];
     return withText("li", `${CHOICES.slots[group].join(", ")}: ${before} \u2192 ${CHOICES.labels[picked[group]]}`);
   });
-  if (changes.length > 200) list.push(withText("li", `and ${changes.length - 200} more: copy the plan to have all`));
-  element("front-changes").querySelector("ol").replaceChildren(...list);
+  if (changes.length > 200)
+    list.push(withText("li", `and ${changes.length - 200} more: copy the plan to have all`));
+  element("front-changes")
+    .querySelector("ol")
+    .replaceChildren(...list);
   const found = changes.length === every.length ? "" : `, ${counted(changes.length)} of them found by the search`;
-  element("front-changes").querySelector("summary").textContent = `${plural(every.length, "group")} of slots would change${found}`;
+  element("front-changes").querySelector("summary").textContent =
+    `${plural(every.length, "group")} of slots would change${found}`;
 }
 
 async function copied(made) {
@@ -108,7 +154,8 @@ async function copied(made) {
   try {
     await navigator.clipboard.writeText(frontCopy.value);
     output.textContent = "Copied.";
-  } catch {  // browsers refuse the clipboard to some pages: the text is there to be copied by hand
+  } catch {
+    // browsers refuse the clipboard to some pages: the text is there to be copied by hand
     element("front-text").open = true;
     frontCopy.select();
     output.textContent = "The browser gives no access to the clipboard: the text is selected below.";
@@ -118,14 +165,23 @@ async function copied(made) {
 chart("front", () => {
   const tools = [element("front-tools"), element("front-plan")];
   for (const own of tools) own.hidden = CHOICES === null || !CHOICES.slots.length;
-  if (tools[0].hidden) return unknown("front", missing(["choice", "analy"], "The choices of the slots are not known: analysis = net.analyze(x, loss=...), then net.report(analysis)."));
+  if (tools[0].hidden)
+    return unknown(
+      "front",
+      missing(
+        ["other formats", "errors"],
+        "The choices of the slots are not known: analysis = net.analyze(x, loss=...), then net.report(analysis).",
+      ),
+    );
   if (frontState === null) {
     frontState = frontStart();
     if (Number.isFinite(frontState.finest)) startSlider();
   }
   if (!Number.isFinite(frontState.finest)) {
     for (const own of tools) own.hidden = true;
-    return unknown("front", ["No choice has a predicted error that is finite and larger than 0, so there is nothing to weigh against cost."]);
+    return unknown("front", [
+      "No choice has a predicted error that is finite and larger than 0, so there is nothing to weigh against cost.",
+    ]);
   }
   drawFront();
   solveNow();
@@ -135,10 +191,20 @@ let sliderWaits = false;
 slider.addEventListener("input", () => {
   if (sliderWaits) return;
   sliderWaits = true;
-  requestAnimationFrame(() => { sliderWaits = false; solveNow(); });
+  requestAnimationFrame(() => {
+    sliderWaits = false;
+    solveNow();
+  });
 });
-element("front-rules").addEventListener("click", () => copied(() => {
-  const { point, picked, changed } = frontState;
-  return rulesText(CHOICES, picked, changed, `predicted error of the gradient ${percent(point.error)}, ${shown(point.cost)} ${CHOICES.unit}`);
-}));
+element("front-rules").addEventListener("click", () =>
+  copied(() => {
+    const { point, picked, changed } = frontState;
+    return rulesText(
+      CHOICES,
+      picked,
+      changed,
+      `predicted error of the gradient ${percent(point.error)}, ${shown(point.cost)} ${CHOICES.unit}`,
+    );
+  }),
+);
 element("front-json").addEventListener("click", () => copied(() => planText(CHOICES, frontState.picked)));

@@ -18,7 +18,11 @@ function hullOf(table, group) {
   const slope = (a, b) => (table.gradient[b] - table.gradient[a]) / (table.costs[b] - table.costs[a]);
   for (const k of order) {
     if (hull.length && table.gradient[k] >= table.gradient[hull[hull.length - 1]]) continue;
-    while (hull.length > 1 && slope(hull[hull.length - 1], k) <= slope(hull[hull.length - 2], hull[hull.length - 1])) hull.pop();
+    while (
+      hull.length > 1 &&
+      slope(hull[hull.length - 1], k) <= slope(hull[hull.length - 2], hull[hull.length - 1])
+    )
+      hull.pop();
     hull.push(k);
   }
   return hull;
@@ -33,7 +37,10 @@ function frontOf(table) {
     if (!hull.length) continue;
     start[group] = hull[0];
     for (let k = 1; k < hull.length; k++) {
-      const [cost, error] = [table.costs[hull[k]] - table.costs[hull[k - 1]], table.gradient[hull[k - 1]] - table.gradient[hull[k]]];
+      const [cost, error] = [
+        table.costs[hull[k]] - table.costs[hull[k - 1]],
+        table.gradient[hull[k - 1]] - table.gradient[hull[k]],
+      ];
       steps.push({ group, to: hull[k], worth: error / cost, place: k });
     }
   }
@@ -60,7 +67,8 @@ function solve(table, front, limit) {
   let [low, high] = [0, front.steps.length];
   while (low < high) {
     const middle = (low + high) >> 1;
-    if (front.errors[middle] <= limit) high = middle; else low = middle + 1;
+    if (front.errors[middle] <= limit) high = middle;
+    else low = middle + 1;
   }
   const places = front.start.slice();
   for (let k = 0; k < low; k++) places[front.steps[k].group] = front.steps[k].to;
@@ -97,7 +105,8 @@ function spend(table, places, limit) {
       const now = found[group];
       for (let k = group * table.size; now >= 0 && k < (group + 1) * table.size; k++) {
         const [saved, error] = [table.costs[now] - table.costs[k], table.gradient[k] - table.gradient[now]];
-        if (table.allowed[k] && saved > 0 && error <= left) moves.push({ group, k, error, worth: error > 0 ? saved / error : Infinity });
+        if (table.allowed[k] && saved > 0 && error <= left)
+          moves.push({ group, k, error, worth: error > 0 ? saved / error : Infinity });
       }
     }
     if (!moves.length) return found;

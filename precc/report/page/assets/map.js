@@ -11,38 +11,98 @@ function mapRows(isShown) {
   return [...rows].sort(([a], [b]) => a - b);
 }
 
+function mapSizes(id, rows) {
+  const used = DATA.map.map((_, cell) => cell).filter((cell) => rows.some(([, own]) => own.has(cell)));
+  const names = rows.map(([op]) => OPS.labels[op]);
+  const { letters, pixels } = nameWidth(names);
+  const width = (place(id).clientWidth - pixels - 10) / used.length;
+  return {
+    used,
+    names,
+    letters,
+    pixels,
+    inner: clamp(rows.length * ROW, 40, 560),
+    width,
+    top: width > 70 ? 30 : 76,
+  };
+}
+
 // A heat map of slots; `valueOf` gives the number of a slot, `cellOf` the colour and text of its cell.
 function slotMap(id, rows, valueOf, scale, cellOf, said) {
-  const used = DATA.map.map((_, cell) => cell).filter((cell) => rows.some(([, own]) => own.has(cell)));
-  const names = rows.map(([op]) => OPS.names[op]);
-  const { letters, pixels } = nameWidth(names);
-  const inner = clamp(rows.length * ROW, 40, 560);
-  const width = (place(id).clientWidth - pixels - 10) / used.length;
+  const { used, names, letters, pixels, inner, width, top } = mapSizes(id, rows);
   const slotAt = (x, y) => rows[y]?.[1].get(used[x]);
   const z = rows.map(([, own]) => used.map((cell) => (own.has(cell) ? valueOf(own.get(cell)) : null)));
   const traces = [{ type: "heatmap", z, ...scale, hoverinfo: "none", xgap: 1, ygap: rows.length > 60 ? 0 : 1 }];
   if (width > 44 && inner / rows.length > 13) {
-    const cells = rows.flatMap(([, own], y) => used.flatMap((cell, x) => (own.has(cell) ? [{ x, y, ...cellOf(own.get(cell)) }] : [])));
+    const cells = rows.flatMap(([, own], y) =>
+      used.flatMap((cell, x) => (own.has(cell) ? [{ x, y, ...cellOf(own.get(cell)) }] : [])),
+    );
     traces.push(...cellTexts(cells));
   }
-  const top = width > 70 ? 30 : 76;
-  const div = paint(id, traces, {
-    height: inner + top + 10, margin: { l: pixels, r: 10, t: top, b: 10 },
-    xaxis: {
-      side: "top", tickvals: used.map((_, x) => x), ticktext: used.map((cell) => DATA.map[cell]), tickangle: width > 70 ? 0 : -70,
-      range: [-0.5, used.length - 0.5], showgrid: false, zeroline: false, ticks: "",
+  const div = paint(
+    id,
+    traces,
+    {
+      height: inner + top + 10,
+      margin: { l: pixels, r: 10, t: top, b: 10 },
+      xaxis: {
+        side: "top",
+        tickvals: used.map((_, x) => x),
+        ticktext: used.map((cell) => DATA.map[cell]),
+        tickangle: width > 70 ? 0 : -70,
+        range: [-0.5, used.length - 0.5],
+        showgrid: false,
+        zeroline: false,
+        ticks: "",
+      },
+      yaxis: rowAxis(names, inner, letters),
     },
-    yaxis: rowAxis(names, inner, letters),
-  }, ({ x, y }) => { const slot = slotAt(x, y); return slot === undefined ? "" : said(slot); });
+    ({ x, y }) => {
+      const slot = slotAt(x, y);
+      return slot === undefined ? "" : said(slot);
+    },
+  );
   followZoom(div, names, inner, letters);
+}
+
+// The same map at once, without names and texts, while the library of charts is not there yet.
+function previewMap() {
+  const rows = mapRows(() => true);
+  if (!rows.length) return;
+  const { used, inner, pixels, top } = mapSizes("map", rows);
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [used.length, rows.length];
+  const context = canvas.getContext("2d");
+  rows.forEach(([, own], y) =>
+    used.forEach((cell, x) => {
+      if (!own.has(cell)) return;
+      context.fillStyle = FORMATS[SLOTS.formats[own.get(cell)]].colour;
+      context.fillRect(x, y, 1, 1);
+    }),
+  );
+  canvas.setAttribute("aria-hidden", "true");
+  canvas.style.cssText = `display: block; height: ${inner}px; width: calc(100% - ${pixels + 10}px); margin: ${top}px 10px 10px ${pixels}px; image-rendering: pixelated`;
+  place("map").replaceChildren(canvas);
 }
 
 chart("map", () => {
   const rows = mapRows(() => true);
-  if (!SLOTS.names.length) return unknown("map", missing(["slot", "format", "captured"], "No slot is known yet: run a training step of the net, and make the report again."));
+  if (!SLOTS.names.length)
+    return unknown(
+      "map",
+      missing(["captured"], "No slot is known yet: run a training step of the net, and make the report again."),
+    );
   if (!rows.length) return unknown("map", NOTHING_FOUND);
-  slotMap("map", rows, (slot) => SLOTS.formats[slot], formatScale(), (slot) => {
-    const own = FORMATS[SLOTS.formats[slot]];
-    return { colour: own.colour, text: own.short };
-  }, (slot) => `${SLOTS.names[slot]}\n${SLOTS.texts[SLOTS.precisions[slot]]}${SLOTS.rounded[slot] ? "" : ", not rounded"}`);
+  slotMap(
+    "map",
+    rows,
+    (slot) => SLOTS.formats[slot],
+    formatScale(),
+    (slot) => {
+      const own = FORMATS[SLOTS.formats[slot]];
+      return { colour: own.colour, text: own.short };
+    },
+    (slot) =>
+      `${SLOTS.names[slot]}\n${SLOTS.texts[SLOTS.precisions[slot]]}${SLOTS.rounded[slot] ? "" : ", not rounded"}`,
+  );
 });

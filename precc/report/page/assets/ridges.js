@@ -10,7 +10,8 @@ const hasHistogram = (slot) => SLOTS.ends[slot] > startOf(slot);
 // The part of a slot's values that its format loses; by the histogram where it was not counted.
 function lostOf(slot) {
   const [under, over] = [SLOTS.underflow[slot], SLOTS.overflow[slot]];
-  if (under !== null || over !== null) return (under ?? 0) + (over ?? 0) + (SLOTS.nonfinite[slot] ?? 0) / (SLOTS.elements[slot] || 1);
+  if (under !== null || over !== null)
+    return (under ?? 0) + (over ?? 0) + (SLOTS.nonfinite[slot] ?? 0) / (SLOTS.elements[slot] || 1);
   if (SLOTS.lowest[slot] === null) return 0;
   let outside = 0;
   for (let k = startOf(slot); k < SLOTS.ends[slot]; k++) {
@@ -20,16 +21,22 @@ function lostOf(slot) {
 }
 
 // The outline of a histogram that stands on a line.
-function outline(slot, line) {
+function outline(slot, line, most) {
   const [x, y] = [[], []];
-  let most = 0;
-  for (let k = startOf(slot); k < SLOTS.ends[slot]; k++) most = Math.max(most, COUNTS[k]);
+  let highest = 0;
+  for (let k = startOf(slot); k < SLOTS.ends[slot]; k++) highest = Math.max(highest, COUNTS[k]);
   for (let k = startOf(slot); k < SLOTS.ends[slot]; k++) {
-    const height = line - (0.88 * COUNTS[k]) / most;
-    if (k === startOf(slot) || EXPONENTS[k] !== EXPONENTS[k - 1] + 1) { x.push(EXPONENTS[k]); y.push(line); }
+    const height = line - (most * COUNTS[k]) / highest;
+    if (k === startOf(slot) || EXPONENTS[k] !== EXPONENTS[k - 1] + 1) {
+      x.push(EXPONENTS[k]);
+      y.push(line);
+    }
     x.push(EXPONENTS[k], EXPONENTS[k] + 1);
     y.push(height, height);
-    if (k + 1 === SLOTS.ends[slot] || EXPONENTS[k + 1] !== EXPONENTS[k] + 1) { x.push(EXPONENTS[k] + 1); y.push(line); }
+    if (k + 1 === SLOTS.ends[slot] || EXPONENTS[k + 1] !== EXPONENTS[k] + 1) {
+      x.push(EXPONENTS[k] + 1);
+      y.push(line);
+    }
   }
   return { x: [...x, x[0], null], y: [...y, line, null] };
 }
@@ -44,29 +51,73 @@ function bands(slots, from, to, opacity) {
     y.push(line, line, line - 0.94, line - 0.94, line, null);
   });
   const grey = isDark() ? "255,255,255" : "20,40,80";
-  return { type: "scatter", mode: "lines", x, y, fill: "toself", fillcolor: `rgba(${grey},${opacity})`, line: { width: 0 }, hoverinfo: "skip" };
+  return {
+    type: "scatter",
+    mode: "lines",
+    x,
+    y,
+    fill: "toself",
+    fillcolor: `rgba(${grey},${opacity})`,
+    line: { width: 0 },
+    hoverinfo: "skip",
+  };
 }
 
-function ridgeTraces(slots) {
+function ridgeTraces(slots, most) {
   const found = new Map();
   slots.forEach((slot, line) => {
-    const own = outline(slot, line);
+    const own = outline(slot, line, most);
     const trace = found.get(SLOTS.formats[slot]) ?? { x: [], y: [] };
     trace.x.push(...own.x);
     trace.y.push(...own.y);
     found.set(SLOTS.formats[slot], trace);
   });
   return [...found].map(([format, own]) => ({
-    type: "scatter", mode: "lines", ...own, fill: "toself", fillcolor: FORMATS[format].colour, hoverinfo: "skip", opacity: 0.92,
+    type: "scatter",
+    mode: "lines",
+    ...own,
+    fill: "toself",
+    fillcolor: FORMATS[format].colour,
+    hoverinfo: "skip",
+    opacity: 0.92,
     line: { color: colour("text"), width: 0.7, shape: "linear" },
   }));
 }
 
 function saidLoss(slot) {
-  const shares = [[SLOTS.underflow[slot], "to 0"], [SLOTS.overflow[slot], "beyond"]];
+  const shares = [
+    [SLOTS.underflow[slot], "to 0"],
+    [SLOTS.overflow[slot], "beyond"],
+  ];
   const nonfinite = (SLOTS.nonfinite[slot] ?? 0) / (SLOTS.elements[slot] || 1);
   shares.push([nonfinite || null, "not finite"]);
-  return shares.filter(([share]) => share !== null && (share > 0.001 || Number.isNaN(share))).map(([share, what]) => `${percent(share)} ${what}`).join(", ");
+  return shares
+    .filter(([share]) => share !== null && (share > 0.001 || Number.isNaN(share)))
+    .map(([share, what]) => `${percent(share)} ${what}`)
+    .join(", ");
+}
+
+// What is lost stands at the right; where there is little room the names stand above their ridges.
+function ridgeTexts(names, losses, [low, high], narrow) {
+  const text = (x, own, textposition) => ({
+    type: "scatter",
+    mode: "text",
+    x: own.map(() => x),
+    y: own.map((_, k) => k - (narrow ? 0.8 : 0.72)),
+    text: own.map(plain),
+    textposition,
+    textfont: { color: colour("text"), size: 11 },
+    hoverinfo: "skip",
+  });
+  if (!narrow) return [text(high, losses, "middle left")];
+  const most = Math.floor((window.innerWidth - 40) / 6.2);
+  return [
+    text(
+      low,
+      names.map((name, k) => shortened(name, most - losses[k].length - 2) + (losses[k] ? `: ${losses[k]}` : "")),
+      "middle right",
+    ),
+  ];
 }
 
 function saidRidge(slot) {
@@ -77,7 +128,8 @@ function saidRidge(slot) {
 
 function ridgeSlots() {
   const found = [];
-  for (let slot = 0; slot < SLOTS.names.length; slot++) if (shownSlots[slot] && hasHistogram(slot)) found.push(slot);
+  for (let slot = 0; slot < SLOTS.names.length; slot++)
+    if (shownSlots[slot] && hasHistogram(slot)) found.push(slot);
   if (ridgeOrder.value === "lost") {
     const lost = new Map(found.map((slot) => [slot, lostOf(slot)]));
     found.sort((a, b) => lost.get(b) - lost.get(a) || a - b);
@@ -91,34 +143,64 @@ function turnPages(every) {
   ridgesBefore.disabled = ridgePage === 0;
   ridgesAfter.disabled = ridgePage === pages - 1;
   const last = Math.min(every, (ridgePage + 1) * RIDGES);
-  element("ridges-page").textContent = every ? `${ridgePage * RIDGES + 1} to ${last} of ${plural(every, "slot")}` : "";
+  element("ridges-page").textContent = every
+    ? `${ridgePage * RIDGES + 1} to ${last} of ${plural(every, "slot")}`
+    : "";
 }
 
 chart("ridges", () => {
   const every = ridgeSlots();
   turnPages(every.length);
-  if (!SLOTS.names.some((_, slot) => hasHistogram(slot))) return unknown("ridges", missing(["range", "histogram", "analy"], "No values were looked at: analysis = net.analyze(x, loss=...), then net.report(analysis)."));
+  if (!SLOTS.names.some((_, slot) => hasHistogram(slot)))
+    return unknown(
+      "ridges",
+      missing(
+        ["range"],
+        "No values were looked at: analysis = net.analyze(x, loss=...), then net.report(analysis).",
+      ),
+    );
   if (!every.length) return unknown("ridges", NOTHING_FOUND);
   const slots = every.slice(ridgePage * RIDGES, (ridgePage + 1) * RIDGES);
   const seenExponents = slots.flatMap((slot) => [EXPONENTS[startOf(slot)], EXPONENTS[SLOTS.ends[slot] - 1] + 1]);
   const [low, high] = [Math.min(...seenExponents) - 1, Math.max(...seenExponents) + 1];
-  const names = slots.map((slot) => SLOTS.names[slot] + (SLOTS.approximate[slot] ? " *" : ""));
-  const { letters, pixels } = nameWidth(names, isNarrow() ? 0.34 : 0.36);
-  const inner = Math.max(60, slots.length * 30);
-  const losses = slots.map(saidLoss);
-  const texts = {
-    type: "scatter", mode: "text", x: slots.map(() => high), y: slots.map((_, k) => k - 0.72), text: losses.map(plain), textposition: "middle left",
-    textfont: { color: colour("text"), size: 11 }, hoverinfo: "skip",
+  const names = slots.map((slot) => SLOTS.labels[slot] + (SLOTS.approximate[slot] ? " *" : ""));
+  const narrow = isNarrow();
+  const { letters, pixels } = narrow ? { letters: 1, pixels: 10 } : nameWidth(names);
+  const inner = Math.max(60, slots.length * (narrow ? 44 : 30));
+  const texts = ridgeTexts(names, slots.map(saidLoss), [low, high], narrow);
+  const points = {
+    type: "scatter",
+    mode: "markers",
+    x: [],
+    y: [],
+    customdata: [],
+    marker: { opacity: 0, size: 12 },
+    hoverinfo: "none",
   };
-  const points = { type: "scatter", mode: "markers", x: [], y: [], customdata: [], marker: { opacity: 0, size: 12 }, hoverinfo: "none" };
   slots.forEach((slot, line) => {
-    for (let k = startOf(slot); k < SLOTS.ends[slot]; k++) { points.x.push(EXPONENTS[k] + 0.5); points.y.push(line - 0.4); points.customdata.push(slot); }
+    for (let k = startOf(slot); k < SLOTS.ends[slot]; k++) {
+      points.x.push(EXPONENTS[k] + 0.5);
+      points.y.push(line - 0.4);
+      points.customdata.push(slot);
+    }
   });
-  const div = paint("ridges", [bands(slots, "lowest", "normal", 0.08), bands(slots, "normal", "highest", 0.17), ...ridgeTraces(slots), texts, points], {
-    height: inner + 70, margin: { l: pixels, r: 10, t: 10, b: 50 },
-    xaxis: { title: { text: "log2 |x|" }, range: [low, high], zeroline: false, dtick: high - low > 24 ? 8 : 4 },
-    yaxis: { ...rowAxis(names, inner, letters), range: [slots.length - 0.9, -1.05] },
-  }, (point) => saidRidge(point.customdata));
+  const div = paint(
+    "ridges",
+    [
+      bands(slots, "lowest", "normal", 0.08),
+      bands(slots, "normal", "highest", 0.17),
+      ...ridgeTraces(slots, narrow ? 0.55 : 0.88),
+      ...texts,
+      points,
+    ],
+    {
+      height: inner + 70,
+      margin: { l: pixels, r: 10, t: 10, b: 50 },
+      xaxis: { title: { text: "log2 |x|" }, range: [low, high], zeroline: false, dtick: high - low > 24 ? 8 : 4 },
+      yaxis: { ...rowAxis(names, inner, letters), showticklabels: !narrow, range: [slots.length - 0.9, -1.05] },
+    },
+    (point) => saidRidge(point.customdata),
+  );
   followZoom(div, names, inner, letters);
 });
 
@@ -129,4 +211,7 @@ function turn(by) {
 }
 ridgesBefore.addEventListener("click", () => turn(-1));
 ridgesAfter.addEventListener("click", () => turn(1));
-ridgeOrder.addEventListener("change", () => { ridgePage = 0; turn(0); });
+ridgeOrder.addEventListener("change", () => {
+  ridgePage = 0;
+  turn(0);
+});

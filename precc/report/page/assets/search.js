@@ -5,14 +5,19 @@ const searchField = element("search");
 function matcher(text) {
   const wanted = text.trim().toLowerCase();
   if (!/[*?]/.test(wanted)) return (name) => name.toLowerCase().includes(wanted);
-  const escaped = wanted.replace(/[.+^${}()|[\]\\]/g, "\\$&").replaceAll("*", ".*").replaceAll("?", ".");
+  const escaped = wanted
+    .replace(/[.+^${}()|[\]\\]/g, "\\$&")
+    .replaceAll("*", ".*")
+    .replaceAll("?", ".");
   const regex = new RegExp(`^${escaped}$`, "s");
   return (name) => regex.test(name.toLowerCase());
 }
 
 function search(text) {
   const fits = matcher(text);
-  OPS.names.forEach((name, k) => { shownOps[k] = fits(name) || fits(OPS.layers[k]) ? 1 : 0; });
+  OPS.names.forEach((name, k) => {
+    shownOps[k] = fits(name) || fits(OPS.layers[k]) ? 1 : 0;
+  });
   const byOp = shownOps.slice();
   SLOTS.names.forEach((name, k) => {
     const op = SLOTS.ops[k];
@@ -20,7 +25,9 @@ function search(text) {
     if (shownSlots[k]) shownOps[op] = 1;
   });
   const [ops, slots] = [shownOps, shownSlots].map((own) => own.reduce((sum, one) => sum + one, 0));
-  element("found").textContent = text.trim() ? `${counted(ops)} of ${plural(OPS.names.length, "op")}, ${plural(slots, "slot")}` : "";
+  element("found").textContent = text.trim()
+    ? `${counted(ops)} of ${plural(OPS.names.length, "op")}, ${plural(slots, "slot")}`
+    : "";
   ridgePage = 0;
   redrawAll();
 }

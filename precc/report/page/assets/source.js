@@ -21,6 +21,10 @@ function listing(own) {
 chart("source", () => {
   const has = ({ lines }) => lines.some(([, , ops]) => ops.some((op) => shownOps[opNumbers.get(op)]));
   const found = DATA.source.filter(has);
-  const texts = DATA.source.length ? NOTHING_FOUND : missing(["source"], "The source of the model's modules was not found.");
-  element("listings").replaceChildren(...(found.length ? found.map(listing) : texts.map((text) => withText("p", text))));
+  const texts = DATA.source.length
+    ? NOTHING_FOUND
+    : missing(["source"], "The source of the model's modules was not found.");
+  element("listings").replaceChildren(
+    ...(found.length ? found.map(listing) : texts.map((text) => withText("p", text))),
+  );
 });

@@ -3,12 +3,26 @@ const PAGE = 200;
 let [sortedBy, ascending, tableRows] = [null, true, PAGE];
 const COLUMNS = [
   { name: "op", text: (k) => OPS.names[k], key: (k) => OPS.names[k] },
-  ...["fprop", "dgrad", "wgrad"].map((name, at) => ({ name, text: (k) => OPS.formats[k][at], key: (k) => OPS.formats[k][at] })),
+  ...["fprop", "dgrad", "wgrad"].map((name, at) => ({
+    name,
+    text: (k) => OPS.formats[k][at],
+    key: (k) => OPS.formats[k][at],
+  })),
   { name: "multiply-adds", text: (k) => counted(OPS.work[k]), key: (k) => OPS.work[k], isNumber: true },
   { name: "share", text: (k) => percent(OPS.share[k]), key: (k) => OPS.share[k], isNumber: true },
-  { name: "range", text: (k) => (OPS.amax[k] === null ? "-" : `${shown(OPS.amin[k])} to ${shown(OPS.amax[k])}`), key: (k) => OPS.amax[k], isNumber: true },
+  {
+    name: "range",
+    text: (k) => (OPS.amax[k] === null ? "-" : `${shown(OPS.amin[k])} to ${shown(OPS.amax[k])}`),
+    key: (k) => OPS.amax[k],
+    isNumber: true,
+  },
   { name: "condition", text: (k) => shown(OPS.condition[k]), key: (k) => OPS.condition[k], isNumber: true },
-  { name: "predicted error", text: (k) => percent(OPS.predicted[k]), key: (k) => OPS.predicted[k], isNumber: true },
+  {
+    name: "predicted error",
+    text: (k) => percent(OPS.predicted[k]),
+    key: (k) => OPS.predicted[k],
+    isNumber: true,
+  },
   { name: "measured error", text: (k) => percent(OPS.measured[k]), key: (k) => OPS.measured[k], isNumber: true },
   { name: "cost", text: (k) => percent(OPS.cost[k]), key: (k) => OPS.cost[k], isNumber: true },
   { name: "why", text: (k) => OPS.why[k], key: (k) => OPS.why[k] },
@@ -31,6 +45,7 @@ chart("table", () => {
     for (const column of COLUMNS) {
       const cell = withText("td", column.text(k));
       if (column.isNumber) cell.className = "number";
+      if (column.name === "why") cell.className = "long";
       row.append(cell);
     }
     return row;
@@ -47,7 +62,8 @@ function sortBy(column) {
   document.querySelectorAll("#table th").forEach((head, k) => {
     const own = COLUMNS[k] === column;
     head.setAttribute("aria-sort", own ? (ascending ? "ascending" : "descending") : "none");
-    head.querySelector("button").textContent = `${COLUMNS[k].name}${own ? (ascending ? " \u25b2" : " \u25bc") : ""}`;
+    head.querySelector("button").textContent =
+      `${COLUMNS[k].name}${own ? (ascending ? " \u25b2" : " \u25bc") : ""}`;
   });
   charts.get("table").stale = true;
   drawNow("table");
@@ -65,4 +81,8 @@ for (const column of COLUMNS) {
   headings.append(head);
 }
 document.querySelector("#table thead").append(headings);
-element("table-more").addEventListener("click", () => { tableRows += PAGE; charts.get("table").stale = true; drawNow("table"); });
+element("table-more").addEventListener("click", () => {
+  tableRows += PAGE;
+  charts.get("table").stale = true;
+  drawNow("table");
+});

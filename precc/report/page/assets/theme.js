@@ -21,5 +21,11 @@ function luminance(hex) {
 const inkOn = (hex) => (luminance(hex) > 0.179 ? "#000000" : "#ffffff");
 
 setTheme(darkSystem.matches);
-themeButton.addEventListener("click", () => { setTheme(!isDark()); redrawAll(); });
-darkSystem.addEventListener("change", (event) => { setTheme(event.matches); redrawAll(); });
+themeButton.addEventListener("click", () => {
+  setTheme(!isDark());
+  redrawAll();
+});
+darkSystem.addEventListener("change", (event) => {
+  setTheme(event.matches);
+  redrawAll();
+});
