@@ -10,14 +10,15 @@ from precc.report.film_strip import FilmStrip
 from precc.report.page.format_list import FormatList
 from precc.report.page.packed import figures, packed
 from precc.report.precision_report import PrecisionReport
-from precc.slots import ACCUMULATOR, RESULT
+from precc.slots import ACCUMULATOR, RESULT, UPDATES
 
 __all__ = ["film_of", "film_payload"]
 
 
 def film_of(report: PrecisionReport) -> FilmStrip:
     """The film of a report's history; where a plan rounds nothing, values have the format that they have now."""
-    rows = [row for row in report.slots if row.slot.operand not in (ACCUMULATOR, RESULT) and not row.slot.is_update]
+    others = (ACCUMULATOR, RESULT, *UPDATES)
+    rows = [row for row in report.slots if row.slot.operand not in others]
     stored = {row.name: row.format for row in rows if not row.rounded}
 
     def format_of(plan: PrecisionPlan, slot: str) -> str:

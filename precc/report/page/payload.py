@@ -70,7 +70,7 @@ def _plain(document: dict[str, Any]) -> dict[str, Any]:
 def _errors(own: ErrorFigures | None) -> dict[str, Any] | None:
     if own is None:
         return None
-    return {name: figure(getattr(own, name)) for name in ("loss_mean", "loss", "gradient")} | {"partial": own.partial}
+    return {name: figure(value) for name, value in asdict(own).items()}
 
 
 def _listing(document: dict[str, Any]) -> dict[str, Any]:

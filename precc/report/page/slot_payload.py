@@ -93,7 +93,8 @@ def _histograms(rows: Sequence[SlotRow]) -> dict[str, Any]:
         found += row.values.histogram if row.values is not None else ()
         ends.append(len(found))
     exponents, counts = zip(*found, strict=True) if found else ((), ())
-    return {"ends": ends, "exponents": packed(exponents, "i2"), "counts": packed(counts, "f8")}
+    kind = "i4" if max(counts, default=0) < 2**31 else "f8"
+    return {"ends": ends, "exponents": packed(exponents, "i2"), "counts": packed(counts, kind)}
 
 
 @dataclass(slots=True)
