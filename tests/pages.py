@@ -24,8 +24,9 @@ def pages() -> list[Path]:
 
 
 def blocks_of(page: Path, language: str = "python") -> list[str]:
-    """What stands in its fences of a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    """What stands in its fences of a language; ``""``: in those that name none."""
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    return [block for named, block in fences if named == language]
 
 
 def names_of_a_page() -> dict[str, Any]:
