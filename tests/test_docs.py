@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ import torch
 
 import precc
 from precc.backends import BACKENDS
+from precc.commands import COMMANDS
+from precc.commands.parser import command_parser
 from precc.plan import PrecisionPlan
 from tests.pages import DOCS, ROOT, blocks_of, pages, run
 
@@ -92,6 +95,21 @@ def test_blocks_parse_and_nothing_is_fetched(page: Path) -> None:
     for block in blocks_of(page):
         ast.parse(block)
     assert re.findall(r"<(?:script|img|iframe|link)\b", page.read_text(encoding="utf-8")) == []
+
+
+def test_commands_that_pages_show_are_ones() -> None:
+    parser = command_parser(precc.__version__)
+    fences = [fence for page in pages() for fence in blocks_of(page, "")]
+    shown = [line for fence in fences for line in fence.splitlines() if line.startswith("precc ")]
+    assert len(shown) > 10
+    for line in shown:
+        parser.parse_args(shlex.split(line, comments=True)[1:])
+
+
+def test_the_page_of_commands_has_every_command() -> None:
+    table = (DOCS / "guide" / "commands.md").read_text(encoding="utf-8").partition("## MODEL")[0]
+    named = {name.partition(" ")[0] for name in COMMANDS}
+    assert {name for name in named if f"`precc {name}" not in table} == set()
 
 
 def test_every_page_is_in_the_navigation() -> None:
