@@ -103,6 +103,7 @@ from precc.rounding import Rounding, RoundingMode  # noqa: E402
 from precc.rounding.transforms import ShiftSqueeze, random_hadamard  # noqa: E402
 from precc.rule import Rule  # noqa: E402
 from precc.target import TARGETS, Target  # noqa: E402
+from precc.task import Task  # noqa: E402
 from precc.tracking.callback import Callback  # noqa: E402
 from precc.tracking.mlflow import MLflow  # noqa: E402
 from precc.tracking.sink import Sink  # noqa: E402
@@ -186,6 +187,7 @@ __all__ = [
     "ShiftSqueeze",
     "Sink",
     "Target",
+    "Task",
     "TensorBoard",
     "TrainingLog",
     "TrustRegion",

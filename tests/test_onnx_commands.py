@@ -12,9 +12,19 @@ from torch import Tensor, nn
 import precc
 from precc.cli import main
 from precc.module import PrecisionModule
-from tests.mixed_net import MixedNet, mixed_inputs, mixed_plan
+from tests.mixed_net import MixedNet, mixed_inputs, mixed_net, mixed_plan
 
-NET = ["--example", "tests.mixed_net:mixed_inputs"]
+NET = "tests.test_onnx_commands:mixed"
+
+
+def mixed() -> tuple[nn.Module, tuple[Tensor]]:
+    """The model, and an example."""
+    return MixedNet(), mixed_inputs()
+
+
+def compiled() -> tuple[nn.Module, tuple[Tensor]]:
+    """The net under its plan."""
+    return mixed_net(), mixed_inputs()
 
 
 @pytest.fixture(scope="module")
@@ -25,19 +35,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save(MixedNet().state_dict(), path / "state.pt")
     mixed_plan().save(path / "plan.json")
     given = ["--plan", str(path / "plan.json"), "--weights", str(path / "state.pt"), "--out", str(path / "net.onnx")]
-    assert main(["export", "tests.mixed_net:MixedNet", *NET, *given]) == 0
+    assert main(["export", NET, *given]) == 0
     return path
 
 
 def test_a_file_is_written_and_verified(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = str(folder / "net.onnx")
     onnx.checker.check_model(onnx.load(file))
-    model = ["--model", "tests.mixed_net:MixedNet", "--runtime", "reference"]
-    assert main(["verify", file, *model, *NET, "--weights", str(folder / "state.pt")]) == 0
+    model = [NET, "--runtime", "reference"]
+    assert main(["verify", file, *model, "--weights", str(folder / "state.pt")]) == 0
     text = capsys.readouterr().out
     assert "net.onnx: sound" in text
     assert "onnxruntime" not in text
-    assert main(["verify", file, *model, *NET]) == 1  # other weights
+    assert main(["verify", file, *model]) == 1  # other weights
     text = capsys.readouterr().out
     assert "the stored weight: expected" in text
 
@@ -52,7 +62,7 @@ def test_plan_commands_read_the_file(folder: Path, capsys: pytest.CaptureFixture
 def test_a_compiled_net_and_the_choices(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(folder / "plain.onnx")
     chosen = ["--flavor", "annotate", "--opset", "20", "--out", out]
-    assert main(["export", "tests.mixed_net:mixed_net", *NET, *chosen]) == 0
+    assert main(["export", "tests.test_onnx_commands:compiled", *chosen]) == 0
     assert "annotate, opset 20, 0 of 16 slots rounded" in capsys.readouterr().out
     assert precc.PrecisionPlan.load(folder / "plan.json") == mixed_plan()
 
@@ -60,20 +70,14 @@ def test_a_compiled_net_and_the_choices(folder: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["tests.mixed_net"], "not of the form module:callable"),
-        (["tests.absent:Net"], "is not there: No module named 'tests.absent'"),
-        (["tests.mixed_net:Absent"], "has no attribute 'Absent'"),
-        (["tests.mixed_net:PRECISIONS"], "is a dict, not a callable"),
-        (["tests.mixed_net:mixed_inputs"], "makes a tuple, not a module"),
-        (["tests.mixed_net:MixedNet", "--plan", "absent.json"], "absent.json"),
-        (["tests.mixed_net:MixedNet", "--weights", "absent.pt"], "absent.pt"),
-        (["tests.mixed_net:MixedNet", "--weights", __file__], "no state dict that torch.load can read safely"),
-        (["tests.mixed_net:MixedNet", "--example", "tests.mixed_net:MixedNet"], "not the tuple of the net's inputs"),
-        (["tests.mixed_net:MixedNet", "--out", "absent/net.onnx"], "there is no folder 'absent'"),
-        ([".:x"], "not of the form module:callable"),
-        (["tests.test_onnx_commands:failing"], "the model 'tests.test_onnx_commands:failing' fails: ValueError: as it"),
-        (["tests.mixed_net:MixedNet", "--example", "tests.test_onnx_commands:failing"], "the example"),
-        (["tests.mixed_net:MixedNet", "--dynamic", "9=batch"], "no input has more than"),
+        (["tests.test_onnx_commands"], "is neither MODEL.py:factory nor package.module:factory"),
+        (["tests.mixed_net:MixedNet"], "makes a MixedNet alone"),
+        ([NET, "--plan", "absent.json"], "absent.json"),
+        ([NET, "--weights", "absent.pt"], "absent.pt"),
+        ([NET, "--weights", __file__], "no state dict that torch.load can read safely"),
+        ([NET, "--out", "absent/net.onnx"], "there is no folder 'absent'"),
+        (["tests.test_onnx_commands:failing"], "'tests.test_onnx_commands:failing' fails: ValueError: as it, at "),
+        ([NET, "--dynamic", "9=batch"], "no input has more than"),
     ],
 )
 def test_errors_are_one_line(
@@ -84,7 +88,7 @@ def test_errors_are_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["export", arguments[0], *NET, *arguments[1:]]) == 1
+    assert main(["export", *arguments]) == 1
     error = capsys.readouterr().err
     assert message in error
     assert error.startswith("precc: ")
@@ -95,20 +99,8 @@ def test_errors_are_one_line(
 def test_weights_of_another_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"own": torch.zeros(1)}, tmp_path / "other.pt")
     given = ["--weights", str(tmp_path / "other.pt"), "--out", str(tmp_path / "net.onnx")]
-    assert main(["export", "tests.mixed_net:MixedNet", *NET, *given]) == 1
+    assert main(["export", NET, *given]) == 1
     assert "are not those of MixedNet" in capsys.readouterr().err
-
-
-def test_code_that_cannot_be_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "broken_for_precc.py").write_text("def\n")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    assert main(["export", "broken_for_precc:Net", *NET]) == 1
-    error = capsys.readouterr().err
-    assert "'broken_for_precc:Net' cannot be imported: SyntaxError" in error
-    assert error.count("\n") == 1
 
 
 def failing() -> None:
@@ -134,26 +126,26 @@ def scaled() -> PrecisionModule:
     return precc.compile(Scaled(), plan=plan, backend="reference")
 
 
-def by_name() -> dict[str, Tensor]:
-    return {"x": torch.ones(2, 3, 4), "scale": torch.ones(2, 1, 1)}
+def by_name() -> tuple[nn.Module, dict[str, Tensor]]:
+    return scaled(), {"x": torch.ones(2, 3, 4), "scale": torch.ones(2, 1, 1)}
 
 
-def both_ways() -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-    return (torch.ones(2, 3, 4),), {"scale": torch.ones(2, 1, 1)}
+def both_ways() -> tuple[nn.Module, tuple[tuple[Tensor, ...], dict[str, Tensor]]]:
+    return scaled(), ((torch.ones(2, 3, 4),), {"scale": torch.ones(2, 1, 1)})
 
 
 @pytest.mark.parametrize("example", ["by_name", "both_ways"])
 def test_the_flags_of_export(example: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    net, given = "tests.test_onnx_commands:scaled", ["--example", f"tests.test_onnx_commands:{example}"]
+    net = f"tests.test_onnx_commands:{example}"
     out = tmp_path / "net.onnx"
-    assert main(["export", net, *given, "--flavor", "qdq", "--out", str(out)]) == 1
+    assert main(["export", net, "--flavor", "qdq", "--out", str(out)]) == 1
     assert "'fc/product/fprop.weight': ONNX has no type" in capsys.readouterr().err
     flags = ["--unsupported", "portable", "--external-data", "--no-sidecar", "--dynamic", "0=batch"]
-    assert main(["export", net, *given, "--flavor", "qdq", "--out", str(out), *flags]) == 0
+    assert main(["export", net, "--flavor", "qdq", "--out", str(out), *flags]) == 0
     assert [name.suffix for name in sorted(tmp_path.iterdir())] == [".onnx", ".data"]
     shapes = [[own.dim_param or own.dim_value for own in entry.type.tensor_type.shape.dim] for entry in inputs(out)]
     assert shapes == [["batch", 3, 4], ["batch", 1, 1]]
-    assert main(["verify", str(out), "--model", net, *given, "--runtime", "reference"]) == 0
+    assert main(["verify", str(out), net, "--runtime", "reference"]) == 0
 
 
 def inputs(path: Path) -> Any:
@@ -174,7 +166,3 @@ def test_what_the_plan_is_without_the_flag(capsys: pytest.CaptureFixture[str]) -
         with pytest.raises(SystemExit):
             main([command, "--help"])
         assert default in " ".join(capsys.readouterr().out.split())
-
-
-def test_the_example_may_be_one_tensor() -> None:
-    assert isinstance(mixed_inputs(), tuple)

@@ -33,7 +33,7 @@ def _add(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"what chooses formats: {', '.join(_CONTROLLERS)} (default: NoiseAware). Only from Python: {without}",
     )
-    add_file(parser, "--plan", "--policy", help=f"without a controller: {PLAN_HELP}")
+    add_file(parser, "--plan", "--policy", help=f"without a controller, or for SharpnessGuard: {PLAN_HELP}")
     parser.add_argument("--optimizer", choices=list(OPTIMIZERS), help="default: adamw; TrustRegion and STORM are one")
     rates = ", ".join(f"{rate:g} of {name}" for name, rate in RATES.items())
     parser.add_argument("--lr", type=float, help=f"learning rate, or the first radius (default: {rates})")
@@ -121,14 +121,17 @@ def _settings(chosen: argparse.Namespace) -> TrainSettings:
 
 def _controller(chosen: argparse.Namespace) -> str | None:
     own: str | None = chosen.controller
-    if own is not None and chosen.plan is not None:
-        raise ControllerError(f"{own} chooses the plan: leave out --plan, or the controller")
     if own is None:
         return None if chosen.plan is not None else "NoiseAware"
     if own in LEFT_OUT:
         raise ControllerError(f"{own} has {LEFT_OUT[own]}: make it in Python, precc.{own}(...)")
     if own not in _CONTROLLERS:
         raise ControllerError(f"unknown controller {own!r}: expected one of {', '.join(_CONTROLLERS)}")
+    begins = own in AROUND and AROUND[own].plan
+    if begins and chosen.plan is None:
+        raise ControllerError(f"{own} begins with a plan, which it refines: give one, as --plan e4m3/tensor")
+    if chosen.plan is not None and not begins:
+        raise ControllerError(f"{own} chooses the plan: leave out --plan, or the controller")
     return own
 
 

@@ -1,7 +1,7 @@
 """What trains a net on the command line: an optimizer with or without a controller around it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from precc.plan import PrecisionPlan
 from precc.task import Batch, Task
 from precc.updates.rounded_updates import RoundedUpdates
 
-__all__ = ["AROUND", "CLOSURES", "LEFT_OUT", "OPTIMIZERS", "Trainer"]
+__all__ = ["AROUND", "CLOSURES", "LEFT_OUT", "OPTIMIZERS", "RATES", "Around", "Trainer"]
 
 #: Optimizers by name, of parameters and a learning rate.
 OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {
@@ -44,18 +44,34 @@ CLOSURES: Mapping[str, Callable[[PrecisionModule, float], ClosureOptimizer]] = {
     "STORM": lambda net, radius: STORM(net, radius),
 }
 
-#: Controllers around an optimizer, of net, optimizer and loss.
-AROUND: Mapping[str, Callable[[PrecisionModule, Optimizer, Any], Controller]] = {
-    "NoiseAware": lambda net, optimizer, loss: NoiseAware(net, optimizer, loss=loss),
-    "MPSGD": lambda net, optimizer, loss: MPSGD(net, optimizer, loss=loss),
-    "AdaPT": lambda net, optimizer, loss: AdaPT(net, optimizer),
-    "SharpnessGuard": lambda net, optimizer, loss: SharpnessGuard(net, optimizer, loss),
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """A controller around an optimizer.
+
+    Args:
+        make: it, of net, optimizer and the loss of a task.
+        loss: whether the training calls the loss through it.
+        plan: whether it begins with a plan of the user's, and does not choose the first one.
+    """
+
+    make: Callable[[PrecisionModule, Optimizer, Any], Controller]
+    loss: bool = True
+    plan: bool = False
+
+
+#: Controllers around an optimizer.
+AROUND: Mapping[str, Around] = {
+    "NoiseAware": Around(lambda net, optimizer, loss: NoiseAware(net, optimizer, loss=loss)),
+    "MPSGD": Around(lambda net, optimizer, loss: MPSGD(net, optimizer, loss=loss)),
+    "AdaPT": Around(lambda net, optimizer, loss: AdaPT(net, optimizer), loss=False),
+    "SharpnessGuard": Around(lambda net, optimizer, loss: SharpnessGuard(net, optimizer, loss), plan=True),
 }
 
 #: Controllers that the command line cannot make, and what they need.
 LEFT_OUT: Mapping[str, str] = {
-    "LateSwitch": "to know when to switch (at=...)",
-    "ALRS": "the widths of gradients (highest_bits=...)",
+    "LateSwitch": "to know when to switch",
+    "ALRS": "to know the widths of gradients",
 }
 
 
@@ -90,8 +106,9 @@ class Trainer:
 
     def _add(self, name: str) -> None:
         """A controller, which then knows the loss."""
-        self.controller = AROUND[name](self.net, self.optimizer, self.task.loss)
-        if self.task.loss is not None:
+        own = AROUND[name]
+        self.controller = own.make(self.net, self.optimizer, self.task.loss)
+        if self.task.loss is not None and own.loss:
             self.task = replace(self.task, loss=self.controller.loss)
 
     @property

@@ -1,0 +1,345 @@
+"""All commands: each has a help with an example, a run that succeeds, and one that fails."""
+
+import json
+import subprocess
+import sys
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.table import Table
+
+from precc.cli import main
+from precc.commands import COMMANDS, GROUPS
+from precc.commands.output import json_text, progress, say
+from precc.commands.parser import command_parser
+from precc.commands.places import writable_file, writable_folder
+from precc.devices.workloads import SIZES, Sizes
+from tests.command_files import write_digits, write_files
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a command is run with, in a folder with the files of `write_files` and some more.
+
+    Args:
+        succeeds: arguments, and what the document then has.
+        fails: arguments, and what stderr then says.
+    """
+
+    succeeds: tuple[str, tuple[str, ...]]
+    fails: tuple[str, str]
+
+
+CASES: Mapping[str, Case] = {
+    "demo": Case(
+        ("--epochs 1 --data digits --backend reference", ("accuracy", "wrote")), ("--data absent", "does not exist")
+    ),
+    "train": Case(
+        ("net.py:task --plan e4m3 --steps 2 --backend reference --out run", ("steps", "loss", "wrote")),
+        ("net.py:task --controller LateSwitch --out late", "LateSwitch has to know when to switch"),
+    ),
+    "report": Case(
+        ("net.py:factory --plan e4m3/tensor --sort predicted --where fc*", ("rows", "plan")),
+        ("net.py:factory --plan e4m33x", "'e4m33x' is neither a format"),
+    ),
+    "compare": Case(
+        ("net.py:factory e4m3 plan.json --measure 2", ("plans", "gradient_norm")),
+        ("net.py:factory other.json", "'other.json' is neither a format"),
+    ),
+    "explain": Case(
+        ("step.precc fc1/fprop.weight --plan e4m3", ("slot", "precision", "text")),
+        ("step.precc fc3/fprop.weight", "has no slot 'fc3/fprop.weight'"),
+    ),
+    "bench": Case(
+        (
+            "net.py:factory --rounds 2 --backend reference --no-memory --variant eager --variant precc",
+            ("variants", "machine"),
+        ),
+        ("net.py:module_alone --no-memory", "makes a Net alone: return the example's inputs too"),
+    ),
+    "plan show": Case(("plan.json", ("plan",)), ("absent.json", "cannot read the plan 'absent.json'")),
+    "plan diff": Case(("plan.json net.onnx", ("changes",)), ("plan.json other.json", "other.json")),
+    "plan apply": Case(("plan.json step.precc", ("plan", "cost", "predicted_error")), ("plan.json plan.json", "")),
+    "plan assign": Case(
+        ("step.precc --gradient 0.1", ("plan", "average_bits")), ("step.precc", "assign needs one budget")
+    ),
+    "plan pareto": Case(("step.precc --points 3", ("plans",)), ("step.precc --points 1", "at least 2")),
+    "calibrate": Case(
+        ("--device cpu --seconds 0.01", ("rates", "bandwidth")), ("--device cpu --seconds nan", "how long to measure")
+    ),
+    "export": Case(
+        ("net.py:factory --plan plan.json --out new.onnx", ("wrote", "rounded")),
+        ("net.py:factory --out absent/net.onnx", "there is no folder 'absent'"),
+    ),
+    "verify": Case(("net.onnx net.py:factory", ("ok", "rows")), ("plan.json net.py:factory", "plan.json")),
+    "node-data": Case(("net.onnx", ("wrote",)), ("net.onnx --what beauty", "says nothing of 'beauty'")),
+    "formats": Case(("", ("formats", "families")), ("--sideways", "unrecognized arguments: --sideways")),
+    "ops": Case(("", ("operators",)), ("--sideways", "unrecognized arguments: --sideways")),
+    "completion": Case(("bash", ()), ("fish", "invalid choice: 'fish'")),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    own = tmp_path_factory.mktemp("commands")
+    write_files(own)
+    (own / "digits").mkdir()
+    write_digits(own / "digits")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(own)
+        assert main(["export", "net.py:factory", "--plan", "plan.json"]) == 0
+    return own
+
+
+@pytest.fixture(autouse=True)
+def _inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    tiny = Sizes(products=((16, 16, 16),), casts=((16, 16),))
+    monkeypatch.setitem(SIZES, "cpu", tiny)
+
+
+def run(name: str, arguments: str) -> int:
+    """The exit code, of usage too."""
+    try:
+        return main([*name.split(), *arguments.split()])
+    except SystemExit as left:
+        assert isinstance(left.code, int)
+        return left.code
+
+
+def test_every_command_has_its_cases() -> None:
+    assert set(CASES) == set(COMMANDS)
+    assert {name.partition(" ")[0] for name in COMMANDS if " " in name} == set(GROUPS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_an_example_and_words_for_every_argument(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(name, "--help") == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"precc {name} " in text.partition("example")[2]
+    parser = subparser(name)
+    described = [own for own in parser._actions if own.help is None]
+    assert described == []
+
+
+def subparser(name: str) -> Any:
+    found: Any = command_parser("0")
+    for part in name.split():
+        found = found._subparsers._group_actions[0].choices[part]
+    return found
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_run_that_succeeds(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments, entries = CASES[name].succeeds
+    assert run(name, f"{arguments} {'--json' if COMMANDS[name].json else ''}") == 0
+    text = capsys.readouterr().out
+    if COMMANDS[name].json:
+        assert set(entries) <= set(json.loads(text))
+    else:
+        assert text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_run_that_fails(name: str, capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    before = sorted(folder.iterdir())
+    arguments, message = CASES[name].fails
+    code = run(name, arguments)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert message in printed.err
+    if code == 1:
+        assert printed.err.startswith("precc: ")
+        assert printed.err.count("\n") == 1
+    else:
+        assert code == 2
+        assert printed.err.startswith("usage: ")
+    assert [own for own in sorted(folder.iterdir()) if own not in before and own.suffix == ".onnx"] == []
+
+
+def test_text_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("compare", "net.py:factory e4m3 plan.json") == 0
+    text = capsys.readouterr().out
+    for part in ("Net: loss ", "best uniform at the cost of e4m3", "no rounding", "from e4m3 to plan.json: 1 diff"):
+        assert part in text
+    assert "fc2/product/fprop.weight: float8_e4m3fn -> bfloat16" in text
+    assert run("bench", CASES["bench"].succeeds[0]) == 0
+    text = capsys.readouterr().out
+    for part in ("forward and backward on ", "first step", "beside eager", "precc"):
+        assert part in text
+
+
+def test_errors_that_are_compared_are_those_of_the_step(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("compare", "net.py:factory fp32 bf16 e4m3/tensor --measure 4 --json") == 0
+    plans = {own["name"]: own for own in json.loads(capsys.readouterr().out)["plans"]}
+    assert plans["fp32"]["measured"]["gradient"] == 0 == plans["fp32"]["predicted"]["gradient"]
+    assert plans["fp32"]["average_bits"] == 32
+    for name in ("bf16", "e4m3/tensor"):
+        own = plans[name]
+        assert 0.3 < own["measured"]["gradient"] / own["predicted"]["gradient"] < 3
+    assert plans["bf16"]["predicted"]["gradient"] < plans["e4m3/tensor"]["predicted"]["gradient"]
+    control = next(own for own in plans.values() if "e4m3/tensor" in (own["control"] or ""))
+    assert control["predicted"]["gradient"] <= plans["e4m3/tensor"]["predicted"]["gradient"]
+    assert control["cost"]["value"] <= plans["e4m3/tensor"]["cost"]["value"]
+
+
+def test_a_report_is_saved_and_written_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved, table = tmp_path / "report.json", tmp_path / "report.md"
+    assert run("report", f"net.py:factory --plan e4m3 --against bf16 --out {saved} --out {table}") == 0
+    first = capsys.readouterr().out
+    assert "against" in first
+    assert f"wrote {saved}, {table}" in first
+    assert run("report", f"{saved} --sort layer") == 0
+    assert capsys.readouterr().out.splitlines()[0] == first.splitlines()[0]
+    for arguments, message in (
+        (f"{saved} --plan e4m3", "--plan is of a model"),
+        (f"{saved} --where conv9", "no layer fits 'conv9': there are fc1, fc2"),
+        (f"{saved} --sort beauty", "not sorted by 'beauty'"),
+        ("plan.json", "plan.json"),
+        ("absent.json", "absent.json"),
+        (f"{saved} --out {tmp_path / 'report.pdf'}", "'report.pdf'"),
+    ):
+        assert run("report", arguments) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_explaining_a_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("explain", "net.py:factory fc1/fprop.weight --plan e4m3") == 0
+    assert "fc1/product/fprop.weight: float8_e4m3fn" in capsys.readouterr().out
+
+
+def test_the_memory_of_a_variant(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("bench", "net.py:factory --rounds 1 --backend reference --variant eager --json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert 2**26 < document["variants"]["eager"]["memory"] < 2**34
+    assert document["machine"]["threads"] >= 1
+
+
+def test_completion_knows_commands_options_and_files(capsys: pytest.CaptureFixture[str]) -> None:
+    for shell in ("bash", "zsh", "tcsh"):
+        assert main(["completion", shell]) == 0
+        text = capsys.readouterr().out
+        for part in ("node-data", "assign", "--against", "TrustRegion" if shell == "none" else "train"):
+            assert part in text
+    assert main(["completion", "bash"]) == 0
+    text = capsys.readouterr().out
+    script = f"{text}\nCOMP_WORDS=(precc report --o); COMP_CWORD=2; _shtab_precc; printf '%s\\n' ${{COMPREPLY[@]}}"
+    found = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert "--out" in found.stdout.split()
+    assert "plan_json_COMPGEN=_shtab_compgen_files" in text or "_plan_show_pos_0_COMPGEN=_shtab_compgen_files" in text
+
+
+def test_without_the_package_completion_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert main(["completion", "bash"]) == 1
+    assert "precc[completion]" in capsys.readouterr().err
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert "completion" in listed
+
+
+def test_without_the_extra_of_pages_the_others_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    assert run("train", f"net.py:task --plan e4m3 --steps 1 --backend reference --out {tmp_path}") == 0
+    assert "no report.html is written: " in capsys.readouterr().err
+    assert {own.name for own in tmp_path.iterdir()} >= {"report.json", "report.txt", "plan.json"}
+    assert not (tmp_path / "report.html").exists()
+    assert run("report", f"net.py:factory --out {tmp_path}/page.html") == 1
+    assert "precc[report]" in capsys.readouterr().err
+
+
+def test_places_are_looked_at_before_the_work() -> None:
+    for look in (writable_file, writable_folder):
+        with pytest.raises(OSError, match="/proc"):
+            look("/proc/new" if look is writable_file else "/proc")
+    with pytest.raises(NotADirectoryError, match="'plan.json' is a file"):
+        writable_folder("plan.json")
+
+
+@pytest.mark.parametrize("name", ["train", "demo"])
+def test_a_folder_that_cannot_be_written(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    given = {"train": "net.py:task --steps 1 --out /proc", "demo": "--data digits --out /proc"}[name]
+    assert run(name, given) == 1
+    assert "cannot write in the folder '/proc'" in capsys.readouterr().err
+
+
+def chosen(**own: Any) -> Any:
+    return SimpleNamespace(**{"json": False, "no_color": False, **own})
+
+
+def test_tables_are_whole_where_no_terminal_is(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    table = Table("long", "words", box=None)
+    table.add_row("a" * 200, "b" * 200)
+    say(chosen(), {}, table)
+    assert f"{'a' * 200}  {'b' * 200}\n" in capsys.readouterr().out
+
+
+def test_numbers_that_json_has_not() -> None:
+    assert json.loads(json_text({"a": [float("nan"), float("inf"), 1.5, (2,)]})) == {"a": [None, None, 1.5, [2]]}
+
+
+def test_a_bar_is_for_terminals(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def show() -> str:
+        with progress(chosen(), 4, done=1) as bar:
+            bar.at("reading")
+            bar.advance("writing")
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        return printed.err
+
+    assert show() == ""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    assert "2/4" in show()
+
+
+def test_terminals_with_and_without_colour(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """In a terminal of 40 columns, too, all of a table and of a report can be read."""
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    colour = "\x1b[3"
+    for given, coloured in (("", True), ("--no-color", False)):
+        assert run("report", f"net.py:factory --plan e4m3 {given}") == 0
+        text = capsys.readouterr().out
+        assert (colour in text) is coloured
+        assert "fc1" in text
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert run("compare", "net.py:factory e4m3/tensor") == 0
+    text = capsys.readouterr().out
+    assert colour not in text
+    columns = [line.split() for line in text.splitlines()]
+    assert any("e4m3" in line[0] for line in columns if line)
+
+
+def test_a_reader_that_leaves_and_a_user_who_stops(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    def stopped(*_: object, **__: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("precc.commands.plan.load_plan", stopped)
+    assert run("plan show", "plan.json") == 130
+    assert capsys.readouterr().err == "precc: interrupted\n"
+    command = f"{sys.executable} -m precc ops | head -n 1"  # the command, in a process of its own
+    ended = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, cwd=ROOT, check=False)
+    assert ended.stderr == b""
+    assert ended.returncode == 0
+
+
+def test_where_an_error_comes_from(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("report", "net.py:fails_in_forward --traceback") == 1
+    error = capsys.readouterr().err
+    assert "return self.fc1(x[:, :2])" in error
+    assert error.splitlines()[-1].startswith("precc: the forward of Wrong fails: RuntimeError: mat1 and mat2 shapes")

@@ -1,0 +1,252 @@
+"""``precc train``: controllers, fixed plans, what it leaves, Ctrl-C, and going on exactly where it was."""
+
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+import precc
+from precc.cli import main
+from precc.commands.factories import task_of_spec
+from precc.commands.train_settings import TrainSettings
+from precc.commands.trainers import AROUND, CLOSURES, LEFT_OUT, OPTIMIZERS, RATES, Trainer
+from precc.commands.training_run import CHECKPOINT, SETTINGS, Stop, TrainingRun, stopping
+from precc.control.controllers import CONTROLLERS
+from precc.errors import DataError
+from precc.task import Batch
+from tests.command_files import write_files
+
+FILES = {"settings.json", "checkpoint.pt", "plan.json", "history.json", "report.txt", "report.json", "report.html"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    own = tmp_path_factory.mktemp("train")
+    write_files(own)
+    return own
+
+
+@pytest.fixture(autouse=True)
+def _inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+
+
+def train(*arguments: str) -> int:
+    return main(["train", *" ".join(arguments).split()])
+
+
+def losses(folder: Path | str) -> list[float]:
+    """Of all steps, as the checkpoint has them."""
+    document = torch.load(Path(folder) / CHECKPOINT, weights_only=True)
+    found: list[float] = document["data"]["losses"]
+    return found
+
+
+def test_every_controller_can_be_made_or_is_said_not_to_be() -> None:
+    assert {*AROUND, *CLOSURES, *LEFT_OUT} == set(CONTROLLERS)
+    assert {*OPTIMIZERS, *CLOSURES} == set(RATES)
+
+
+@pytest.mark.parametrize("name", [*AROUND, *CLOSURES])
+def test_a_few_steps_with_each(name: str, tmp_path: Path) -> None:
+    optimizer = "" if name in CLOSURES else "sgd"
+    plan = precc.PrecisionPlan("e4m3").to_json() if name in AROUND and AROUND[name].plan else None
+    settings = TrainSettings("net.py:task", None, name, plan, optimizer, 0.01, None, 3, 0, "reference")
+    run = TrainingRun(tmp_path, settings, Trainer(task_of_spec("net.py:task"), settings))
+    run.go(Silent(), Stop())  # type: ignore[arg-type]
+    assert run.step == 3
+    assert len(set(run.losses)) == 3
+
+
+class Silent:
+    """A bar that nobody sees."""
+
+    def at(self, what: str) -> None:
+        pass
+
+    def advance(self, what: str | None = None) -> None:
+        pass
+
+
+def test_what_a_training_leaves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "new" / "run"
+    assert train(f"net.py:task --controller TrustRegion --epochs 2 --backend reference --out {out} --json") == 0
+    printed = capsys.readouterr()
+    document = json.loads(printed.out)
+    assert (document["steps"], document["epochs"], document["ended"]) == (10, 2, True)
+    assert printed.err.splitlines()[0].startswith("epoch 1: step 5, loss ")
+    assert {own.name for own in out.iterdir()} == FILES == {Path(own).name for own in document["wrote"]}
+    assert document["loss"] == losses(out)[-1]
+    history = precc.History.from_json(json.loads((out / "history.json").read_text()))
+    assert history[-1].plan in history.plans
+    assert {row.controller for row in history} == {"TrustRegion"}
+    assert precc.PrecisionPlan.load(out / "plan.json").slots
+    report = main(["report", str(out / "report.json")])
+    assert report == 0
+    assert "precision of Net" in capsys.readouterr().out
+    assert "precision of Net" in (out / "report.txt").read_text()
+
+
+def test_a_training_in_a_plan(tmp_path: Path) -> None:
+    """Which rounds updates and scales losses, and learns."""
+    plan = precc.PrecisionPlan(
+        "e4m3", default_update=precc.UpdateFormats(master=precc.Precision("bf16")), loss_scaling=64
+    )
+    plan.save(tmp_path / "plan.json")
+    out = tmp_path / "run"
+    given = f"net.py:task --plan {tmp_path}/plan.json --optimizer sgd --lr 0.1 --epochs 3 --backend reference"
+    assert train(given, f"--out {out}") == 0
+    document = torch.load(out / CHECKPOINT, weights_only=True)
+    values = document["states"]["net"]["values"]
+    assert all(torch.equal(own, own.bfloat16().float()) for own in values.values())
+    assert "scaler" in document["states"]
+    report = (out / "report.txt").read_text()
+    assert "updates are not rounded" not in report
+    assert "losses are not scaled" not in report
+    history = precc.History.from_json(json.loads((out / "history.json").read_text()))
+    assert [row.loss for row in history] == losses(out)
+
+
+@pytest.mark.parametrize("controller", ["--plan e4m3", "--controller TrustRegion", "--controller NoiseAware"])
+def test_ctrl_c_leaves_files_whole_and_resume_goes_on(
+    controller: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A training that was stopped within an epoch and resumed is the one that was not, step by step."""
+    given = f"{controller} --epochs 3 --backend reference"
+    assert train(f"net.py:interrupted {given} --out {tmp_path}/stopped") == 130
+    error = capsys.readouterr().err
+    assert "stopping after this step; Ctrl-C again stops at once" in error
+    assert f"interrupted after step 8: precc train --resume {tmp_path}/stopped goes on" in error
+    assert {own.name for own in (tmp_path / "stopped").iterdir()} == FILES
+    assert len(losses(tmp_path / "stopped")) == 8
+    rename(tmp_path / "stopped", "net.py:task")
+    assert train(f"--resume {tmp_path}/stopped") == 0
+    assert train(f"net.py:task {given} --out {tmp_path}/whole") == 0
+    assert len(losses(tmp_path / "whole")) == 15
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
+    parts = [torch.load(tmp_path / name / CHECKPOINT, weights_only=True) for name in ("stopped", "whole")]
+    first, second = (own["states"]["net"]["values"] for own in parts)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def rename(folder: Path, model: str) -> None:
+    """Have a training go on with another factory, here one that does not stop."""
+    path = folder / SETTINGS
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps({**document, "model": model}))
+
+
+def test_the_second_ctrl_c_ends_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), stopping() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.asked
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+    with_thread: list[bool] = []
+    thread = threading.Thread(target=lambda: with_thread.append(_unasked()))
+    thread.start()
+    thread.join()
+    assert with_thread == [False]
+
+
+def _unasked() -> bool:
+    with stopping() as stop:
+        return stop.asked
+
+
+def test_a_training_goes_on_beyond_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(f"net.py:task_by_name --controller AdaPT --epochs 1 --backend reference --out {tmp_path}/run") == 0
+    assert train(f"--resume {tmp_path}/run") == 0
+    assert "it has ended, after 3 steps" in capsys.readouterr().out
+    first = losses(tmp_path / "run")
+    assert train(f"--resume {tmp_path}/run --epochs 2") == 0
+    assert losses(tmp_path / "run")[:3] == first
+    assert len(losses(tmp_path / "run")) == 6
+    assert TrainSettings.load(tmp_path / "run" / SETTINGS).epochs == 2
+
+
+def test_the_checkpoint_is_kept_while_it_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("precc.commands.training_run._KEEP", -1.0)
+    settings = TrainSettings("net.py:task", None, None, None, "sgd", 0.1, 1, None, 0, "reference")
+    run = TrainingRun(tmp_path, settings, Trainer(task_of_spec("net.py:task"), settings))
+    seen = []
+
+    class Looking(Silent):
+        def advance(self, what: str | None = None) -> None:
+            seen.append(len(losses(tmp_path)) if (tmp_path / CHECKPOINT).exists() else 0)
+
+    run.go(Looking(), Stop())  # type: ignore[arg-type]
+    assert seen == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "train what? Name a MODEL"),
+        ("net.py:task --controller Lion", "unknown controller 'Lion': expected one of NoiseAware"),
+        ("net.py:task --controller ALRS", "ALRS has to know the widths"),
+        ("net.py:task --controller TrustRegion --optimizer sgd", "TrustRegion is an optimizer itself"),
+        ("net.py:task --controller SharpnessGuard", "SharpnessGuard begins with a plan, which it refines: give one"),
+        ("net.py:task --controller STORM --plan e4m3", "STORM chooses the plan: leave out --plan"),
+        ("net.py:task --plan absent.json", "'absent.json' is neither a format"),
+        ("net.py:task --weights absent.pt", "absent.pt"),
+        ("net.py:task --weights other.json", "no state dict that torch.load can read safely"),
+        ("net.py:task --backend tpu", "unknown backend 'tpu'"),
+        ("net.py:fails_in_forward", "the forward of Wrong fails: RuntimeError: mat1 and mat2 shapes"),
+        ("net.py:fails_in_loss", "the loss fails: AttributeError: 'Tensor' object has no attribute 'absent', at "),
+        ("net.py:two_losses", "the loss is one real number, not a torch.float32 tensor of shape [8, 3]"),
+        ("net.py:no_loss", "has no loss, which is one number: give the loss as well"),
+        ("net.py:no_batches", "epoch 0 has no batches"),
+        ("net.py:strange_batches", "a batch is a pair (inputs, targets), a dict"),
+        ("--resume absent", "'absent' has no training that can be resumed"),
+        ("--resume absent --lr 3", "leave out lr"),
+        ("net.py:task --out net.py", "'net.py' is a file, not a folder"),
+    ],
+)
+def test_what_cannot_be_trained(
+    arguments: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [] if "--out" in arguments or "--resume" in arguments else [f"--out {tmp_path}"]
+    backend = [] if "--backend" in arguments or "--resume" in arguments else ["--backend reference"]
+    assert train(arguments, *given, *backend) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("precc: ")
+    assert error.count("\n") == 1
+
+
+def test_a_folder_that_has_a_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / SETTINGS).write_text('{"format": "precc training"}')
+    assert train(f"net.py:task --backend reference --out {tmp_path}") == 1
+    assert f"has a training already: --resume {tmp_path}" in capsys.readouterr().err
+    for text, message in (('{"format": "precc training"}', "is not of a training"), ("{", "is damaged")):
+        (tmp_path / SETTINGS).write_text(text)
+        with pytest.raises(DataError, match=message):
+            TrainSettings.load(tmp_path / SETTINGS)
+
+
+def test_a_loss_that_is_no_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = "--plan bf16 --steps 2 --backend reference"
+    assert train(f"net.py:diverges {given} --out {tmp_path}") == 1
+    error = capsys.readouterr().err
+    assert "the loss of step 1 is " in error
+    assert (tmp_path / "report.json").exists()
+
+
+def test_totals(folder: Path) -> None:
+    """Steps of the whole, where batches can be counted or steps are given."""
+    task = task_of_spec("net.py:task_by_name")
+    for model, epochs, steps, total in (
+        ("net.py:task_by_name", 2, None, 6),
+        ("net.py:task_by_name", 2, 4, 4),
+        ("net.py:task", None, 7, 7),
+        ("net.py:task", 2, None, None),
+    ):
+        settings = TrainSettings(model, None, None, None, "sgd", 0.1, epochs, steps, 0, "reference")
+        assert TrainingRun(folder, settings, Trainer(task_of_spec(model), settings)).total == total
+    assert Batch.of(next(iter(task.epoch(0)))).named_inputs.keys() == {"x"}
