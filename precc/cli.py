@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     130 after Ctrl-C.
     """
     chosen = command_parser(__version__).parse_args(arguments)
-    code = 0
+    code: int = 0
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _warn

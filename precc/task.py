@@ -33,7 +33,7 @@ class Batch(NamedTuple):
         if isinstance(own, Mapping):
             return cls((), (), own)
         if isinstance(own, (tuple, list)) and len(own) == 2:
-            return cls(*map(_tuple, own))
+            return cls(_tuple(own[0]), _tuple(own[1]))
         raise CaptureError(
             f"a batch is a pair (inputs, targets), a dict of inputs by name, or a precc.task.Batch, not {_kind(own)}"
         )

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +92,9 @@ def _benched(bar: Bar, chosen: argparse.Namespace, task: Task, variants: tuple[s
     for name in variants:
         bar.at(f"compiling {name}")
         tasks[name] = task.on(_made(chosen, name, copy.deepcopy(task.module)))
-        first[name] = _seconds(lambda own=tasks[name]: learn(own))
+        first[name] = _seconds(partial(learn, tasks[name]))
         bar.advance()
-    medians, ratios = _turns(bar, {name: lambda own=own: learn(own) for name, own in tasks.items()}, chosen.rounds)
+    medians, ratios = _turns(bar, {name: partial(learn, own) for name, own in tasks.items()}, chosen.rounds)
     memory = _memory(bar, chosen, task, variants) if chosen.memory else {}
     return {name: Benched(first[name], medians[name], ratios[name], memory.get(name)) for name in variants}
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from precc.commands.command import Command
 from precc.commands.output import say
-from precc.formats import ALIASES, FAMILIES, FORMATS, FixedPoint, FloatFormat, Format
+from precc.formats import ALIASES, FAMILIES, FORMATS, BlockFormat, FixedPoint, FloatFormat, Format
 from precc.report.format_table import format_table
 
 __all__ = ["FORMATS_COMMAND"]
@@ -30,7 +30,7 @@ def _facts() -> Iterator[dict[str, Any]]:
 
 def _range(own: Format) -> dict[str, Any]:
     """Of single values; a block format has that of its elements."""
-    element = getattr(own, "element", own)
+    element = own.element if isinstance(own, BlockFormat) else own
     found = {"lowest": element.low, "max": element.max}
     if isinstance(element, FixedPoint):
         return {**found, "quantum": element.quantum}

@@ -75,7 +75,7 @@ class Bar:
 
     def advance(self, what: str | None = None) -> None:
         """One more of the total is done."""
-        self._shown.update(self._task, advance=1, **({} if what is None else {"description": what}))
+        self._shown.update(self._task, advance=1, description=what)
 
 
 @contextmanager

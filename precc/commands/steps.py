@@ -91,7 +91,7 @@ def learn(task: Task, batch: Batch | None = None) -> Tensor:
     task.module.zero_grad()
     loss = loss_of(task, forward(task, own), own)
     with of_users("the backward"):
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
     return loss.detach()
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from precc.api import compile
@@ -93,7 +93,7 @@ class Trainer:
         self.controller: Controller | None = None
         self.scaler: LossScaler | None = None
         self._rounded: RoundedUpdates | None = None
-        if settings.controller in CLOSURES:
+        if settings.controller is not None and settings.controller in CLOSURES:
             self.optimizer: Any = CLOSURES[settings.controller](self.net, settings.lr)
             return
         self.optimizer = OPTIMIZERS[settings.optimizer](_trained(self.net), lr=settings.lr)
@@ -133,7 +133,7 @@ class Trainer:
         self.optimizer.zero_grad()
         loss = loss_now()
         with of_users("the backward"):
-            (loss if self.scaler is None else self.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
+            (loss if self.scaler is None else self.scaler.scale(loss)).backward()
         self._update()
         if self.controller is not None:
             self.controller.step(loss)
@@ -147,7 +147,7 @@ class Trainer:
             self.scaler.update()
 
 
-def _trained(net: PrecisionModule) -> list[Tensor]:
+def _trained(net: PrecisionModule) -> list[nn.Parameter]:
     found = [own for own in net.parameters() if own.requires_grad]
     if not found:
         raise ControllerError(f"{type(net).__name__} has no parameter that requires a gradient")
