@@ -18,8 +18,9 @@ _AT_ONCE = 1000  # numbers in one request
 class MLflow:
     """A run of MLflow, at the tracking URI that ``mlflow`` has.
 
-    NaN is kept; infinite scalars are what the store makes of them, in a database plus or minus 1.8e308. Histograms,
-    which MLflow lacks, are JSON files, one a step: ``precc/histograms/<step>.json``; texts ``<name>/<step>.md``.
+    NaN is kept; infinite scalars are what the store makes of them, in a database plus or minus 1.8e308.
+    Histograms, which MLflow lacks, are JSON files, one a step: ``precc/histograms/<step>.json``;
+    texts are ``<name>/<step>.md``.
     Names are those of `precc.tracking.names.safe_name`, where they are longer than 250 with a digest at the end.
 
     Args:
