@@ -357,9 +357,10 @@ def test_rows_of_accumulators_hold_key_and_slot() -> None:
 def test_report_and_export_name_the_accumulators(tmp_path: Path) -> None:
     net = precc.compile(nn.Linear(8, 4), policy=precc.Uniform("e4m3", accumulator=NARROW), backend="reference")
     net(torch.randn(2, 8)).sum().backward()
-    report = str(net.report())
-    assert "float8_e4m3fn, sums float8_e4m3fn products float8_e5m2" in report
-    assert "accumulators" in report
+    report = net.report()
+    assert "float8_e4m3fn, sums float8_e4m3fn products float8_e5m2" in report.rows[0].formats[0]
+    assert "e4m3, sums e4m3 products e5m2" in str(report)
+    assert "accumulators" in report.notes[0]
     precc.export_onnx(net, (torch.randn(2, 8),), tmp_path / "net.onnx", flavor="annotate")
     model: Any = onnx.load(tmp_path / "net.onnx")
     properties = {entry.key: entry.value for node in model.graph.node for entry in node.metadata_props}

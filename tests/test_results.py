@@ -312,9 +312,9 @@ def test_the_report_and_the_export_name_them(tmp_path: Path) -> None:
     net = precc.compile(Residual(), policy=Uniform("e4m3", results="bfloat16"), backend="reference")
     x = torch.randn(3, 8)
     net(x).sum().backward()
-    text = str(net.report())
-    assert "float8_e4m3fn, stored bfloat16" in text
-    assert "10 slots and 7 results" in text
+    report = net.report()
+    assert "float8_e4m3fn, stored bfloat16" in report.text(200)
+    assert "10 slots and 7 results" in report.notes[0]
     assert [row.op for row in net.report().rows if row.layer == ""] == ["add", "add#1"]
     onnx = pytest.importorskip("onnx")
     precc.export_onnx(net, (x,), tmp_path / "net.onnx")

@@ -596,6 +596,6 @@ def test_the_report_of_a_training() -> None:
         scaler.step(optimizer)
         scaler.update()
     lost = "updates that nearest rounding of the master weight loses, in the last counted step: conv1.bias 100.0%"
-    lines = str(net.report()).splitlines()
+    lines = net.report().text(400).splitlines()
     assert sum(line.startswith(lost) for line in lines) == 1
     check_golden("report_updates.txt", "\n".join(line for line in lines if not line.startswith(lost)))

@@ -86,6 +86,8 @@ def build_report(net: NetFacts, analysis: Analysis | None, options: ReportOption
         raise AnalysisError("to measure, pass the analysis: net.report(net.analyze(*inputs, loss=...), measure=4)")
     parts = NetParts.of(net.graphs, analysis)
     stale = [] if analysis is None else [name for name in parts.slots if name not in analysis.records]
+    if stale and options.measure:
+        raise AnalysisError(_stale(stale)[0])
     known = None if stale else analysis
     missing = [*_uncaptured(net, parts), *_stale(stale)]
     errors = StepErrors() if known is None else predicted_errors(known, net.plan)
@@ -139,7 +141,7 @@ def _unknown(analysis: Analysis | None, known: Analysis | None, errors: StepErro
     """What nobody has asked for."""
     if analysis is None:
         what = "errors, ranges, conditions, cost and rules are not known"
-        return [f"{what}: call analysis = net.analyze(*inputs, loss=...), then net.report(analysis)"]
+        return [f"{what}: net.report(net.analyze(*inputs, loss=...)) has them"]
     if known is None:
         return []
     found = []

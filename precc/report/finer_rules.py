@@ -10,6 +10,7 @@ from precc.precision import Precision
 from precc.report.error_figures import ErrorFigures
 from precc.report.net_parts import NetParts
 from precc.rule import Rule
+from precc.slots import Slot
 
 __all__ = ["WORST", "finer_rules_block"]
 
@@ -19,11 +20,14 @@ WORST = 3
 #: From coarse to fine: what may take the place of an op's formats.
 _FINER = ("bfloat16", "float16", "float32")
 
+#: Of a line, in characters.
+_WIDTH = 100
+
 
 def finer_rules_block(
     analysis: Analysis, plan: PrecisionPlan, parts: NetParts, predicted: Mapping[str, ErrorFigures]
 ) -> str:
-    """Python text with `rules`, those of the plan behind the new ones; empty where no finer format helps.
+    """Python text with `rules`, the new ones before those of the net; empty where no finer format helps.
 
     Args:
         analysis: that predicts.
@@ -57,13 +61,21 @@ def _finer(
     coarsest = max(_roundoff(plan.under(rules).precision(own.slot.name)) for own in operands)
     for name in _FINER:
         fmt = parse_format(name)
-        rule = Rule(escape(slot.layer), family=escape(slot.family), format=fmt, inside=False)
+        rule = _rule(parts, slot, fmt)
         if rule in rules or _roundoff(Precision(fmt)) >= coarsest:
             continue
         after = analysis.predict(plan.under((*rules, rule))).gradient
         if after < before:
             return rule, after
     return None
+
+
+def _rule(parts: NetParts, slot: Slot, fmt: Format) -> Rule:
+    """Of the layer's ops of the family alone, in few words."""
+    layers = {(own.layer, own.family) for own in map(Slot.parse, parts.slots)}
+    others = any(layer == slot.layer and family != slot.family for layer, family in layers)
+    inside = slot.layer and not any(layer.startswith(f"{slot.layer}.") for layer, _ in layers)
+    return Rule(escape(slot.layer), family=slot.family if others else None, format=fmt, inside=bool(inside))
 
 
 def _roundoff(own: Precision) -> float:
@@ -75,6 +87,13 @@ def _roundoff(own: Precision) -> float:
 def _block(rules: Sequence[Rule], comments: Sequence[str], others: Sequence[Rule], before: float, after: float) -> str:
     """As Python, each new rule with what it adds."""
     head = f"# predicted gradient error {before:.2%} -> {after:.2%}: precc.compile(model, ..., rules=rules)"
-    lines = [f"    precc.{rule!r},  # {comment}" for rule, comment in zip(rules, comments, strict=True)]
-    lines += [f"    precc.{rule!r}," for rule in others]
+    lines = [_line(rule, comment) for rule, comment in zip(rules, comments, strict=True)]
+    lines += [f"    *net.plan.rules,  # the {len(others)} that it has"] * bool(others)
     return "\n".join([head, "rules = [", *lines, "]"])
+
+
+def _line(rule: Rule, comment: str) -> str:
+    """With the comment behind it, or above where there is no room."""
+    line = f"    precc.{rule!r},"
+    beside = f"{line}  # {comment}"
+    return beside if len(beside) <= _WIDTH else f"    # {comment}\n{line}"

@@ -89,7 +89,8 @@ class PrecisionReport:
     def print(self, console: Console | None = None, *, rows: int | None = ROWS) -> None:
         """On a terminal, in its colours and as wide as it is; ``NO_COLOR`` in the environment leaves colours out."""
         own = console or Console()
-        own.print(rich_text(report_lines(self, max(own.width, 20), _rows(rows))), soft_wrap=True)
+        width = own.width if console or own.is_terminal else WIDTH
+        own.print(rich_text(report_lines(self, max(width, 20), _rows(rows))), soft_wrap=True)
 
     def annotated_source(self, width: int = WIDTH) -> str:
         """The model's own lines that compute ops, with the formats beside them."""

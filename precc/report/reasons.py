@@ -84,7 +84,7 @@ def _shares(parts: NetParts, predicted: Mapping[str, ErrorFigures]) -> dict[str,
 
 def _large(op: str, shares: Mapping[str, float]) -> str:
     own = shares.get(op, 0.0)
-    if own < _LARGE:
+    if not own >= _LARGE:
         return ""
     most = "largest share" if own == max(shares.values()) else "large share"
     return f"{most} of the error ({own:.0%})"

@@ -33,7 +33,7 @@ _HEADINGS = (
 _NUMBERS = range(5, 11)
 
 #: Characters that mean something in Markdown, or in the HTML that may stand in it.
-_SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~>-])")
+_SPECIAL = re.compile(r"([\\`*_{}\[\]|~]|^[-+#>])")
 
 #: Rows that a notebook shows.
 _MOST = 500
@@ -82,7 +82,7 @@ def _row(cells: Iterable[str]) -> str:
 def _marked(text: str) -> str:
     """As it is, in Markdown: in one line, with nothing in it that means something."""
     flat = " ".join(text.split())
-    return _SPECIAL.sub(r"\\\1", escape(flat, quote=False).replace("&gt;", ">"))
+    return _SPECIAL.sub(r"\\\1", flat.replace("&", "&amp;").replace("<", "&lt;"))
 
 
 def _cells(row: LayerRow) -> list[str]:

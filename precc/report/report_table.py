@@ -4,8 +4,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from rich.cells import cell_len
+
 from precc.report.layer_row import LayerRow
-from precc.report.lines import Line
+from precc.report.lines import Line, printable
 from precc.report.short_names import short_formats, short_names, without_scalings
 
 __all__ = ["TableText", "table_text"]
@@ -16,6 +18,9 @@ _GAP = 2
 _LEAST_NAME, _LONG_FORMAT, _LEAST_WHY = 8, 16, 14
 
 _FORMATS = ("fprop", "dgrad", "wgrad")
+
+#: The rank of the names of ops where all are products, which say nothing.
+_SAME = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +57,7 @@ class _Column:
     @property
     def width(self) -> int:
         """Of the widest cell."""
-        return max(map(len, (self.heading, *self.cells)))
+        return max(map(cell_len, (self.heading, *self.cells)))
 
 
 def table_text(rows: Sequence[LayerRow], styles: Sequence[tuple[str, ...]], width: int) -> TableText:
@@ -64,19 +69,23 @@ def table_text(rows: Sequence[LayerRow], styles: Sequence[tuple[str, ...]], widt
         width: of a line.
     """
     columns = _columns(rows, styles)
-    if _total(columns) <= width:
-        return TableText(_lines(columns), ())
-    notes = []
-    columns = [own if own.heading not in _FORMATS else _with(own, short_formats) for own in columns]
-    columns, stars = _starred(columns)
-    columns, legend = _numbered(columns, width)
-    columns, named = _named(columns, max(width * 32 // 100, _LEAST_NAME))
+    short = [own if own.heading not in _FORMATS else _with(own, short_formats) for own in columns]
+    starred, stars = _starred(short)
+    for own, said in ((columns, []), (short, []), (starred, stars)):
+        if _total(own) <= width:
+            return TableText(_lines(own), tuple(said))
+    numbered, legend = _numbered(starred, width)
+    return _narrow(numbered, [*stars, *legend], width)
+
+
+def _narrow(columns: list[_Column], notes: list[str], width: int) -> TableText:
+    """With short names, without the columns that there is no room for, and with lines that say so."""
+    columns, named = _named(columns, max(width * 32 // 100, _LEAST_NAME), width * 44 // 100)
     kept, dropped = _fitting(columns, width)
     if _total(kept) > width:
         kept, named = _named(kept, max(width - _total(kept) + kept[0].width, _LEAST_NAME))
     kept, cut = _with_why(kept, columns, width)
     dropped = [name for name in dropped if name not in {own.heading for own in kept}]
-    notes += [*stars, *legend]
     notes += ["… stands for the middle of a name; report.rows has them whole"] * named
     notes += ["reasons are cut off: row.why of report.rows has them whole"] * cut
     if dropped:
@@ -86,7 +95,7 @@ def table_text(rows: Sequence[LayerRow], styles: Sequence[tuple[str, ...]], widt
 
 def _columns(rows: Sequence[LayerRow], styles: Sequence[tuple[str, ...]]) -> list[_Column]:
     """All that have something to say, in the order of the table."""
-    layers = tuple(row.layer or "(root)" for row in rows)
+    layers = tuple(printable(row.layer) or "(root)" for row in rows)
     formats = [
         _Column(name, tuple(row.formats[k] for row in rows), rank=0, styles=tuple(own[k] for own in styles))
         for k, name in enumerate(_FORMATS)
@@ -102,7 +111,7 @@ def _columns(rows: Sequence[LayerRow], styles: Sequence[tuple[str, ...]]) -> lis
     ]
     numbers = [_Column(name, tuple(map(cell, rows)), right=True, rank=rank) for name, rank, cell in sizes]
     why = _Column("why", tuple(row.why for row in rows), rank=10)
-    op = _Column("op", tuple(row.op for row in rows), rank=9 if {row.op for row in rows} == {"product"} else 3)
+    op = _Column("op", tuple(row.op for row in rows), rank=_SAME if {row.op for row in rows} == {"product"} else 3)
     return [_Column("layer", layers), op, *formats, *(own for own in (*numbers, why) if any(own.cells) or not rows)]
 
 
@@ -144,10 +153,10 @@ def _numbered(columns: list[_Column], width: int) -> tuple[list[_Column], list[s
     return changed, [f"{mark} {cell}" for cell, mark in marks.items()]
 
 
-def _named(columns: list[_Column], width: int) -> tuple[list[_Column], bool]:
-    """With names of layers of at most so many characters, and whether one is shortened."""
+def _named(columns: list[_Column], width: int, most: int = 0) -> tuple[list[_Column], bool]:
+    """With names of layers of at most so many characters, as of `short_names`, and whether one is shortened."""
     first = columns[0]
-    short = short_names(first.cells, width)
+    short = short_names(first.cells, width, most)
     own = _with(first, lambda cell: short[cell])
     return [own, *columns[1:]], own.cells != first.cells
 
@@ -159,7 +168,7 @@ def _fitting(columns: Sequence[_Column], width: int) -> tuple[list[_Column], lis
         last = max(kept, key=lambda own: own.rank)
         kept.remove(last)
     for own in sorted(columns, key=lambda own: own.rank):  # a narrow one may have room where a wide one had none
-        if own not in kept and own.heading != "why" and _total([*kept, own]) <= width:
+        if own not in kept and own.heading != "why" and own.rank != _SAME and _total([*kept, own]) <= width:
             kept = [other for other in columns if other in kept or other is own]
     return kept, [own.heading for own in columns if own not in kept]
 
@@ -189,10 +198,10 @@ def _line(cells: Sequence[tuple[str, str, bool]], widths: Sequence[int]) -> Line
     found: list[tuple[str, str]] = []
     blank = 0
     for (text, style, right), width in zip(cells, widths, strict=True):
-        before = width - len(text) if right else 0
+        before = width - cell_len(text) if right else 0
         if text:
             found += [(" " * (blank + before), ""), (text, style)]
-            blank = width - len(text) - before + _GAP
+            blank = width - cell_len(text) - before + _GAP
         else:
             blank += width + _GAP
     return tuple(part for part in found if part[0])

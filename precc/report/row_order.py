@@ -28,7 +28,7 @@ def sorted_rows(
     place = {row.name: number for number, row in enumerate(ordered)}
     own = _SLOT_KEYS.get(column)
     if own is not None:
-        return ordered, tuple(sorted(slots, key=lambda row: _place(own(row))))
+        return ordered, tuple(sorted(slots, key=lambda row: (_place(own(row)), place.get(row.slot.op, len(place)))))
     return ordered, tuple(sorted(slots, key=lambda row: place.get(row.slot.op, len(place))))
 
 

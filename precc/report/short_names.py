@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from precc.formats import ALIASES
 
@@ -40,30 +40,47 @@ def without_scalings(texts: Iterable[str]) -> tuple[dict[str, str], list[str]]:
     return changed, [f"{star} is {scaling}" for scaling, star in stars.items()]
 
 
-def short_names(names: Iterable[str], width: int) -> dict[str, str]:
+def short_names(names: Iterable[str], width: int, most: int = 0) -> dict[str, str]:
     """Names of at most so many characters, an ellipsis in the middle, each another; as they are where they fit.
 
-    >>> short_names(["model.layers.0.attention.q", "model.layers.1.attention.q"], 16)
-    {'model.layers.0.attention.q': 'model.l…tention.q', 'model.layers.1.attention.q': 'model.la…ention.q'}
+    All are cut at one place, where that tells them apart, if need be with up to `most` characters.
+
+    >>> short_names(["model.layers.0.attention.query", "model.layers.1.attention.query"], 20)
+    {'model.layers.0.attention.query': 'model.layers.0…query', 'model.layers.1.attention.query': 'model.layers.1…query'}
     """
     every = list(dict.fromkeys(names))
-    found = {name: name for name in every if len(name) <= width}
-    used = set(found)
+    for own in range(width, max(width, most) + 1):
+        found = _cut_alike(every, own)
+        if found is not None:
+            return found
+    found, used = {}, {name for name in every if len(name) <= width}
     for name in every:
-        if name not in found:
-            found[name] = _shortened(name, width, used)
-            used.add(found[name])
-    return {name: found[name] for name in every}
+        found[name] = name if len(name) <= width else _cut_apart(name, width, used)
+        used.add(found[name])
+    return found
 
 
-def _shortened(name: str, width: int, used: set[str]) -> str:
-    """Cut in the middle, else nearer to an end, else numbered."""
+def _cut_alike(names: Sequence[str], width: int) -> dict[str, str] | None:
+    """All that are too long cut behind the same number of characters, nearest to the middle; None if two are alike."""
     kept = max(width - 1, 1)
-    middle = kept // 2
-    for off in range(kept):
-        for head in (middle - off, middle + off):
-            if 0 <= head <= kept and (cut := f"{name[:head]}…{name[len(name) - kept + head :]}") not in used:
-                return cut
+    for head in sorted(range(kept + 1), key=lambda own: abs(own - kept / 2)):
+        found = {name: name if len(name) <= width else _cut(name, head, kept) for name in names}
+        if len(set(found.values())) == len(names):
+            return found
+    return None
+
+
+def _cut(name: str, head: int, kept: int) -> str:
+    return f"{name[:head]}…{name[len(name) - kept + head :]}"
+
+
+def _cut_apart(name: str, width: int, used: set[str]) -> str:
+    """Cut wherever it is like none that is there, else numbered."""
+    kept = max(width - 1, 1)
+    cuts = (_cut(name, head, kept) for head in sorted(range(kept + 1), key=lambda own: abs(own - kept / 2)))
+    for cut in cuts:
+        if cut not in used:
+            return cut
     number = 2
     while (cut := f"{name[: max(kept - len(str(number)), 0)]}…{number}") in used:
         number += 1

@@ -1,5 +1,6 @@
 """What is predicted, and measured, of the error of a plan: of the whole, of each op, of each slot."""
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -119,7 +120,8 @@ def _correlation(predicted: Mapping[str, ErrorFigures], measured: Mapping[str, E
     """Of ops, or of slots alone where those were measured."""
     slots = {name for name in measured if "." in name.rpartition("/")[2]}
     names = [name for name in measured if name in predicted and (by == "op" or name in slots)]
-    pairs = [(predicted[name].gradient, measured[name].gradient) for name in names]
+    every = [(predicted[name].gradient, measured[name].gradient) for name in names]
+    pairs = [pair for pair in every if all(map(math.isfinite, pair))]
     first, second = [own for own, _ in pairs], [own for _, own in pairs]
     if len(pairs) < _FEWEST or min(len(set(first)), len(set(second))) == 1:
         return None

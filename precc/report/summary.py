@@ -1,10 +1,12 @@
 """The first ten lines of a report."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from precc.report.error_figures import ErrorFigures
 from precc.report.layer_row import LayerRow
+from precc.report.lines import printable
 from precc.report.short_names import short_names
 
 if TYPE_CHECKING:
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["average_bits", "ordered_by_error", "summary_lines"]
 
 #: Ops that are named, worst and best, and how long their names may be.
-_NAMED, _LONGEST = 3, 16
+_NAMED, _USUAL, _LONGEST = 3, 16, 32
 
 
 def summary_lines(report: "PrecisionReport") -> list[str]:
@@ -68,19 +70,20 @@ def _extremes(rows: Sequence[LayerRow]) -> list[str]:
     ordered = ordered_by_error(rows)
     worst = ordered[:_NAMED]
     best = ordered[max(len(worst), len(ordered) - _NAMED) :][::-1]
-    names = short_names((_name(row, rows) for row, _ in (*worst, *best)), _LONGEST)
+    names = _names(rows)
     lines = []
     for name, own in (("worst", worst), ("best", best)):
-        said = [
-            f"{names[_name(row, rows)]} {row.predicted.gradient:.2%}" for row, _ in own if row.predicted is not None
-        ]
-        lines += [f"  {name:<9}  {', '.join(said)}; {sum(share for _, share in own):.0%} of all"] * bool(said)
+        said = [f"{names[row.name]} {row.predicted.gradient:.2%}" for row, _ in own if row.predicted is not None]
+        lines += [f"  {name:<9}  {', '.join(said)}; {sum(share for _, share in own):.0%} of the squares"] * bool(said)
     return lines
 
 
-def _name(row: LayerRow, rows: Sequence[LayerRow]) -> str:
-    """The layer, where it has no other op."""
-    return row.name if not row.layer or sum(other.layer == row.layer for other in rows) > 1 else row.layer
+def _names(rows: Sequence[LayerRow]) -> dict[str, str]:
+    """By name of the op: in short, that of the layer where it has no other op."""
+    ops = Counter(row.layer for row in rows)
+    names = {row.name: row.layer if row.layer and ops[row.layer] == 1 else row.name for row in rows}
+    short = short_names(names.values(), _USUAL, _LONGEST)
+    return {name: printable(short[own]) for name, own in names.items()}
 
 
 def _trust(report: "PrecisionReport") -> str:
@@ -88,9 +91,13 @@ def _trust(report: "PrecisionReport") -> str:
     assert step is not None
     count = sum(own.count for own in step.calibration)
     groups = len(step.calibration)
-    calibrated = f"calibrated by {count} measurements of {groups} groups" if groups else "not calibrated"
+    calibrated = (
+        f"calibrated by {count} measurement{'s' * (count != 1)} of {groups} group{'s' * (groups != 1)}"
+        if groups
+        else "not calibrated"
+    )
     if step.rank_correlation is not None:
-        ranks = f"rank correlation of predicted and measured {step.rank_correlation:.2f}"
+        ranks = f"rank correlation with measured {step.rank_correlation:.2f}"
     elif step.measured is not None:
         ranks = "too few different errors for a rank correlation"
     else:
@@ -100,7 +107,8 @@ def _trust(report: "PrecisionReport") -> str:
 
 def _cost(report: "PrecisionReport") -> str:
     largest = max((row for row in report.rows if row.cost is not None), key=lambda row: row.cost or 0.0, default=None)
-    most = "" if largest is None or largest.cost is None else f", {largest.cost:.0%} of it {largest.name}"
+    name = "" if largest is None else _names(report.rows)[largest.name]
+    most = "" if largest is None or largest.cost is None else f", {largest.cost:.0%} of it {name}"
     assert report.cost is not None
     return f"{report.cost} by {report.cost.model.partition('(')[0]}{most}"
 
