@@ -141,7 +141,7 @@ def test_choices_add_up_to_the_prediction(studied: tuple[Any, Analysis, Precisio
 def test_a_sweep_over_the_choices_finds_the_front(studied: tuple[Any, Analysis, PrecisionReport]) -> None:
     """No plan of `precc.pareto` is below the Lagrangian bound of the table; up to 13 bits half are within 2% of it.
 
-    No one is further than 5% there. Beyond, where one slot goes from 16 to 32 bits at a time, there is no plan near the bound.
+    None is further than 5% there. Beyond, one slot goes from 16 to 32 bits at a time: no plan is near the bound.
     """
     _, analysis, report = studied
     table = report.choices

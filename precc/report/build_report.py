@@ -97,10 +97,10 @@ def build_report(net: NetFacts, analysis: Analysis | None, options: ReportOption
     why = reasons(net.plan, parts, slots, errors.predicted)
     cost, shares, unpriced = _cost(known, net.plan, options.cost or BitOps())
     choices, unchosen = _choices(known, net.plan, errors, options.choices)
-    listings, unlisted = source_listings(parts.places)
+    rows = layer_rows(net.plan, parts, slots, errors, shares, why)
+    listings, unlisted = source_listings({row.name: row.place for row in rows if row.place is not None})
     missing += [*errors.missing, *unpriced, *unchosen, *unlisted]
     missing += _unknown(analysis, known, errors)
-    rows = layer_rows(net.plan, parts, slots, errors, shares, why)
     predicted = known is not None and errors.whole is not None
     return PrecisionReport(
         net.title,
