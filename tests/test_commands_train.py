@@ -189,7 +189,6 @@ def test_the_checkpoint_is_kept_while_it_trains(tmp_path: Path, monkeypatch: pyt
     ("arguments", "message"),
     [
         ("", "train what? Name a MODEL"),
-        ("net.py:task --controller Lion", "unknown controller 'Lion': expected one of NoiseAware"),
         ("net.py:task --controller ALRS", "ALRS has to know the widths"),
         ("net.py:task --controller TrustRegion --optimizer sgd", "TrustRegion is an optimizer itself"),
         ("net.py:task --controller SharpnessGuard", "SharpnessGuard begins with a plan, which it refines: give one"),

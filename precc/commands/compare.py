@@ -72,7 +72,7 @@ def _run(chosen: argparse.Namespace) -> int:
         bar.advance()
         given = [_given(bar, analysis, name, plan, model, chosen.measure) for name, plan in plans.items()]
     every = [*_controls(analysis, given, model), *given]
-    say(chosen, _document(analysis, every), _heading(analysis), _table(every), *_differences(given))
+    say(chosen, _document(analysis, every), _heading(analysis), _table(every), *_notes(every), *_differences(given))
     return 0
 
 
@@ -117,13 +117,28 @@ def _heading(analysis: Analysis) -> str:
 
 def _table(every: Sequence[Compared]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for heading in ("plan", "predicted error", "measured error", "cost", "average bits", ""):
-        table.add_column(heading, overflow="fold")
+    measured = any(own.measured is not None for own in every)
+    table.add_column("plan", overflow="fold")
+    for heading in ("loss", "gradient", *("measured loss", "measured gradient") * measured, every[0].cost.unit, "bits"):
+        table.add_column(heading, overflow="fold", justify="right")
     for own in every:
-        measured = "" if own.measured is None else str(own.measured)
+        found = [own.predicted, *[own.measured] * measured]
         bits = "values decide" if own.bits is None else f"{own.bits:.4g}"
-        table.add_row(own.name, str(own.predicted), measured, str(own.cost), bits, own.control)
+        name = f"{own.name} *" if own.control else own.name
+        table.add_row(name, *(text for each in found for text in _short(each)), f"{own.cost.value:.4g}", bits)
     return table
+
+
+def _short(own: ErrorEstimate | None) -> tuple[str, str]:
+    """Errors of loss and gradient."""
+    return ("", "") if own is None else (f"{own.loss_mean:+.1e} +- {own.loss:.1e}", f"{own.gradient:.3%}")
+
+
+def _notes(every: Sequence[Compared]) -> list[str]:
+    """What the controls are, and which predictions are not sure."""
+    lines = [f"* {own.name}: {own.control}" for own in every if own.control]
+    predicted = ((own.name, str(own.predicted).partition("; ")[2]) for own in every)
+    return lines + [f"{name}: the prediction is {doubt}" for name, doubt in predicted if doubt]
 
 
 def _differences(given: Sequence[Compared]) -> list[str]:
@@ -132,7 +147,7 @@ def _differences(given: Sequence[Compared]) -> list[str]:
     for own in given[1:]:
         changes = [str(change) for change in given[0].plan.diff(own.plan)]
         more = [f"  and {len(changes) - _SHOWN} more: --json has all"] * (len(changes) > _SHOWN)
-        lines += [f"from {given[0].name} to {own.name}: {len(changes)} differences"]
+        lines += [f"from {given[0].name} to {own.name}: {len(changes)} difference{'s' * (len(changes) != 1)}"]
         lines += [*(f"  {change}" for change in changes[:_SHOWN]), *more]
     return lines
 

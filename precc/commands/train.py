@@ -31,6 +31,7 @@ def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--controller",
         metavar="NAME",
+        choices=[*_CONTROLLERS, *LEFT_OUT],
         help=f"what chooses formats: {', '.join(_CONTROLLERS)} (default: NoiseAware). Only from Python: {without}",
     )
     add_file(parser, "--plan", "--policy", help=f"without a controller, or for SharpnessGuard: {PLAN_HELP}")
@@ -125,8 +126,6 @@ def _controller(chosen: argparse.Namespace) -> str | None:
         return None if chosen.plan is not None else "NoiseAware"
     if own in LEFT_OUT:
         raise ControllerError(f"{own} has {LEFT_OUT[own]}: make it in Python, precc.{own}(...)")
-    if own not in _CONTROLLERS:
-        raise ControllerError(f"unknown controller {own!r}: expected one of {', '.join(_CONTROLLERS)}")
     begins = own in AROUND and AROUND[own].plan
     if begins and chosen.plan is None:
         raise ControllerError(f"{own} begins with a plan, which it refines: give one, as --plan e4m3/tensor")
