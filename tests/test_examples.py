@@ -39,13 +39,17 @@ def test_the_quick_form(example: str, tmp_path: Path) -> None:
     assert unscaled > max(losses.values()) + 0.5
 
 
-def test_what_makes_no_sense_is_an_error(tmp_path: Path) -> None:
-    none = run("tiny_llama_shakespeare.py", "--seeds", "0", "--out", str(tmp_path))
-    assert none.returncode == 2
-    assert "at least 1, not 0 and 400" in none.stderr
-    absent = run("tiny_llama_shakespeare.py", "--data", str(tmp_path / "absent.txt"), "--out", str(tmp_path))
-    assert absent.returncode == 1
-    assert "absent.txt' does not exist" in absent.stderr
+def test_what_makes_no_sense_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example, out = str(ROOT / "examples" / "tiny_llama_shakespeare.py"), str(tmp_path)
+    monkeypatch.setattr(sys, "argv", [example, "--seeds", "0", "--out", out])
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(example, run_name="__main__")
+    assert "at least 1, not 0 and 400" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", [example, "--data", str(tmp_path / "absent.txt"), "--out", out])
+    with pytest.raises(SystemExit, match=r"absent\.txt' does not exist"):
+        runpy.run_path(example, run_name="__main__")
     assert not list(tmp_path.iterdir())
 
 

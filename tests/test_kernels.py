@@ -26,6 +26,16 @@ cp "{library}" "$2"
 """
 
 
+#: A process and its fork, which have only imported.
+TWICE = """
+import os
+from precc.backends.cpp.build import load_library
+other = os.fork()
+load_library()
+raise SystemExit(os.waitpid(other, 0)[1] != 0 if other else 0)
+"""
+
+
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """A cache folder of the test's own, nothing remembered, and a compiler that copies the library of this machine."""
@@ -121,10 +131,8 @@ def test_a_compiler_that_fails_is_quoted(fresh: Path, monkeypatch: pytest.Monkey
 
 
 def test_processes_may_build_at_the_same_time(fresh: Path) -> None:
-    program = "from precc.backends.cpp.build import load_library; load_library()"
-    command = [sys.executable, "-c", program]
-    runs = [subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PRECC_CACHE": str(fresh)}) for _ in range(2)]
-    assert [run.wait(timeout=300) for run in runs] == [0, 0]
+    environment = {**os.environ, "PRECC_CACHE": str(fresh)}
+    subprocess.run([sys.executable, "-c", TWICE], cwd=ROOT, env=environment, check=True, timeout=300)
     assert len(list(fresh.iterdir())) == 1
 
 

@@ -30,7 +30,7 @@ def test_live_plans_equal_fresh_compilations_and_return_to_fp32(model_class: typ
         return loss_and_gradients(net, x)
 
     full = under(net)
-    for fmt in FORMATS:
+    for fmt in FORMATS if model_class is LeNet5 else FORMATS[:2]:
         net.set_plan(uniform(fmt))
         live = under(net)
         fresh = under(precc.compile(model, policy=fmt, backend="reference"))
@@ -147,15 +147,13 @@ def test_twelve_nets_of_one_class_each_run_their_own_plan() -> None:
     x = inputs_of(LeNet5())
     names = ["e4m3", "e5m2", "bf16", "e5m10", "e4m5", "e2m1", "fp32", "e3m4", "e5m4", "tf32", "e2m3", "e3m2"]
     weights = LeNet5().state_dict()
-    expected = []
+    oracle, expected = precc.compile(LeNet5(), backend="reference"), []
+    oracle.load_state_dict(weights)
     for name in names:
-        torch._dynamo.reset()
-        model = LeNet5()
-        model.load_state_dict(weights)
-        expected.append(loss_and_gradients(precc.compile(model, policy=name, backend="reference"), x))
+        oracle.set_plan(uniform(name))
+        expected.append(loss_and_gradients(oracle, x))
     sums = {tuple(value.double().sum().item() for value in result) for result in expected}
     assert len(sums) == len(names)
-    torch._dynamo.reset()
     models = [LeNet5() for _ in names]
     for model in models:
         model.load_state_dict(weights)

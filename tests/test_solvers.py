@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from precc.assignment import quiet_highs
 from precc.assignment.elimination import cheapest, finest
 from precc.assignment.exchange import improved
 from precc.assignment.front import front
@@ -228,9 +229,11 @@ MILP(1e-3).least_error(problem, least + 0.7 * (most - least))
     assert _printed(code) == ""
 
 
-_PRINTING = """
+#: The module alone: what else precc imports takes seconds.
+_QUIET = f"import runpy\nquiet_highs = runpy.run_path({quiet_highs.__file__!r})['quiet_highs']\n"
+_PRINTING = f"""
 import ctypes, os
-from precc.assignment.quiet_highs import quiet_highs
+{_QUIET}
 def fails():
     with quiet_highs():
         os.write(1, b"before\\n")
@@ -254,5 +257,4 @@ def test_beside_other_threads_nothing_is_caught() -> None:
 
 
 def test_without_a_standard_output() -> None:
-    code = "from precc.assignment.quiet_highs import quiet_highs\nimport os\nos.close(1)\nwith quiet_highs(): pass"
-    _printed(code)
+    _printed(f"{_QUIET}import os\nos.close(1)\nwith quiet_highs(): pass")
