@@ -120,12 +120,17 @@ def test_every_page_is_in_the_navigation() -> None:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What ``make docs`` builds, where no connection can be opened."""
-    folder = tmp_path_factory.mktemp("site")
+    folder, view = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("view")
     arguments = ["mkdocs", "build", "--strict", "--config-file", str(ROOT / "mkdocs.yml"), "--site-dir", str(folder)]
     done = subprocess.run(
         [sys.executable, "-W", "error::DeprecationWarning:precc", "-c", _OFFLINE, *arguments],
         cwd=ROOT,
-        env={**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        env={
+            **os.environ,
+            "NO_MKDOCS_2_WARNING": "1",
+            "PRECC_DOCS_VIEW": str(view),
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        },
         capture_output=True,
         text=True,
         timeout=300,

@@ -1,11 +1,13 @@
 """Shows the package to the reference as a wheel has it: passes/, backends/ and models/ inside of precc/."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-VIEW = ROOT / "build" / "view" / "precc"  # of which mkdocs.yml names the folder
+#: As mkdocs.yml names it; builds at one time need one each.
+VIEW = ROOT / os.environ.get("PRECC_DOCS_VIEW", "build/view") / "precc"
 BESIDE = ("passes", "backends", "models")
 
 

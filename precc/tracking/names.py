@@ -6,7 +6,7 @@ from hashlib import sha256
 __all__ = ["plain_name", "safe_name", "shortened"]
 
 _ESCAPED = re.compile("_x([0-9a-f]+)_|-")
-_DOTS = re.compile(r"(?:(?<=/)|^)\.{1,2}(?=/|$)")  # segments that a path would resolve
+_DOTS = re.compile(r"(?:(?<=/)|^)\.{1,2}(?=/|$)|^\.\.")  # what a path would resolve, or MLflow thinks it would
 _SLASHES = re.compile(r"^/|/(?=/)|/$")  # without a segment before or behind
 _FOREIGN = re.compile(r"[^A-Za-z0-9_./#]")
 
