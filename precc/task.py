@@ -8,7 +8,11 @@ from torch import Tensor, nn
 
 from precc.errors import CaptureError
 
-__all__ = ["Batch", "Task"]
+__all__ = ["Batch", "NoLossError", "Task"]
+
+
+class NoLossError(CaptureError):
+    """A task has no loss, and neither has the output of its model."""
 
 
 class Batch(NamedTuple):
@@ -99,7 +103,7 @@ class Task:
         """The loss of an output.
 
         Raises:
-            CaptureError: it is not one real number.
+            CaptureError: it is not one real number, or, a NoLossError, there is none.
         """
         loss = _own_loss(output) if self.loss is None else self.loss(output, *targets)
         if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.dtype.is_floating_point:
@@ -113,7 +117,7 @@ def _own_loss(output: Any) -> Any:
     own = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", output)
     if isinstance(own, Tensor) and own.numel() == 1:
         return own
-    raise CaptureError(
+    raise NoLossError(
         f"the model's output, {_kind(output)}, has no loss, which is one number: give the loss as well, as in "
         "precc.Task(module, inputs, targets, loss=...) or (module, inputs, loss)"
     )

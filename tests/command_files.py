@@ -84,8 +84,19 @@ def two_losses():
     return Net(), batch()[:1], lambda output: output
 
 
+class WithLoss(Net):
+    def forward(self, x, labels):
+        logits = super().forward(x)
+        return {"loss": LOSS(logits, labels), "logits": logits}
+
+
+def own_loss():
+    x, y = batch()
+    return WithLoss(), {"x": x, "labels": y}
+
+
 def no_loss():
-    return Net(), batch()[:1]
+    return Net().eval(), batch()[:1]
 
 
 def module_alone():

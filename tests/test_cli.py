@@ -4,7 +4,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import onnx
 import pytest
 import torch
 from torch.nn import functional as F
@@ -14,24 +13,7 @@ from precc.cli import main
 from precc.devices.published import PUBLISHED
 from precc.formats import FORMATS
 from precc.models.mlp import MLP
-from tests.command_files import write_digits
 from tests.golden import check_golden
-
-
-def test_the_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_digits(tmp_path)
-    given = ["--epochs", "1", "--data", str(tmp_path), "--backend", "reference"]
-    assert main(["demo", *given, "--out", str(tmp_path / "out")]) == 0
-    text = capsys.readouterr().out
-    for part in ("test accuracy:", "multiply-adds of the training", "compilations: 2", "precision of LeNet5", "wrote"):
-        assert part in text
-    names = {entry.name for entry in (tmp_path / "out").iterdir()}
-    reports = {f"report.{suffix}" for suffix in ("txt", "json", "html")}
-    assert names == {"plan.json", *reports, "lenet5.onnx", "lenet5.onnx.precc.json"}
-    plan = precc.PrecisionPlan.load(tmp_path / "out" / "plan.json")
-    assert len(plan.slots) == 28
-    onnx.checker.check_model(onnx.load(tmp_path / "out" / "lenet5.onnx"))
-    assert "test accuracy:" in (tmp_path / "out" / "report.txt").read_text()
 
 
 def test_formats(capsys: pytest.CaptureFixture[str]) -> None:

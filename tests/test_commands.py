@@ -1,20 +1,26 @@
 """All commands: each has a help with an example, a run that succeeds, and one that fails."""
 
+import io
 import json
 import subprocess
 import sys
 import tomllib
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import onnx
 import pytest
 from rich.table import Table
 
+import precc
 from precc.cli import main
 from precc.commands import COMMANDS, GROUPS
+from precc.commands.factories import task_of_spec
 from precc.commands.output import json_text, progress, say
 from precc.commands.parser import command_parser
 from precc.commands.places import writable_file, writable_folder
@@ -22,6 +28,7 @@ from precc.devices.workloads import SIZES, Sizes
 from tests.command_files import write_digits, write_files
 
 ROOT = Path(__file__).resolve().parent.parent
+REPORTS = {f"report.{suffix}" for suffix in ("txt", "json", "html")}
 
 
 @dataclass(frozen=True)
@@ -135,15 +142,35 @@ def subparser(name: str) -> Any:
     return found
 
 
+@cache
+def succeeded(name: str) -> tuple[int, str]:
+    """Exit code and stdout of the run that succeeds, as JSON where the command has it; run once."""
+    text = io.StringIO()
+    with redirect_stdout(text):
+        code = run(name, f"{CASES[name].succeeds[0]} {'--json' if COMMANDS[name].json else ''}")
+    return code, text.getvalue()
+
+
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_run_that_succeeds(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments, entries = CASES[name].succeeds
-    assert run(name, f"{arguments} {'--json' if COMMANDS[name].json else ''}") == 0
-    text = capsys.readouterr().out
+def test_a_run_that_succeeds(name: str) -> None:
+    code, text = succeeded(name)
+    assert code == 0
     if COMMANDS[name].json:
-        assert set(entries) <= set(json.loads(text))
+        assert set(CASES[name].succeeds[1]) <= set(json.loads(text))
     else:
         assert text
+
+
+def test_what_the_demo_leaves(folder: Path) -> None:
+    document = json.loads(succeeded("demo")[1])
+    names = {entry.name for entry in (folder / "out").iterdir()}
+    assert names == {"plan.json", *REPORTS, "lenet5.onnx", "lenet5.onnx.precc.json"}
+    assert {Path(own).name for own in document["wrote"]} == names
+    assert len(precc.PrecisionPlan.load(folder / "out" / "plan.json").slots) == 28
+    onnx.checker.check_model(onnx.load(folder / "out" / "lenet5.onnx"))
+    text = (folder / "out" / "report.txt").read_text()
+    for part in ("precision of LeNet5", "test accuracy:", "multiply-adds of the training", "compilations: 2"):
+        assert part in text
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -207,6 +234,20 @@ def test_a_report_is_saved_and_written_anew(tmp_path: Path, capsys: pytest.Captu
     ):
         assert run("report", arguments) == 1
         assert message in capsys.readouterr().err
+
+
+def test_a_model_with_a_loss_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("report", "net.py:own_loss --plan bf16 --json") == 0
+    assert json.loads(capsys.readouterr().out)["step"]["loss"] > 0
+
+
+def test_a_model_without_a_loss(capsys: pytest.CaptureFixture[str]) -> None:
+    """As the mean square of its output, which stderr says."""
+    assert run("report", "net.py:no_loss --plan bf16 --json") == 0
+    printed = capsys.readouterr()
+    assert "precc: no loss is given, so that errors are of the mean square of the output of Net\n" == printed.err
+    own = task_of_spec("net.py:no_loss")
+    assert json.loads(printed.out)["step"]["loss"] == pytest.approx(own.module(*own.inputs).square().mean().item())
 
 
 def test_explaining_a_model(capsys: pytest.CaptureFixture[str]) -> None:

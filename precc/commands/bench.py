@@ -23,7 +23,7 @@ from precc.commands.command import Command
 from precc.commands.factories import add_factory, task_of
 from precc.commands.machine import machine
 from precc.commands.output import Bar, progress, say
-from precc.commands.steps import add_plan, learn, plan_of, tried
+from precc.commands.steps import add_plan, learn, plan_of, with_loss
 from precc.errors import BackendError, CaptureError
 from precc.module import PrecisionModule
 from precc.task import Task
@@ -84,7 +84,7 @@ def _run(chosen: argparse.Namespace) -> int:
 def _plain(task: Task) -> Task:
     if isinstance(task.module, PrecisionModule):
         raise CaptureError("bench compiles the model itself, beside others: give it the model, not a net of precc")
-    return tried(task)
+    return with_loss(task)
 
 
 def _benched(bar: Bar, chosen: argparse.Namespace, task: Task, variants: tuple[str, ...]) -> Mapping[str, Benched]:

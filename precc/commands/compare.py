@@ -15,7 +15,7 @@ from precc.commands.arguments import add_file, draws
 from precc.commands.command import Command
 from precc.commands.factories import add_factory, task_of
 from precc.commands.output import Bar, progress, say
-from precc.commands.steps import PLAN_HELP, analysed, compiled, plan_of
+from precc.commands.steps import PLAN_HELP, analysed, compiled, plan_of, with_loss
 from precc.cost.cost_model import CostModel
 from precc.cost.cost_of_plan import cost_of
 from precc.cost.named_costs import cost_named, names_of_costs
@@ -67,7 +67,7 @@ def _run(chosen: argparse.Namespace) -> int:
     model = cost_named(chosen.cost, anywhere=chosen.anywhere)
     with progress(chosen, 1 + len(plans)) as bar:
         bar.at("analysing the step")
-        task = task_of(chosen)
+        task = with_loss(task_of(chosen))
         analysis = analysed(task, compiled(task, None), list(plans.values()))
         bar.advance()
         given = [_given(bar, analysis, name, plan, model, chosen.measure) for name, plan in plans.items()]

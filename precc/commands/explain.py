@@ -10,7 +10,7 @@ from precc.analysis.explanation import explained, full_name
 from precc.commands.command import Command
 from precc.commands.factories import add_factory, task_of
 from precc.commands.output import progress, say
-from precc.commands.steps import add_plan, analysed, compiled, plan_of
+from precc.commands.steps import add_plan, analysed, compiled, plan_of, with_loss
 from precc.plan import PrecisionPlan
 
 __all__ = ["EXPLAIN"]
@@ -36,7 +36,7 @@ def _analysis(chosen: argparse.Namespace, plan: PrecisionPlan | None) -> tuple[A
     """Of the file or the model, and the plan that is explained."""
     if ":" not in chosen.model and Path(chosen.model).is_file():
         return Analysis.load(chosen.model), PrecisionPlan("float32") if plan is None else plan
-    task = task_of(chosen)
+    task = with_loss(task_of(chosen))
     net = compiled(task, plan)
     return analysed(task, net, [net.plan]), net.plan
 

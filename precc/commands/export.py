@@ -12,7 +12,7 @@ from precc.commands.command import Command
 from precc.commands.factories import add_factory, task_of
 from precc.commands.output import progress, say
 from precc.commands.places import writable_file
-from precc.commands.steps import add_plan, compiled, plan_of
+from precc.commands.steps import add_plan, compiled, plan_of, tried
 
 __all__ = ["EXPORT"]
 
@@ -52,6 +52,7 @@ def _run(chosen: argparse.Namespace) -> int:
     plan = None if chosen.plan is None else plan_of(chosen.plan)
     task = task_of(chosen)
     with progress(chosen, None) as bar:
+        tried(task)
         bar.at(f"writing {chosen.out}")
         export_onnx(
             compiled(task, plan),

@@ -11,7 +11,7 @@ from precc.commands.command import Command
 from precc.commands.factories import add_factory, task_of
 from precc.commands.output import progress, say
 from precc.commands.places import writable_file
-from precc.commands.steps import PLAN_HELP, add_plan, analysed, compiled, learn, plan_of
+from precc.commands.steps import PLAN_HELP, add_plan, analysed, compiled, learn, plan_of, with_loss
 from precc.errors import PlanError
 from precc.module import PrecisionModule
 from precc.plan import PrecisionPlan
@@ -78,7 +78,7 @@ def _made(chosen: argparse.Namespace) -> PrecisionReport:
     other = None if chosen.against is None or saved else plan_of(chosen.against)
     with progress(chosen, 3) as bar:
         bar.at("running the step")
-        task = task_of(chosen)
+        task = with_loss(task_of(chosen))
         net = compiled(task, plan, chosen.backend)
         learn(task.on(net))
         bar.advance("analysing the step")

@@ -2,26 +2,41 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree
 
 from precc.analysis.analysis import Analysis
 from precc.analysis.analysis_options import AnalysisOptions
 from precc.api import compile, load_plan
 from precc.commands.arguments import add_file
+from precc.commands.output import note
 from precc.commands.users_errors import of_users
 from precc.control.snapshot import Snapshot
 from precc.errors import CaptureError, FormatError, PlanError
-from precc.module import PrecisionModule
+from precc.module import PrecisionModule, original
 from precc.plan import PrecisionPlan
 from precc.policy import Uniform
 from precc.shallow_clone import base_name
 from precc.slots import names_update
-from precc.task import Batch, Task
+from precc.task import Batch, NoLossError, Task
 
-__all__ = ["PLAN_HELP", "add_plan", "analysed", "compiled", "forward", "learn", "loss_of", "plan_of", "tried"]
+__all__ = [
+    "PLAN_HELP",
+    "add_plan",
+    "analysed",
+    "checked",
+    "compiled",
+    "forward",
+    "learn",
+    "loss_of",
+    "plan_of",
+    "tried",
+    "with_loss",
+]
 
 PLAN_HELP = "a plan's JSON file, an exported file, or a format, as e4m3 or e4m3/tensor"
 
@@ -50,30 +65,64 @@ def plan_of(text: str) -> PrecisionPlan:
             raise PlanError(f"{text!r} is neither a format ({error}) nor a plan ({other})") from other
 
 
-def tried(task: Task) -> Task:
-    """The same task, whose model and loss run on its example: errors are said before anything is compiled.
+def tried(task: Task) -> Any:
+    """The model's output on its example, by torch alone: errors are said before anything is compiled.
+
+    Generators and buffers stay as they are.
 
     Raises:
-        CaptureError: they fail; in one line.
+        CaptureError: the model fails; in one line.
     """
-    if not isinstance(task.module, PrecisionModule):
-        before = Snapshot.of(task.module)
-        with torch.no_grad(), of_users(f"the forward of {type(task.module).__name__}"):
-            output = task.module(*task.inputs, **task.named_inputs)
-        before.restore(task.module)
-        if task.loss is not None:
-            with torch.no_grad(), of_users("the loss"):
-                task.loss_of(output, task.targets)
+    model = original(task.module) if isinstance(task.module, PrecisionModule) else task.module
+    before = Snapshot.of(model)
+    with torch.no_grad(), of_users(f"the forward of {type(model).__name__}"):
+        output = model(*task.inputs, **task.named_inputs)
+    before.restore(model)
+    return output
+
+
+def checked(task: Task) -> Task:
+    """A task whose model and loss run on its example.
+
+    Raises:
+        CaptureError: they do not, or there is no loss; in one line.
+    """
+    output = tried(task)
+    with torch.no_grad(), of_users("the loss"):
+        task.loss_of(output, task.targets)
     return task
 
 
-def compiled(task: Task, plan: PrecisionPlan | None, backend: str = "reference") -> PrecisionModule:
-    """The net of a task, under a plan if there is one; a net that is compiled already stays what it is.
+def with_loss(task: Task) -> Task:
+    """The same, with a loss in any case: where neither task nor model has one, the mean square of what comes out.
+
+    Stderr then says so.
 
     Raises:
-        CaptureError: the model or its loss fails on the example; in one line.
+        CaptureError: model or loss fail; in one line.
     """
-    tried(task)
+    if task.loss is not None:
+        return checked(task)
+    try:
+        task.loss_of(tried(task))
+    except CaptureError as error:
+        if not isinstance(error, NoLossError):
+            raise
+        note(f"no loss is given, so that errors are of the mean square of the output of {type(task.module).__name__}")
+        return replace(task, loss=_mean_square)
+    return task
+
+
+def _mean_square(output: Any, *targets: Any) -> Tensor:
+    leaves = (own for own in _pytree.tree_leaves(output) if isinstance(own, Tensor) and own.dtype.is_floating_point)
+    terms = [own.square().mean() for own in leaves]
+    if not terms:
+        raise CaptureError("the model's output has no real numbers, of which a gradient could be")
+    return torch.stack(terms).sum()
+
+
+def compiled(task: Task, plan: PrecisionPlan | None, backend: str = "reference") -> PrecisionModule:
+    """The net of a task, under a plan if there is one; a net that is compiled already stays what it is."""
     if not isinstance(task.module, PrecisionModule):
         return compile(task.module, plan=plan, backend=backend)
     if plan is not None:

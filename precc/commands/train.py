@@ -13,7 +13,7 @@ from precc.commands.places import writable_folder
 from precc.commands.steps import PLAN_HELP, plan_of
 from precc.commands.train_settings import TrainSettings
 from precc.commands.trainers import AROUND, CLOSURES, LEFT_OUT, OPTIMIZERS, RATES, Trainer
-from precc.commands.training_run import SETTINGS, TrainingRun, stopping
+from precc.commands.training_run import CHECKPOINT, SETTINGS, TrainingRun, stopping
 from precc.errors import ControllerError, DataError, PlanError
 
 __all__ = ["TRAIN"]
@@ -85,7 +85,8 @@ def _resumed(chosen: argparse.Namespace) -> TrainingRun:
     if chosen.epochs is not None or chosen.steps is not None:
         settings = replace(settings, epochs=chosen.epochs, steps=chosen.steps)
         settings.save(folder / SETTINGS)
-    run = TrainingRun(folder, settings, _trainer(settings))
+    started = (folder / CHECKPOINT).exists()  # which has other weights than the training began with
+    run = TrainingRun(folder, settings, _trainer(replace(settings, weights=None) if started else settings))
     run.resume()
     return run
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from precc.api import compile
-from precc.commands.steps import forward, loss_of, tried
+from precc.commands.steps import checked, forward, loss_of
 from precc.commands.train_settings import TrainSettings
 from precc.commands.users_errors import of_users
 from precc.control.adapt import AdaPT
@@ -88,7 +88,7 @@ class Trainer:
 
     def __init__(self, task: Task, settings: TrainSettings) -> None:
         plan = None if settings.plan is None else PrecisionPlan.from_json(settings.plan)
-        self.net = compile(tried(task).module, plan=plan, backend=settings.backend)
+        self.net = compile(checked(task).module, plan=plan, backend=settings.backend)
         self.task = task.on(self.net)
         self.controller: Controller | None = None
         self.scaler: LossScaler | None = None

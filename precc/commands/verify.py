@@ -10,7 +10,7 @@ from precc.commands.arguments import add_file
 from precc.commands.command import Command
 from precc.commands.factories import add_factory, task_of
 from precc.commands.output import progress, say
-from precc.commands.steps import add_plan, compiled, plan_of
+from precc.commands.steps import add_plan, compiled, plan_of, tried
 
 __all__ = ["VERIFY"]
 
@@ -28,6 +28,7 @@ def _run(chosen: argparse.Namespace) -> int:
     task = task_of(chosen)
     with progress(chosen, None) as bar:
         bar.at(f"comparing {chosen.file} with the net")
+        tried(task)
         own = dict(task.named_inputs)
         found = verify_onnx(chosen.file, compiled(task, plan), task.inputs, kwargs=own, runtimes=runtimes)
     rows = [asdict(row) for row in found.rows]
