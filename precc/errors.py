@@ -15,6 +15,7 @@ __all__ = [
     "ExtraError",
     "FormatError",
     "InfeasibleError",
+    "NoLossError",
     "PlanError",
     "PreccError",
     "PrecisionWarning",
@@ -51,6 +52,10 @@ class AnalysisError(PreccError, ValueError):
 
 class CaptureError(PreccError, RuntimeError):
     """A model, or a call of it, cannot be turned into a graph."""
+
+
+class NoLossError(CaptureError):
+    """A task has no loss, and neither has the output of its model."""
 
 
 class RecompileLimitError(CaptureError):

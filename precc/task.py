@@ -6,13 +6,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from precc.errors import CaptureError
+from precc.errors import CaptureError, NoLossError
 
-__all__ = ["Batch", "NoLossError", "Task"]
-
-
-class NoLossError(CaptureError):
-    """A task has no loss, and neither has the output of its model."""
+__all__ = ["Batch", "Task"]
 
 
 class Batch(NamedTuple):

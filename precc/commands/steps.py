@@ -16,13 +16,13 @@ from precc.commands.arguments import add_file
 from precc.commands.output import note
 from precc.commands.users_errors import of_users
 from precc.control.snapshot import Snapshot
-from precc.errors import CaptureError, FormatError, PlanError
+from precc.errors import CaptureError, FormatError, NoLossError, PlanError
 from precc.module import PrecisionModule, original
 from precc.plan import PrecisionPlan
 from precc.policy import Uniform
 from precc.shallow_clone import base_name
 from precc.slots import names_update
-from precc.task import Batch, NoLossError, Task
+from precc.task import Batch, Task
 
 __all__ = [
     "PLAN_HELP",
@@ -105,9 +105,7 @@ def with_loss(task: Task) -> Task:
         return checked(task)
     try:
         task.loss_of(tried(task))
-    except CaptureError as error:
-        if not isinstance(error, NoLossError):
-            raise
+    except NoLossError:
         note(f"no loss is given, so that errors are of the mean square of the output of {type(task.module).__name__}")
         return replace(task, loss=_mean_square)
     return task
