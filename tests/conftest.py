@@ -5,10 +5,14 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+import torch._dynamo.guards
 
 gc.disable()  # until the tests begin: what imports and their collection make is there to stay
 
 import precc  # noqa: E402, F401  (the finder for precc.passes, precc.backends and precc.models)
+
+#: It flushes the caches of the processor, of all processes, to say in a log how long guards take.
+torch._dynamo.guards.profile_guard_manager = lambda *_: 0.0
 
 
 def pytest_collection_finish() -> None:

@@ -210,22 +210,23 @@ def test_losses_that_stay_above_their_band_roll_the_plan_back() -> None:
 
 
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
-@pytest.mark.parametrize("at", [1, 3, 5, 9])
-def test_resume_at_any_step_goes_on_bit_for_bit(kind: Any, at: int) -> None:
-    run = made(kind=kind)
-    train(run, at, micro=2)
-    parts = (run[0].state_dict(), run[1].state_dict(), run[2].state_dict(), torch.get_rng_state())
-    saved = copy.deepcopy(parts)
-    train(run, 12 - at, micro=2)
-    again = made(seed=9, kind=kind)
-    for part, state in zip(again, saved, strict=False):
-        part.load_state_dict(state)
-    torch.set_rng_state(saved[-1])
-    train(again, 12 - at, micro=2)
-    assert list(again[0].history) == list(run[0].history)
-    assert again[2].state_dict() == run[2].state_dict()
-    for own, other in zip(again[0].parameters(), run[0].parameters(), strict=True):
-        assert torch.equal(own, other)
+def test_resume_at_any_step_goes_on_bit_for_bit(kind: Any) -> None:
+    run, saved = made(kind=kind), {}
+    for step in range(1, 13):
+        train(run, 1, micro=2)
+        if step in (1, 3, 5, 9):
+            parts = (run[0].state_dict(), run[1].state_dict(), run[2].state_dict(), torch.get_rng_state())
+            saved[step] = copy.deepcopy(parts)
+    for at, states in saved.items():
+        again = made(seed=9, kind=kind)
+        for part, state in zip(again, states, strict=False):
+            part.load_state_dict(state)
+        torch.set_rng_state(states[-1])
+        train(again, 12 - at, micro=2)
+        assert list(again[0].history) == list(run[0].history), at
+        assert again[2].state_dict() == run[2].state_dict(), at
+        for own, other in zip(again[0].parameters(), run[0].parameters(), strict=True):
+            assert torch.equal(own, other), at
 
 
 def test_a_state_that_is_none_changes_nothing() -> None:

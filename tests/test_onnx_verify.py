@@ -1,7 +1,9 @@
 """Exported files compared with their nets: sound ones pass, each planted defect is found and named."""
 
 import sys
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import precc
+from precc.backends.onnx.exported_program import exported_program as export_program
 from precc.backends.onnx.load_plan import model_document
 from precc.backends.onnx.traced_net import TracedNet, opened_for_export
 from precc.backends.onnx.verification import verify
@@ -31,6 +34,9 @@ from tests.planted_defects import BETWEEN, OF_VALUES, TOLD, Defect, document, in
 
 ORT = ("onnxruntime",)
 
+#: Of the module's net, by open shapes.
+PROGRAMS: dict[Any, Any] = {}
+
 
 @pytest.fixture(scope="module")
 def net() -> precc.PrecisionModule:
@@ -42,6 +48,20 @@ def exported(net: precc.PrecisionModule, tmp_path_factory: pytest.TempPathFactor
     path = tmp_path_factory.mktemp("onnx") / "mixed.onnx"
     precc.export_onnx(net, mixed_inputs(), path)
     return path
+
+
+@pytest.fixture
+def traced_once(net: precc.PrecisionModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch makes of the one net is made once for all tests."""
+
+    def exported_program(given: Any, args: Any, kwargs: Any, shapes: Any) -> Any:
+        if given is not net:
+            return export_program(given, args, kwargs, shapes)
+        if shapes not in PROGRAMS:
+            PROGRAMS[shapes] = export_program(given, args, kwargs, shapes)
+        return deepcopy(PROGRAMS[shapes])
+
+    monkeypatch.setattr("precc.backends.onnx.traced_net.exported_program", exported_program)
 
 
 def test_a_sound_file_passes(net: precc.PrecisionModule, exported: Path) -> None:
@@ -65,6 +85,7 @@ def planted(exported: Path, tmp_path: Path, *defects: Defect) -> Path:
 
 
 @pytest.mark.parametrize("defects", OF_VALUES, ids=lambda defects: ",".join(plant.__name__ for plant in defects))
+@pytest.mark.usefixtures("traced_once")
 def test_planted_wrong_values_are_found_and_blame_no_other_slot(
     defects: dict[Defect, set[str]], net: precc.PrecisionModule, exported: Path, tmp_path: Path
 ) -> None:
@@ -75,6 +96,7 @@ def test_planted_wrong_values_are_found_and_blame_no_other_slot(
 
 
 @pytest.mark.parametrize("defects", TOLD, ids=lambda defects: ",".join(plant.__name__ for plant in defects))
+@pytest.mark.usefixtures("traced_once")
 def test_planted_problems_are_told(
     defects: dict[Defect, tuple[str, str]], net: precc.PrecisionModule, exported: Path, tmp_path: Path
 ) -> None:
@@ -84,6 +106,7 @@ def test_planted_problems_are_told(
 
 
 @pytest.mark.parametrize("defects", BETWEEN, ids=lambda defects: ",".join(plant.__name__ for plant in defects))
+@pytest.mark.usefixtures("traced_once")
 def test_what_is_wrong_between_roundings_is_told(
     defects: dict[Defect, str], net: precc.PrecisionModule, exported: Path, tmp_path: Path
 ) -> None:
@@ -108,6 +131,7 @@ def test_what_is_wrong_between_roundings_is_told(
         ("node", "conv/product/fprop.input", "node_linear", "the node 'node_conv2d' that it is of that"),
     ],
 )
+@pytest.mark.usefixtures("traced_once")
 def test_a_document_that_says_else_than_the_graph(
     entry: str, slot: str, value: object, message: str, net: precc.PrecisionModule, exported: Path
 ) -> None:
@@ -120,6 +144,7 @@ def test_a_document_that_says_else_than_the_graph(
     assert any(message in problem for problem in findings.problems), findings.problems
 
 
+@pytest.mark.usefixtures("traced_once")
 def test_only_the_runtime_that_computes_otherwise_is_blamed(
     net: precc.PrecisionModule, exported: Path, tmp_path: Path
 ) -> None:
@@ -159,6 +184,7 @@ def test_an_annotated_file_rounds_nothing(net: precc.PrecisionModule, tmp_path: 
     assert {row.precision for row in found.rows} == {"-"}
 
 
+@pytest.mark.usefixtures("traced_once")
 def test_a_model_that_no_single_file_holds(
     net: precc.PrecisionModule, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,6 +308,7 @@ def test_products_of_attention_are_compared(tmp_path: Path) -> None:
     assert len(found.rows) == 6
 
 
+@pytest.mark.usefixtures("traced_once")
 def test_slots_of_the_net_s_own_graphs_are_asked_for(
     net: precc.PrecisionModule, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
