@@ -1,11 +1,13 @@
 """Shared fixtures."""
 
+import functools
 import gc
 from collections.abc import Iterator
 
 import pytest
 import torch
 import torch._dynamo.guards
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 gc.disable()  # until the tests begin: what imports and their collection make is there to stay
 
@@ -13,6 +15,8 @@ import precc  # noqa: E402, F401  (the finder for precc.passes, precc.backends a
 
 #: It flushes the caches of the processor, of all processes, to say in a log how long guards take.
 torch._dynamo.guards.profile_guard_manager = lambda *_: 0.0
+#: From the sources of all translations, half a second in each export; precc adds none of its own.
+ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
 
 
 def pytest_collection_finish() -> None:

@@ -165,16 +165,16 @@ SPECIAL: Sizes = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 GROUPED: Sizes = {**SIZES, **SPECIAL, "num_key_value_heads": 2}
 
 
-def gpt2(dropout: float = 0.1) -> nn.Module:
+def gpt2(dropout: float = 0.1, layers: int = 2) -> nn.Module:
     """Tied, as GPT-2 is."""
     dropouts: Sizes = {"attn_pdrop": dropout, "embd_pdrop": dropout, "resid_pdrop": dropout}
-    sizes: Sizes = {"vocab_size": VOCABULARY, "n_positions": 32, "n_embd": 32, "n_layer": 2, "n_head": 4}
+    sizes: Sizes = {"vocab_size": VOCABULARY, "n_positions": 32, "n_embd": 32, "n_layer": layers, "n_head": 4}
     return hf.GPT2LMHeadModel(hf.GPT2Config(**sizes, **dropouts, **SPECIAL))
 
 
-def llama(key_value_heads: int = 2) -> nn.Module:
+def llama(key_value_heads: int = 2, layers: int = 2) -> nn.Module:
     """Tied, four heads of queries for so many of keys and values."""
-    sizes: Sizes = {**GROUPED, "num_key_value_heads": key_value_heads}
+    sizes: Sizes = {**GROUPED, "num_key_value_heads": key_value_heads, "num_hidden_layers": layers}
     return hf.LlamaForCausalLM(hf.LlamaConfig(**sizes, tie_word_embeddings=True))
 
 
