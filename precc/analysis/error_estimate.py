@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 from precc.analysis.unknown_slots import UnknownSlots
 
-__all__ = ["ErrorEstimate", "StandardErrors"]
+__all__ = ["UNSURE", "ErrorEstimate", "StandardErrors"]
 
 #: Share of a slot's sum of squares above which a prediction says that it is not sure.
-_UNSURE = 0.1
+UNSURE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class ErrorEstimate:
         """
         sure = self.standard_error.gradient
         known = f" (+- {100 * sure:.2g}%)" if math.isfinite(sure) and sure else ""
-        unsure = f"; unsure, for a slot loses {self.lost:.0%}: measure it" if self.lost > _UNSURE else ""
+        unsure = f"; unsure, for a slot loses {self.lost:.0%}: measure it" if self.lost > UNSURE else ""
         found = f"loss {self.loss_mean:+.1e} +- {self.loss:.1e}, gradient {100 * self.gradient:.3g}%"
         return f"{found}{known}{unsure}{self._partial}"
 

@@ -15,15 +15,17 @@ from precc.plan import PrecisionPlan
 from precc.report.analysed_step import AnalysedStep
 from precc.report.annotated_source import annotated_source
 from precc.report.choice_table import ChoiceTable
+from precc.report.extremes import root_of_squares
 from precc.report.layer_row import LayerRow
 from precc.report.report_frame import csv_of, frame_of
 from precc.report.report_json import arguments_of, text_of
 from precc.report.report_markup import html_of, markdown_of
-from precc.report.report_text import ROWS, WIDTH, plain, report_lines, rich_text
+from precc.report.report_part import ReportPart
+from precc.report.report_text import ROWS, plain, report_lines, rich_text
 from precc.report.row_order import kept_rows, sorted_rows
 from precc.report.slot_row import SlotRow
 from precc.report.source_listing import SourceListing
-from precc.report.summary import summary_lines
+from precc.report.summary import WIDTH, summary_lines
 
 __all__ = ["PrecisionReport"]
 
@@ -48,6 +50,7 @@ class PrecisionReport:
         missing: what is not known, and how to have it, in sentences.
         rules_block: Python that gives the worst three ops a finer format; empty where that is not known, or no help.
         against: another report, to be seen beside this one.
+        part: of what these rows are some; None: they are all.
     """
 
     title: str
@@ -63,6 +66,7 @@ class PrecisionReport:
     missing: tuple[str, ...] = ()
     rules_block: str = ""
     against: "PrecisionReport | None" = None
+    part: ReportPart | None = None
 
     @property
     def summary(self) -> str:
@@ -161,7 +165,7 @@ class PrecisionReport:
         return replace(self, rows=rows, slots=slots)
 
     def where(self, *, layer: str | None = None, op: str | None = None, format: str | None = None) -> "PrecisionReport":
-        """With some ops, and their slots.
+        """With some ops, and their slots; shares, and the errors and the cost of the step, stay those of the whole.
 
         Args:
             layer: pattern of module paths, as of `precc.Rule`, ``"conv*"``.
@@ -172,7 +176,12 @@ class PrecisionReport:
             FormatError: an unknown format.
         """
         rows, slots = kept_rows(self.rows, self.slots, layer, op, format)
-        return replace(self, rows=rows, slots=slots)
+        if self.part is not None:
+            return replace(self, rows=rows, slots=slots)
+        error = root_of_squares(row.predicted.gradient for row in self.rows if row.predicted is not None)
+        block = f"# of the whole net:\n{self.rules_block}" if self.rules_block else ""
+        whole = ReportPart(len({row.name for row in self.rows}), error)
+        return replace(self, rows=rows, slots=slots, rules_block=block, part=whole)
 
 
 def _page(report: PrecisionReport) -> str:

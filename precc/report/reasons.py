@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from precc.first_match import first_match
 from precc.plan import PrecisionPlan
 from precc.report.error_figures import ErrorFigures
+from precc.report.extremes import shares_of_squares
 from precc.report.net_parts import NetParts
 from precc.report.short_names import short_formats
 from precc.report.slot_row import SlotRow
@@ -77,9 +78,7 @@ def _lost(rows: Sequence[SlotRow]) -> str:
 
 def _shares(parts: NetParts, predicted: Mapping[str, ErrorFigures]) -> dict[str, float]:
     """Of the squared errors of the gradient that ops make alone."""
-    squares = {op: predicted[op].gradient ** 2 for op in parts.ops if op in predicted}
-    total = sum(squares.values())
-    return {op: own / total for op, own in squares.items()} if total > 0 else {}
+    return shares_of_squares({op: predicted[op].gradient for op in parts.ops if op in predicted})
 
 
 def _large(op: str, shares: Mapping[str, float]) -> str:

@@ -13,10 +13,10 @@ from precc.report.summary import summary_lines
 if TYPE_CHECKING:
     from precc.report.precision_report import PrecisionReport
 
-__all__ = ["ROWS", "WIDTH", "plain", "report_lines", "rich_text"]
+__all__ = ["ROWS", "plain", "report_lines", "rich_text"]
 
-#: Of text that nobody gave a width for, and the rows of its table.
-WIDTH, ROWS = 100, 150
+#: Of the table of a text that nobody gave a number for.
+ROWS = 150
 
 #: Characters of a note that are shown.
 _MOST = 1000
@@ -27,7 +27,7 @@ _COLOURS = ((4.99, "red"), (6.99, "magenta"), (11.99, "yellow"), (16.99, "cyan")
 
 def report_lines(report: "PrecisionReport", width: int, rows: int | None) -> list[Line]:
     """Within a width, with so many rows of the table; None: all."""
-    first, *rest = summary_lines(report)
+    first, *rest = summary_lines(report, width)
     lines = wrapped(first, width, "bold")
     lines += [part for line in rest for part in _summed(line, width)]
     shown = report.rows if rows is None else report.rows[:rows]

@@ -1,45 +1,90 @@
-"""The first ten lines of a report."""
+"""The first ten lines of a report, as data: what is printed and what the page shows."""
 
-from collections import Counter
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from precc.report.error_figures import ErrorFigures
+from precc.report.extremes import Extreme, extremes_of, op_names
 from precc.report.layer_row import LayerRow
-from precc.report.lines import printable
-from precc.report.short_names import short_names
 
 if TYPE_CHECKING:
     from precc.report.precision_report import PrecisionReport
 
-__all__ = ["average_bits", "ordered_by_error", "summary_lines"]
+__all__ = ["WIDTH", "Summary", "average_bits", "summary_lines", "summary_of"]
 
-#: Ops that are named, worst and best, and how long their names may be.
-_NAMED, _USUAL, _LONGEST = 3, 16, 32
+#: Of text that nobody gave a width for.
+WIDTH = 100
+
+#: How long names may be, from the longest; the last where a line has no room for any. None: as they are.
+_LIMITS = ((None, 0), (48, 0), (32, 0), (24, 32), (16, 32))
+
+#: Columns before the text of a line.
+_INDENT = 13
+
+#: Ops of equal cost that are named.
+_EQUAL = 3
 
 
-def summary_lines(report: "PrecisionReport") -> list[str]:
-    """At most ten lines; of a report without an analysis two."""
-    lines = [f"precision of {report.title}", f"  size       {_size(report)}"]
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What is said first of a report.
+
+    Args:
+        title: name of the net.
+        entries: pairs of a heading, such as ``predicted``, and a text; at most nine.
+        worst: ops of the largest predicted errors.
+        best: of the smallest, none of those.
+        doubt: why the prediction of the whole is not sure; empty where it is, or there is none.
+    """
+
+    title: str
+    entries: tuple[tuple[str, str], ...]
+    worst: Extreme
+    best: Extreme
+    doubt: str = ""
+
+
+def summary_of(report: "PrecisionReport", width: int = WIDTH) -> Summary:
+    """Of a report without an analysis its size alone.
+
+    Args:
+        report: of a net.
+        width: of a line, in which names are cut where they have no room.
+    """
+    entries = [("size", _size(report))]
+    worst, best = extremes_of(report)
     step = report.step
     if step is not None:
-        lines.append(f"  step       loss {step.loss:.4g}, gradient {step.gradient_norm:.4g}, {step.batch}")
-        lines.append(f"  predicted  {_error(step.predicted)}")
+        entries.append(("step", f"loss {step.loss:.4g}, gradient {step.gradient_norm:.4g}, {step.batch}"))
+        remedy = ": measure it" * (step.measured is None)
+        whole = "of the whole net: " * (report.part is not None)
+        entries.append(("predicted", f"{whole}{_error(step.predicted, remedy)}"))
         if step.measured is not None:
-            lines.append(f"  measured   {_error(step.measured)}, in {step.draws} draws")
-        lines += _extremes(report.rows)
-        lines.append(f"  trust      {_trust(report)}")
+            entries.append(("measured", f"{whole}{_error(step.measured)}, in {step.draws} draws"))
+        found = (("worst", worst), ("best", best))
+        entries += [(name, _extreme(own, report.rows, width)) for name, own in found if own.rows]
+        entries.append(("trust", _trust(report)))
     if report.cost is not None:
-        lines.append(f"  cost       {_cost(report)}")
+        entries.append(("cost", _cost(report, width)))
     if report.against is not None:
-        lines.append(f"  against    {_against(report, report.against)}")
-    return lines
+        entries.append(("against", _against(report, report.against)))
+    doubt = "" if step is None or step.predicted is None else step.predicted.doubt
+    return Summary(report.title, tuple(entries), worst, best, doubt)
+
+
+def summary_lines(report: "PrecisionReport", width: int = WIDTH) -> list[str]:
+    """At most ten lines; of a report without an analysis two."""
+    found = summary_of(report, width)
+    return [f"precision of {found.title}", *(f"  {name:<9}  {text}" for name, text in found.entries)]
 
 
 def _size(report: "PrecisionReport") -> str:
     ops = len({row.name for row in report.rows})
     bits = average_bits(report)
-    said = [f"{ops:,} op{'s' * (ops != 1)}", f"{sum(row.multiply_adds for row in report.rows):,} multiply-adds a step"]
+    count = f"{ops:,} op{'s' * (ops != 1)}" if report.part is None else f"{ops:,} of {report.part.ops:,} ops shown"
+    said = [count, f"{sum(row.multiply_adds for row in report.rows):,} multiply-adds a step"]
     return ", ".join([*said, *([] if bits is None else [f"{bits:.3g} bits an operand"])])
 
 
@@ -50,40 +95,32 @@ def average_bits(report: "PrecisionReport") -> float | None:
     return sum(row.bits * row.multiply_adds for row in operands) / work if work else None
 
 
-def _error(own: ErrorFigures | None) -> str:
+def _error(own: ErrorFigures | None, remedy: str = "") -> str:
     if own is None:
         return "not known"
+    sure = f" (+- {100 * own.standard_error:.2g}%)" if own.standard_error else ""
     partial = ", partial" if own.partial else ""
-    return f"loss {own.loss_mean:+.1e} +- {own.loss:.1e}, gradient {own.gradient:.2%}{partial}"
+    unsure = f"; unsure, for {own.doubt}{remedy}" if own.doubt else ""
+    return f"loss {own.loss_mean:+.1e} +- {own.loss:.1e}, gradient {own.gradient:.2%}{sure}{partial}{unsure}"
 
 
-def ordered_by_error(rows: Sequence[LayerRow]) -> list[tuple[LayerRow, float]]:
-    """Ops whose error is predicted, the largest first, with their shares of the squared errors of the gradient."""
-    known = [(row, row.predicted.gradient) for row in rows if row.predicted is not None]
-    total = sum(own**2 for _, own in known)
-    ordered = sorted(known, key=lambda own: -own[1] if own[1] == own[1] else 0.0)
-    return [(row, own**2 / total if total else 0.0) for row, own in ordered]
+def _extreme(found: Extreme, rows: Sequence[LayerRow], width: int) -> str:
+    def text(names: Mapping[str, str]) -> str:
+        pairs = zip(found.rows, found.errors, strict=True)
+        said = [f"{names[row.name]} {own.gradient:.2%}{'?' * bool(own.doubt)}" for row, own in pairs]
+        return f"{', '.join(said)}; {found.share:.0%} of the squares"
+
+    return _fitting(rows, width, text)
 
 
-def _extremes(rows: Sequence[LayerRow]) -> list[str]:
-    """The worst and the best ops, none of them twice."""
-    ordered = ordered_by_error(rows)
-    worst = ordered[:_NAMED]
-    best = ordered[max(len(worst), len(ordered) - _NAMED) :][::-1]
-    names = _names(rows)
-    lines = []
-    for name, own in (("worst", worst), ("best", best)):
-        said = [f"{names[row.name]} {row.predicted.gradient:.2%}" for row, _ in own if row.predicted is not None]
-        lines += [f"  {name:<9}  {', '.join(said)}; {sum(share for _, share in own):.0%} of the squares"] * bool(said)
-    return lines
-
-
-def _names(rows: Sequence[LayerRow]) -> dict[str, str]:
-    """By name of the op: in short, that of the layer where it has no other op."""
-    ops = Counter(row.layer for row in rows)
-    names = {row.name: row.layer if row.layer and ops[row.layer] == 1 else row.name for row in rows}
-    short = short_names(names.values(), _USUAL, _LONGEST)
-    return {name: printable(short[own]) for name, own in names.items()}
+def _fitting(rows: Sequence[LayerRow], width: int, text: Callable[[Mapping[str, str]], str]) -> str:
+    """A text with the longest names that there is room for in a line."""
+    found = ""
+    for limit, most in _LIMITS:
+        found = text(op_names(rows, limit, most))
+        if _INDENT + len(found) <= width:
+            break
+    return found
 
 
 def _trust(report: "PrecisionReport") -> str:
@@ -105,12 +142,22 @@ def _trust(report: "PrecisionReport") -> str:
     return f"{calibrated}; {ranks}"
 
 
-def _cost(report: "PrecisionReport") -> str:
-    largest = max((row for row in report.rows if row.cost is not None), key=lambda row: row.cost or 0.0, default=None)
-    name = "" if largest is None else _names(report.rows)[largest.name]
-    most = "" if largest is None or largest.cost is None else f", {largest.cost:.0%} of it {name}"
+def _cost(report: "PrecisionReport", width: int) -> str:
+    """What the step costs, and the ops with the largest part; several where they are alike."""
     assert report.cost is not None
-    return f"{report.cost} by {report.cost.model.partition('(')[0]}{most}"
+    whole = f"{report.cost} by {report.cost.model.partition('(')[0]}{' of the whole net' * (report.part is not None)}"
+    known = {row.name: row.cost for row in report.rows if row.cost is not None and row.cost == row.cost}
+    if not known:
+        return whole
+    most = max(known.values())
+    alike = [name for name, own in known.items() if math.isclose(own, most, rel_tol=1e-9)]
+    more = f" and {len(alike) - _EQUAL:,} more" if len(alike) > _EQUAL else ""
+    each = " each" if len(alike) > 1 else ""
+
+    def text(names: Mapping[str, str]) -> str:
+        return f"{whole}, {most:.0%} of it{each} {', '.join(names[name] for name in alike[:_EQUAL])}{more}"
+
+    return _fitting(report.rows, width, text)
 
 
 def _against(report: "PrecisionReport", other: "PrecisionReport") -> str:
