@@ -95,7 +95,7 @@ class PrecisionModule(SharedClone):
         *,
         measure: int = 0,
         by: str = "op",
-        against: PrecisionReport | str | Path | None = None,
+        against: PrecisionReport | PrecisionPlan | str | Path | None = None,
         cost: CostModel | None = None,
         choices: bool | None = None,
     ) -> PrecisionReport:
@@ -107,17 +107,21 @@ class PrecisionModule(SharedClone):
             analysis: of a step, as ``net.analyze`` gives it; None: the net's last one, which cannot measure.
             measure: draws, at least 2, in which the plan as a whole and each op by itself are measured; 0: none.
             by: ``"op"``, or ``"slot"``, to measure each slot by itself too.
-            against: another report to be seen beside this one, or the path of one in JSON.
+            against: to be seen beside this one: another report, the path of one in JSON, or a plan, whose report of
+                the same step is made; the net's rules hold over it.
             cost: model; default: `precc.BitOps`.
             choices: whether to have what other formats would cost and do; default: of up to 250 slots.
 
         Raises:
             AnalysisError: what is no analysis or no number of draws, or an analysis that cannot measure.
             DataError, OSError: the other report cannot be read.
-            PlanError: what is no report, no cost model.
+            PlanError: what is no report, no cost model; a plan that does not fit the net.
             UnsupportedError: the plan cannot be measured.
         """
         session = session_of(self)
+        if isinstance(against, PrecisionPlan):
+            session.graphs.check(against, session.rules, self)
+            against = against.under(session.rules)
         options = ReportOptions(measure, by, against, cost, choices)
         return build_report(self._facts(), session.analysis if analysis is None else analysis, options)
 

@@ -27,6 +27,7 @@ from precc.report.error_figures import ErrorFigures
 from precc.report.precision_band import precision_band
 from precc.report.precision_report import PrecisionReport
 from precc.report.step_errors import op_plans
+from precc.report.summary import summary_of
 
 LABELS = torch.arange(8) % 10
 QUICK = AnalysisOptions(probes=2, samples=512)
@@ -193,6 +194,47 @@ def test_rules_to_paste_do_what_they_say(studied: tuple[Any, Analysis, Precision
     assert again.rows[1].why.startswith("rule")
 
 
+@pytest.fixture(scope="module")
+def small() -> tuple[Any, Analysis]:
+    """Gradients that e4m3 flushes to 0."""
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 2))
+    net: Any = precc.compile(layers, policy="e4m3", backend="reference")
+    x = torch.randn(16, 8)
+    net(x).square().mean().backward()
+    return net, net.analyze(x, loss=lambda output: output.square().mean() * 1e-2, options=QUICK)
+
+
+def test_a_prediction_that_is_not_sure_says_so(small: tuple[Any, Analysis]) -> None:
+    """In the summary, the table, the rules, and in what is saved; that of another plan is sure."""
+    net, analysis = small
+    report = net.report(analysis)
+    estimate = analysis.predict(net.plan)
+    assert report.step.predicted.lost == estimate.lost > 0.5
+    assert "unsure, for a slot loses 100%: measure it" in report.summary
+    assert summary_of(report).doubt == "a slot loses 100%"
+    worst = report.sorted_by("predicted").rows[0].predicted
+    assert f"{worst.gradient:.2%}?, " in report.summary
+    assert f"{worst.gradient:.2%}?  " in str(report)
+    for text in (str(report), report.to_markdown(), report._repr_html_()):
+        assert "? is not sure: a slot loses" in text
+    assert f"gradient error {estimate.gradient:.2%}? -> " in report.rules_block
+    assert "# ? is not sure: measure the net" in report.rules_block
+    assert PrecisionReport.from_json(report.to_json()).step.predicted == report.step.predicted  # type: ignore[union-attr]
+    finer = net.report(analysis, against=PrecisionPlan("float32")).against
+    assert finer.step.predicted.lost < 0.1
+    assert "?" not in str(finer)
+
+
+def test_standard_errors_are_those_of_draws(small: tuple[Any, Analysis]) -> None:
+    net, analysis = small
+    found = net.report(analysis, measure=3).step.measured
+    assert found.standard_error == analysis.measure(net.plan, 3).standard_error.gradient > 0
+    assert ErrorFigures(0.0, 0.0, 0.2, standard_error=0.11).doubt == "its standard error is large"
+    assert ErrorFigures(0.0, 0.0, 0.2, standard_error=0.09).doubt == ""
+    assert ErrorFigures(0.0, 0.0, 0.0, standard_error=0.0).doubt == ""
+
+
 def test_a_net_that_did_not_run_says_what_to_do() -> None:
     report = precc.compile(LeNet5(), backend="reference").report()
     assert report.rows == report.slots == ()
@@ -215,7 +257,7 @@ def test_a_net_that_rounds_nothing_errs_not() -> None:
     net = lenet()
     report = net.report(net.analyze(images(), loss=loss, options=QUICK), measure=2)
     assert report.step is not None
-    assert report.step.predicted == ErrorFigures(0.0, 0.0, 0.0)
+    assert report.step.predicted == ErrorFigures(0.0, 0.0, 0.0, standard_error=0.0)
     assert {row.why for row in report.rows} == {"not rounded"}
     assert [row for row in report.slots if row.rounded or row.band is not None] == []
     assert report.rules_block == ""
@@ -295,7 +337,8 @@ def test_an_analysis_of_another_net_is_not_used(studied: tuple[Any, Analysis, Pr
         ({"measure": 2.0}, AnalysisError, "at least 2"),
         ({"measure": 2}, AnalysisError, "pass the analysis"),
         ({"by": "layer"}, AnalysisError, "'op', 'slot'"),
-        ({"against": 3}, PlanError, "against is a report"),
+        ({"against": 3}, PlanError, "against is a report, a plan, or"),
+        ({"choices": 0}, PlanError, "choices is True"),
         ({"cost": precc.BitOps}, PlanError, "no cost model"),
         ({"choices": "all"}, PlanError, "choices is True"),
         ({"analysis": "e4m3"}, AnalysisError, "what net.analyze returns"),
@@ -313,6 +356,30 @@ def test_another_report_stands_beside(studied: tuple[Any, Analysis, PrecisionRep
     assert "  against    LeNet5: " in str(other)
     assert f"{report.step.predicted.gradient:.2%} -> " in other.summary  # type: ignore[union-attr]
     assert other.against == report
+
+
+def test_another_plan_stands_beside(small: tuple[Any, Analysis]) -> None:
+    """A report of the same step under it; rules of the net hold over it as over a plan that is set."""
+    net, analysis = small
+    plan = PrecisionPlan("bf16", {"2/product/fprop.weight": "fp16"})
+    other = net.report(analysis, against=plan).against
+    assert other.title == "Sequential"
+    before = net.plan
+    net.set_plan(plan)
+    try:
+        own = net.report(analysis)
+    finally:
+        net.set_plan(before)
+    assert [row.formats for row in other.rows] == [row.formats for row in own.rows]
+    assert other.step == own.step
+    assert other.cost == own.cost
+    assert (other.against, net.plan) == (None, before)
+    with pytest.raises(PlanError, match="nowhere"):
+        net.report(analysis, against=PrecisionPlan("bf16", {"nowhere/product/fprop.weight": "fp16"}))
+    unknown: Any = precc.compile(nn.Linear(4, 2), rules=[precc.Rule("*", keep="fp32")], backend="reference")
+    unknown(torch.ones(2, 4))
+    beside = unknown.report(against=PrecisionPlan("e4m3"))
+    assert beside.against.rows[0].formats == beside.rows[0].formats
 
 
 # Bands: their ends round to themselves, and what is beyond does not.

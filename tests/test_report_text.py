@@ -24,6 +24,7 @@ from precc.report.precision_report import PrecisionReport
 from precc.report.short_names import short_formats, short_names
 from precc.report.slot_row import SlotRow
 from precc.report.source_listings import source_listings
+from precc.report.summary import summary_of
 from precc.slots import Slot
 from precc.source_places import Place
 from tests.golden import check_golden
@@ -111,6 +112,52 @@ def test_the_summary_is_short_and_names_the_worst() -> None:
     assert f"{ordered[-1].predicted.gradient:.2%}" in best.split(",")[0]  # type: ignore[union-attr]
     assert any("calibrated by 3 measurements of 1 group;" in line and "0.91" in line for line in lines)
     assert any("1.2e+09 bit operations by BitOps" in line for line in lines)
+
+
+def test_names_are_whole_where_there_is_room() -> None:
+    """A name is cut in the summary if its line would not fit otherwise."""
+    report = made_up(4, "model.layers.{k}.attention")
+    worst = next(line for line in report.summary.splitlines() if "worst" in line)
+    assert "model.layers.1" in worst
+    assert "…" not in worst
+    assert "…" in next(line for line in report.text(60).splitlines() if "worst" in line)
+
+
+def test_ops_of_equal_cost_are_named_together() -> None:
+    assert "20% of it in each of fc0, fc1, fc2 and 2 more" in made_up(5, "fc{k}").summary
+    one = made_up(3, "fc{k}")
+    rows = (replace(one.rows[0], cost=0.2), replace(one.rows[1], cost=0.5), replace(one.rows[2], cost=0.3))
+    assert "50% of it fc1" in replace(one, rows=rows).summary
+
+
+def test_a_part_of_a_report_has_the_shares_of_the_whole() -> None:
+    report = replace(made_up(5, "fc{k}"), rules_block="rules = []")
+    part = report.where(layer="fc[12]")
+    errors = [row.predicted.gradient for row in report.rows if row.predicted]
+    chosen = [row.predicted.gradient for row in part.rows if row.predicted]
+    share = sum(own**2 for own in chosen) / sum(own**2 for own in errors)
+    assert 0 < share < 0.9
+    assert f"; {share:.0%} of the squares" in part.summary
+    assert "2 of 5 ops shown" in part.summary
+    assert "predicted  of the whole net: loss" in part.summary
+    assert "bit operations by BitOps of the whole net, 20% of it in each of fc1, fc2" in part.summary
+    assert part.rules_block == "# of the whole net:\nrules = []"
+    again = part.where(layer="fc1")
+    assert "1 of 5 ops shown" in again.summary
+    assert again.rules_block == part.rules_block
+    assert PrecisionReport.from_json(part.to_json()) == part
+
+
+def test_the_summary_is_data_too() -> None:
+    report = made_up(7, "fc{k}")
+    found = summary_of(report)
+    assert report.summary.splitlines()[1:] == [f"  {name:<9}  {text}" for name, text in found.entries]
+    ordered = [row.name for row in report.sorted_by("predicted").rows]
+    assert [row.name for row in found.worst.rows] == ordered[:3]
+    assert [row.name for row in found.best.rows] == ordered[:-4:-1]
+    few = summary_of(made_up(4, "fc{k}"))
+    assert [len(own.rows) for own in (few.worst, few.best)] == [3, 1]
+    assert few.worst.share + few.best.share == pytest.approx(1.0)
 
 
 def test_names_that_are_shortened_stay_apart() -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from precc.analysis.analysis import Analysis
@@ -40,7 +40,7 @@ class ReportOptions:
     Args:
         measure: draws of each measurement; 0: nothing is measured.
         by: what is measured by itself beside the plan: ``"op"``, or ``"slot"``, each op and each slot.
-        against: another report to be seen beside this one, or the path of one.
+        against: to be seen beside this one: another report, the path of one, or a plan, of which one is made.
         cost: model; None is `BitOps`.
         choices: whether to have the table of choices; None: up to 250 slots.
 
@@ -50,7 +50,7 @@ class ReportOptions:
 
     measure: int = 0
     by: str = "op"
-    against: "PrecisionReport | str | Path | None" = None
+    against: PrecisionReport | PrecisionPlan | str | Path | None = None
     cost: CostModel | None = None
     choices: bool | None = None
 
@@ -59,11 +59,11 @@ class ReportOptions:
             raise AnalysisError(f"measure is a number of draws, at least 2, or 0 for none, not {self.measure!r}")
         if self.by not in BY:
             raise AnalysisError(f"by={self.by!r}: {expected_one_of(BY)}")
-        if not isinstance(self.against, (PrecisionReport, str, Path, type(None))):
-            raise PlanError(f"against is a report, or the path of one in JSON, not {self.against!r:.60}")
+        if not isinstance(self.against, (PrecisionReport, PrecisionPlan, str, Path, type(None))):
+            raise PlanError(f"against is a report, a plan, or the path of a report in JSON, not {self.against!r:.60}")
         if isinstance(self.cost, type) or not isinstance(self.cost, (CostModel, type(None))):
             raise PlanError(f"{self.cost!r:.60} is no cost model, such as precc.BitOps()")
-        if self.choices not in (None, True, False):
+        if type(self.choices) not in (bool, type(None)):
             raise PlanError(f"choices is True, False or None, not {self.choices!r}")
 
 
@@ -115,8 +115,16 @@ def build_report(net: NetFacts, analysis: Analysis | None, options: ReportOption
         tuple(listings),
         tuple(missing),
         finer_rules_block(known, net.plan, parts, errors.predicted) if known is not None and predicted else "",
-        PrecisionReport.load(options.against) if isinstance(options.against, (str, Path)) else options.against,
+        _other(net, analysis, options),
     )
+
+
+def _other(net: NetFacts, analysis: Analysis | None, options: ReportOptions) -> PrecisionReport | None:
+    """What the report is seen beside."""
+    own = options.against
+    if isinstance(own, PrecisionPlan):
+        return build_report(replace(net, plan=own), analysis, ReportOptions(cost=options.cost, choices=False))
+    return PrecisionReport.load(own) if isinstance(own, (str, Path)) else own
 
 
 def _uncaptured(net: NetFacts, parts: NetParts) -> list[str]:

@@ -5,10 +5,16 @@ from dataclasses import dataclass
 
 from precc.analysis.error_estimate import UNSURE, ErrorEstimate
 
-__all__ = ["ErrorFigures"]
+__all__ = ["DOUBT_NOTE", "ErrorFigures", "percent"]
+
+#: What a question mark behind an error says.
+DOUBT_NOTE = "? is not sure: a slot loses over a tenth of its sum of squares, or the standard error is over half"
 
 #: The standard error of a gradient's, as a part of it, above which it is not sure.
 _NOISY = 0.5
+
+#: Errors of which digits behind the point say nothing.
+_LARGE = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +57,15 @@ class ErrorFigures:
             return f"a slot loses {self.lost:.0%}"
         noisy = self.standard_error is not None and self.standard_error > _NOISY * self.gradient
         return "its standard error is large" if noisy else ""
+
+
+def percent(own: ErrorFigures | None) -> str:
+    """The error of the gradient for a table, with a question mark where it is not sure.
+
+    >>> percent(ErrorFigures(0.0, 1e-3, 0.2, lost=1.0))
+    '20.00%?'
+    """
+    if own is None:
+        return ""
+    text = f"{own.gradient:.2%}" if own.gradient < _LARGE else f"{100 * own.gradient:.2g}%"
+    return text + "?" * bool(own.doubt)

@@ -7,7 +7,7 @@ from precc.analysis.analysis import Analysis
 from precc.formats import FloatFormat, Format, parse_format
 from precc.plan import PrecisionPlan
 from precc.precision import Precision
-from precc.report.error_figures import ErrorFigures
+from precc.report.error_figures import ErrorFigures, percent
 from precc.report.net_parts import NetParts
 from precc.rule import Rule
 from precc.slots import Slot
@@ -35,7 +35,7 @@ def finer_rules_block(
         parts: of the net.
         predicted: errors of ops that alone round.
     """
-    whole = analysis.predict(plan).gradient
+    whole = ErrorFigures.of(analysis.predict(plan))
     ordered = sorted((op for op in parts.ops if op in predicted), key=lambda op: -predicted[op].gradient)
     rules: list[Rule] = []
     comments = []
@@ -45,7 +45,7 @@ def finer_rules_block(
         if found is not None:
             rule, after = found
             rules.append(rule)
-            comments.append(f"{before:.2%} -> {after:.2%}")
+            comments.append(f"{percent(before)} -> {percent(after)}")
             before = after
         if len(rules) == WORST:
             break
@@ -53,8 +53,8 @@ def finer_rules_block(
 
 
 def _finer(
-    analysis: Analysis, plan: PrecisionPlan, parts: NetParts, op: str, rules: tuple[Rule, ...], before: float
-) -> tuple[Rule, float] | None:
+    analysis: Analysis, plan: PrecisionPlan, parts: NetParts, op: str, rules: tuple[Rule, ...], before: ErrorFigures
+) -> tuple[Rule, ErrorFigures] | None:
     """The coarsest format finer than the op's with which the error falls, as a rule; None if there is none."""
     operands = [operand for product in parts.ops[op].values() for operand in product.operands]
     slot = operands[0].slot
@@ -64,8 +64,8 @@ def _finer(
         rule = _rule(parts, slot, fmt)
         if rule in rules or _roundoff(Precision(fmt)) >= coarsest:
             continue
-        after = analysis.predict(plan.under((*rules, rule))).gradient
-        if after < before:
+        after = ErrorFigures.of(analysis.predict(plan.under((*rules, rule))))
+        if after.gradient < before.gradient:
             return rule, after
     return None
 
@@ -84,12 +84,17 @@ def _roundoff(own: Precision) -> float:
     return fmt.unit_roundoff if isinstance(fmt, FloatFormat) else float(2.0**-fmt.bits)
 
 
-def _block(rules: Sequence[Rule], comments: Sequence[str], others: Sequence[Rule], before: float, after: float) -> str:
+def _block(
+    rules: Sequence[Rule], comments: Sequence[str], others: Sequence[Rule], before: ErrorFigures, after: ErrorFigures
+) -> str:
     """As Python, each new rule with what it adds."""
-    head = f"# predicted gradient error {before:.2%} -> {after:.2%}: precc.compile(model, ..., rules=rules)"
+    said = f"{percent(before)} -> {percent(after)}"
+    head = [f"# predicted gradient error {said}: precc.compile(model, ..., rules=rules)"]
+    if "?" in "".join((said, *comments)):
+        head.append("# ? is not sure: measure the net before and after, net.report(analysis, measure=4)")
     lines = [_line(rule, comment) for rule, comment in zip(rules, comments, strict=True)]
     lines += [f"    *net.plan.rules,  # the {len(others)} that it has"] * bool(others)
-    return "\n".join([head, "rules = [", *lines, "]"])
+    return "\n".join([*head, "rules = [", *lines, "]"])
 
 
 def _line(rule: Rule, comment: str) -> str:

@@ -13,12 +13,14 @@ if TYPE_CHECKING:
 
 __all__ = ["COLUMNS", "csv_of", "frame_of"]
 
+_FIGURES = ("loss_mean", "loss", "gradient", "standard_error", "lost")
+
 #: Columns and what they hold, as pandas names it.
 COLUMNS = {
     **dict.fromkeys(("layer", "op", "fprop", "dgrad", "wgrad"), "string"),
     "multiply_adds": "Int64",
     **dict.fromkeys(("share", "amin", "amax", "condition"), "Float64"),
-    **{f"{what}_{name}": "Float64" for what in ("predicted", "measured") for name in ("loss_mean", "loss", "gradient")},
+    **{f"{what}_{name}": "Float64" for what in ("predicted", "measured") for name in _FIGURES},
     "cost": "Float64",
     **dict.fromkeys(("why", "file"), "string"),
     "line": "Int64",
@@ -65,4 +67,4 @@ def _values(row: LayerRow) -> list[Any]:
 
 
 def _figures(own: ErrorFigures | None) -> tuple[float | None, ...]:
-    return (None, None, None) if own is None else (own.loss_mean, own.loss, own.gradient)
+    return tuple(None if own is None else getattr(own, name) for name in _FIGURES)

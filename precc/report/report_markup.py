@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from html import escape
 from typing import TYPE_CHECKING
 
-from precc.report.error_figures import ErrorFigures
+from precc.report.error_figures import DOUBT_NOTE, percent
 from precc.report.layer_row import LayerRow
 from precc.report.summary import summary_lines
 
@@ -45,8 +45,7 @@ def markdown_of(report: "PrecisionReport") -> str:
     lines = [f"## {_marked(first)}", "", *(f"- {_marked(line.strip())}" for line in rest), ""]
     lines += [_row(_HEADINGS), _row(["---:" if k in _NUMBERS else "---" for k in range(len(_HEADINGS))])]
     lines += [_row(map(_marked, _cells(row))) for row in report.rows]
-    lines += ["", *(f"- {_marked(note)}" for note in report.notes)]
-    lines += [f"- missing: {_marked(note)}" for note in report.missing]
+    lines += ["", *(f"- {_marked(note)}" for note in _notes(report))]
     if report.rules_block:
         fence = "`" * max(3, 1 + max(map(len, re.findall("`+", report.rules_block)), default=0))
         lines += ["", f"{fence}python", report.rules_block, fence]
@@ -59,7 +58,7 @@ def html_of(report: "PrecisionReport") -> str:
     heading = "".join(f"<th>{escape(name)}</th>" for name in _HEADINGS)
     rows = "".join(f"<tr>{''.join(map(_cell, _cells(row)))}</tr>" for row in report.rows[:_MOST])
     more = len(report.rows) - _MOST
-    notes = [*report.notes, *(f"missing: {own}" for own in report.missing)]
+    notes = _notes(report)
     notes += [f"{more:,} more rows: report.save('report.html')"] * (more > 0)
     parts = [
         f"<h4>{escape(first)}</h4>",
@@ -69,6 +68,12 @@ def html_of(report: "PrecisionReport") -> str:
         f"<pre>{escape(report.rules_block)}</pre>" * bool(report.rules_block),
     ]
     return f"<div>{''.join(parts)}</div>"
+
+
+def _notes(report: "PrecisionReport") -> list[str]:
+    """Under the table."""
+    doubts = (own.doubt for row in report.rows for own in (row.predicted, row.measured) if own is not None)
+    return [*[DOUBT_NOTE] * any(doubts), *report.notes, *(f"missing: {own}" for own in report.missing)]
 
 
 def _cell(text: str) -> str:
@@ -95,12 +100,8 @@ def _cells(row: LayerRow) -> list[str]:
         f"{row.multiply_adds:,} ({row.share:.1%})",
         ends,
         "" if row.condition is None else f"{row.condition:.3g}",
-        _error(row.predicted),
-        _error(row.measured),
+        percent(row.predicted),
+        percent(row.measured),
         "" if row.cost is None else f"{row.cost:.1%}",
         row.why,
     ]
-
-
-def _error(own: ErrorFigures | None) -> str:
-    return "" if own is None else f"{own.gradient:.2%}"

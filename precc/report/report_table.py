@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from rich.cells import cell_len
 
+from precc.report.error_figures import DOUBT_NOTE, percent
 from precc.report.layer_row import LayerRow
 from precc.report.lines import Line, printable
 from precc.report.short_names import short_formats, short_names, without_scalings
@@ -69,6 +70,12 @@ def table_text(rows: Sequence[LayerRow], styles: Sequence[tuple[str, ...]], widt
         width: of a line.
     """
     columns = _columns(rows, styles)
+    doubts = [DOUBT_NOTE] * any(own is not None and own.doubt for row in rows for own in (row.predicted, row.measured))
+    found = _within(columns, width)
+    return replace(found, notes=(*doubts, *found.notes))
+
+
+def _within(columns: list[_Column], width: int) -> TableText:
     short = [own if own.heading not in _FORMATS else _with(own, short_formats) for own in columns]
     starred, stars = _starred(short)
     for own, said in ((columns, []), (short, []), (starred, stars)):
@@ -105,8 +112,8 @@ def _columns(rows: Sequence[LayerRow], styles: Sequence[tuple[str, ...]]) -> lis
         ("share", 4, lambda row: f"{row.share:.1%}"),
         ("range", 8, _range),
         ("condition", 7, lambda row: _figure(row.condition)),
-        ("predicted", 1, lambda row: _percent(None if row.predicted is None else row.predicted.gradient)),
-        ("measured", 2, lambda row: _percent(None if row.measured is None else row.measured.gradient)),
+        ("predicted", 1, lambda row: percent(row.predicted)),
+        ("measured", 2, lambda row: percent(row.measured)),
         ("cost", 5, lambda row: "" if row.cost is None else f"{row.cost:.1%}"),
     ]
     numbers = [_Column(name, tuple(map(cell, rows)), right=True, rank=rank) for name, rank, cell in sizes]
@@ -124,10 +131,6 @@ def _range(row: LayerRow) -> str:
 
 def _figure(value: float | None) -> str:
     return "" if value is None else f"{value:.3g}"
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.2%}" if value < 10 else f"{100 * value:.2g}%"
 
 
 def _with(column: _Column, change: Callable[[str], str]) -> _Column:

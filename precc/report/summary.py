@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from precc.report.error_figures import ErrorFigures
 from precc.report.extremes import Extreme, extremes_of, op_names
-from precc.report.layer_row import LayerRow
+from precc.report.lines import wrapped
 
 if TYPE_CHECKING:
     from precc.report.precision_report import PrecisionReport
@@ -17,7 +17,7 @@ __all__ = ["WIDTH", "Summary", "average_bits", "summary_lines", "summary_of"]
 #: Of text that nobody gave a width for.
 WIDTH = 100
 
-#: How long names may be, from the longest; the last where a line has no room for any. None: as they are.
+#: How long names may be, from the longest; None: as they are.
 _LIMITS = ((None, 0), (48, 0), (32, 0), (24, 32), (16, 32))
 
 #: Columns before the text of a line.
@@ -25,6 +25,9 @@ _INDENT = 13
 
 #: Ops of equal cost that are named.
 _EQUAL = 3
+
+#: Names of ops by `LayerRow.name`, for each of the limits.
+_Names = Sequence[Mapping[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,8 @@ def summary_of(report: "PrecisionReport", width: int = WIDTH) -> Summary:
     """
     entries = [("size", _size(report))]
     worst, best = extremes_of(report)
+    known = report.step is not None or report.cost is not None
+    names = [op_names(report.rows, limit, most) for limit, most in _LIMITS] if known else []
     step = report.step
     if step is not None:
         entries.append(("step", f"loss {step.loss:.4g}, gradient {step.gradient_norm:.4g}, {step.batch}"))
@@ -64,10 +69,10 @@ def summary_of(report: "PrecisionReport", width: int = WIDTH) -> Summary:
         if step.measured is not None:
             entries.append(("measured", f"{whole}{_error(step.measured)}, in {step.draws} draws"))
         found = (("worst", worst), ("best", best))
-        entries += [(name, _extreme(own, report.rows, width)) for name, own in found if own.rows]
+        entries += [(name, _extreme(own, names, width)) for name, own in found if own.rows]
         entries.append(("trust", _trust(report)))
     if report.cost is not None:
-        entries.append(("cost", _cost(report, width)))
+        entries.append(("cost", _cost(report, names, width)))
     if report.against is not None:
         entries.append(("against", _against(report, report.against)))
     doubt = "" if step is None or step.predicted is None else step.predicted.doubt
@@ -104,23 +109,19 @@ def _error(own: ErrorFigures | None, remedy: str = "") -> str:
     return f"loss {own.loss_mean:+.1e} +- {own.loss:.1e}, gradient {own.gradient:.2%}{sure}{partial}{unsure}"
 
 
-def _extreme(found: Extreme, rows: Sequence[LayerRow], width: int) -> str:
+def _extreme(found: Extreme, every: _Names, width: int) -> str:
     def text(names: Mapping[str, str]) -> str:
         pairs = zip(found.rows, found.errors, strict=True)
         said = [f"{names[row.name]} {own.gradient:.2%}{'?' * bool(own.doubt)}" for row, own in pairs]
         return f"{', '.join(said)}; {found.share:.0%} of the squares"
 
-    return _fitting(rows, width, text)
+    return _fitting(every, width, text)
 
 
-def _fitting(rows: Sequence[LayerRow], width: int, text: Callable[[Mapping[str, str]], str]) -> str:
-    """A text with the longest names that there is room for in a line."""
-    found = ""
-    for limit, most in _LIMITS:
-        found = text(op_names(rows, limit, most))
-        if _INDENT + len(found) <= width:
-            break
-    return found
+def _fitting(names: _Names, width: int, text: Callable[[Mapping[str, str]], str]) -> str:
+    """A text with the longest names with which it takes no more lines than with shorter ones."""
+    indent = " " * _INDENT
+    return min(map(text, names), key=lambda own: len(wrapped(indent + own, width, indent=indent)))
 
 
 def _trust(report: "PrecisionReport") -> str:
@@ -142,7 +143,7 @@ def _trust(report: "PrecisionReport") -> str:
     return f"{calibrated}; {ranks}"
 
 
-def _cost(report: "PrecisionReport", width: int) -> str:
+def _cost(report: "PrecisionReport", every: _Names, width: int) -> str:
     """What the step costs, and the ops with the largest part; several where they are alike."""
     assert report.cost is not None
     whole = f"{report.cost} by {report.cost.model.partition('(')[0]}{' of the whole net' * (report.part is not None)}"
@@ -152,12 +153,12 @@ def _cost(report: "PrecisionReport", width: int) -> str:
     most = max(known.values())
     alike = [name for name, own in known.items() if math.isclose(own, most, rel_tol=1e-9)]
     more = f" and {len(alike) - _EQUAL:,} more" if len(alike) > _EQUAL else ""
-    each = " each" if len(alike) > 1 else ""
+    each = " in each of" if len(alike) > 1 else ""
 
     def text(names: Mapping[str, str]) -> str:
         return f"{whole}, {most:.0%} of it{each} {', '.join(names[name] for name in alike[:_EQUAL])}{more}"
 
-    return _fitting(report.rows, width, text)
+    return _fitting(every, width, text)
 
 
 def _against(report: "PrecisionReport", other: "PrecisionReport") -> str:
