@@ -17,11 +17,12 @@ from precc.report.annotated_source import annotated_source
 from precc.report.choice_table import ChoiceTable
 from precc.report.extremes import root_of_squares
 from precc.report.layer_row import LayerRow
+from precc.report.lines import plain, rich_text
 from precc.report.report_frame import csv_of, frame_of
 from precc.report.report_json import arguments_of, text_of
 from precc.report.report_markup import html_of, markdown_of
 from precc.report.report_part import ReportPart
-from precc.report.report_text import ROWS, plain, report_lines, rich_text
+from precc.report.report_text import ROWS, report_lines
 from precc.report.row_order import kept_rows, sorted_rows
 from precc.report.slot_row import SlotRow
 from precc.report.source_listing import SourceListing

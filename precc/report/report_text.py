@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING
 
 from precc.report.layer_row import LayerRow
 from precc.report.layer_rows import ROLES
-from precc.report.lines import Line, plain, rich_text, wrapped
+from precc.report.lines import Line, wrapped
 from precc.report.report_table import table_text
 from precc.report.slot_row import SlotRow
-from precc.report.summary import summary_lines
+from precc.report.summary import indent_of, summary_lines
 
 if TYPE_CHECKING:
     from precc.report.precision_report import PrecisionReport
 
-__all__ = ["ROWS", "plain", "report_lines", "rich_text"]
+__all__ = ["ROWS", "report_lines"]
 
 #: Of the table of a text that nobody gave a number for.
 ROWS = 150
@@ -45,7 +45,7 @@ def report_lines(report: "PrecisionReport", width: int, rows: int | None) -> lis
 
 def _summed(line: str, width: int) -> list[Line]:
     """A line of the summary, whose first word is a heading."""
-    return wrapped(line, width, indent=" " * 13 if width >= 60 else "    ")
+    return wrapped(line, width, indent=indent_of(width))
 
 
 def _listed(notes: Iterable[str], width: int, style: str = "") -> list[Line]:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from precc.report.error_figures import ErrorFigures
 from precc.report.extremes import Extreme, extremes_of, op_names
-from precc.report.lines import wrapped
+from precc.report.lines import plain, wrapped
 
 if TYPE_CHECKING:
     from precc.report.precision_report import PrecisionReport
 
-__all__ = ["WIDTH", "Summary", "average_bits", "summary_lines", "summary_of"]
+__all__ = ["WIDTH", "Summary", "average_bits", "indent_of", "summary_lines", "summary_of"]
 
 #: Of text that nobody gave a width for.
 WIDTH = 100
@@ -20,8 +20,8 @@ WIDTH = 100
 #: How long names may be, from the longest; None: as they are.
 _LIMITS = ((None, 0), (48, 0), (32, 0), (24, 32), (16, 32))
 
-#: Columns before the text of a line.
-_INDENT = 13
+#: Columns before the text of a line, and before its second line where there are so many.
+_INDENT, _ROOMY = 13, 60
 
 #: Ops of equal cost that are named.
 _EQUAL = 3
@@ -85,6 +85,11 @@ def summary_lines(report: "PrecisionReport", width: int = WIDTH) -> list[str]:
     return [f"precision of {found.title}", *(f"  {name:<9}  {text}" for name, text in found.entries)]
 
 
+def indent_of(width: int) -> str:
+    """Of the second line of an entry."""
+    return " " * (_INDENT if width >= _ROOMY else 4)
+
+
 def _size(report: "PrecisionReport") -> str:
     ops = len({row.name for row in report.rows})
     bits = average_bits(report)
@@ -119,9 +124,13 @@ def _extreme(found: Extreme, every: _Names, width: int) -> str:
 
 
 def _fitting(names: _Names, width: int, text: Callable[[Mapping[str, str]], str]) -> str:
-    """A text with the longest names with which it takes no more lines than with shorter ones."""
-    indent = " " * _INDENT
-    return min(map(text, names), key=lambda own: len(wrapped(indent + own, width, indent=indent)))
+    """A text with the longest names with which it is no wider, and takes no more lines, than with shorter ones."""
+
+    def size(own: str) -> tuple[int, int]:
+        lines = plain(wrapped(" " * _INDENT + own, width, indent=indent_of(width))).splitlines()
+        return max(width, *map(len, lines)), len(lines)
+
+    return min(map(text, names), key=size)
 
 
 def _trust(report: "PrecisionReport") -> str:
