@@ -15,10 +15,13 @@ from precc.errors import PlanError
 from precc.extras import imported
 from precc.plan import PrecisionPlan
 
-__all__ = ["History", "HistoryRow"]
+__all__ = ["TEXT_COLUMNS", "History", "HistoryRow"]
 
 #: Rows that a printed history shows, the last ones.
 _SHOWN = 20
+
+#: Whole numbers from which on nothing is counted or measured.
+_BEYOND = 2**63
 
 #: Columns of text that it may take; the table is as narrow as its cells.
 _WIDEST = 1000
@@ -67,7 +70,10 @@ class HistoryRow:
 Watcher = Callable[[HistoryRow], None]
 
 _COLUMNS = tuple(entry.name for entry in fields(HistoryRow))
-_WHOLE, _TEXT = ("step", "level"), ("controller", "event", "reason", "plan", "noise_source")
+_WHOLE = ("step", "level")
+
+#: Columns that hold text; the others hold numbers.
+TEXT_COLUMNS = ("controller", "event", "reason", "plan", "noise_source")
 _NEEDED = ("step", "controller", "event", "reason")
 
 
@@ -150,14 +156,16 @@ class History(Sequence[HistoryRow]):
         """A ``pandas.DataFrame``, None as missing; needs the extra ``tables``, or raises ExtraError."""
         pandas = imported("pandas", "tables")
         frame = pandas.DataFrame(self.columns(), columns=list(_COLUMNS))
-        kinds = {name: "Int64" if name in _WHOLE else "string" if name in _TEXT else "Float64" for name in _COLUMNS}
+        kinds = {
+            name: "Int64" if name in _WHOLE else "string" if name in TEXT_COLUMNS else "Float64" for name in _COLUMNS
+        }
         return frame.astype(kinds)
 
     def to_arrow(self) -> Any:
         """A ``pyarrow.Table``; needs the extra ``tables``, or raises ExtraError."""
         arrow = imported("pyarrow", "tables")
         kinds = {
-            name: arrow.int64() if name in _WHOLE else arrow.string() if name in _TEXT else arrow.float64()
+            name: arrow.int64() if name in _WHOLE else arrow.string() if name in TEXT_COLUMNS else arrow.float64()
             for name in _COLUMNS
         }
         return arrow.table(self.columns(), schema=arrow.schema(list(kinds.items())))
@@ -213,14 +221,16 @@ def _row_of(data: Any) -> HistoryRow:
 
 
 def _fits(name: str, value: Any) -> bool:
-    if name in _TEXT:
+    if name in TEXT_COLUMNS:
         return isinstance(value, str)
-    return type(value) is int if name in _WHOLE else type(value) in (int, float)
+    if type(value) is int:
+        return abs(value) < _BEYOND
+    return type(value) is float and name not in _WHOLE
 
 
 def _plain(name: str, value: Any) -> Any:
     """A number as Python has it, whatever library it is from."""
-    return value if value is None or name in _TEXT else int(value) if name in _WHOLE else float(value)
+    return value if value is None or name in TEXT_COLUMNS else int(value) if name in _WHOLE else float(value)
 
 
 def _average_bits(plan: PrecisionPlan) -> float | None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -97,6 +98,45 @@ def test_values_are_those_of_the_records(studied: tuple[Any, Analysis, Precision
     assert report.rows[0].condition == max(row.condition for row in conv1 if row.condition is not None)
 
 
+def test_reasons_say_what_is_lost_and_what_errs(studied: tuple[Any, Analysis, PrecisionReport]) -> None:
+    """Where over a thousandth of a slot's values are lost, and where an op makes a quarter of the squared error."""
+    _, _, report = studied
+    total = sum(row.predicted.gradient**2 for row in report.rows if row.predicted)
+    seen = set()
+    for row in report.rows:
+        own = [slot.values for slot in report.slots if slot.slot.op == row.name and slot.values]
+        lost = max(max(values.underflow or 0.0, values.overflow or 0.0) for values in own)
+        assert ("range: " in row.why) is (lost > 1e-3)
+        assert lost <= 1e-3 or f"range: {lost:.1%} " in row.why
+        assert row.predicted is not None
+        share = row.predicted.gradient**2 / total
+        assert (" share of the error" in row.why) is (share >= 0.25)
+        assert share < 0.25 or f"share of the error ({share:.0%})" in row.why
+        seen |= {(lost > 1e-3, lost < 0.5), share >= 0.25}
+    assert {(True, True), True, False} <= seen
+
+
+class Shared(nn.Module):
+    """Two ops that read one tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.first(x) + self.second(x)
+
+
+def test_a_copy_that_ops_share_is_a_cost_of_the_first() -> None:
+    net: Any = precc.compile(Shared(), policy="e4m3", backend="reference")
+    work = step_work(net.analyze(torch.randn(16, 8), loss=lambda output: output.square().mean(), options=QUICK))
+    alike = cost_by_op(net.plan, work, precc.Memory())
+    other = PrecisionPlan("e4m3", {f"second/product/{name}.input": "e5m2" for name in ("fprop", "wgrad")})
+    apart = cost_by_op(other, work, precc.Memory())
+    assert apart["first/product"] == alike["first/product"]
+    assert apart["second/product"] > alike["second/product"]
+
+
 def test_each_slot_is_measured_where_it_is_asked_for() -> None:
     net: Any = precc.compile(
         nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)), policy="e4m3", backend="reference"
@@ -105,6 +145,9 @@ def test_each_slot_is_measured_where_it_is_asked_for() -> None:
     report = net.report(analysis, measure=2, by="slot")
     assert all(row.measured is not None for row in report.slots)
     assert all(row.measured is not None for row in report.rows)
+    assert f"measured alone, the worst of {len(report.slots)} slots: " in str(report)
+    pairs = [(row.predicted.gradient, row.measured.gradient) for row in report.slots if row.predicted]
+    assert report.step.rank_correlation == pytest.approx(spearmanr(*zip(*pairs, strict=True)).statistic)
 
 
 @pytest.mark.parametrize("model", [precc.BitOps(), precc.Memory(), precc.Energy()], ids=repr)
@@ -182,6 +225,7 @@ def test_rules_to_paste_do_what_they_say(studied: tuple[Any, Analysis, Precision
     scope: dict[str, Any] = {"precc": precc}
     exec(report.rules_block, scope)
     assert len(scope["rules"]) == 3
+    assert {rule.format.name for rule in scope["rules"]} == {"bfloat16"}  # the coarsest that is finer
     head, *_ = report.rules_block.splitlines()
     before, after = (float(own.rstrip("%:")) / 100 for own in head.split() if own.rstrip(":").endswith("%"))
     net: Any = lenet(plan=PLAN, rules=scope["rules"])

@@ -18,6 +18,7 @@ from precc.analysis.analysis_options import AnalysisOptions
 from precc.errors import DataError, PlanError
 from precc.models.mlp import MLP
 from precc.report.error_figures import ErrorFigures
+from precc.report.page.payload import payload_of
 from precc.report.precision_report import PrecisionReport
 
 
@@ -83,6 +84,18 @@ def test_json_is_strict(report: PrecisionReport) -> None:
         (lambda own: own.update(history=[]), "history"),
         (lambda own: own["history"].update(rows=[{"step": "x"}]), "history"),
         (lambda own: own.update(title=3), "title is 3"),
+        (lambda own: own["rows"][0].update(share=[1]), r"rows\[0\].share is \[1\]"),
+        (lambda own: own["rows"][0].update(share={}), r"rows\[0\].share is \{\}"),
+        (lambda own: own["rows"][0].update(share=True), r"rows\[0\].share is True"),
+        (lambda own: own["rows"][0].update(share=10**400), r"rows\[0\].share is 1000"),
+        (lambda own: own["rows"][0].update(multiply_adds=10**400), r"rows\[0\].multiply_adds is 1000"),
+        (lambda own: own["rows"][0].update(predicted={"gradient": []}), r"no entry 'loss_mean'"),
+        (lambda own: own["history"]["rows"][0].update(loss=10**400), "history"),
+        (lambda own: own["history"]["rows"][0].update(loss=[]), "history"),
+        (lambda own: own["history"].update(rows={"a": 1}), "history"),
+        (lambda own: own["slots"][0].update(slot=[]), r"slots\[0\].slot"),
+        (lambda own: own["plan"].update(default=[]), "plan"),
+        (lambda own: own.update(part=[]), "part is"),
         (lambda own: own.update(step=5), "step is 5"),
     ],
 )
@@ -91,6 +104,19 @@ def test_what_is_no_report_is_refused(report: PrecisionReport, change: Any, mess
     change(document)
     with pytest.raises(DataError, match=message):
         PrecisionReport.from_json(json.dumps(document))
+
+
+def test_the_largest_numbers_do_not_hurt(report: PrecisionReport) -> None:
+    largest = ErrorFigures(1e308, 1e308, 1e308, standard_error=1e308)
+    rows = tuple(replace(row, predicted=largest, measured=largest) for row in report.rows)
+    loaded = PrecisionReport.from_json(replace(report, rows=rows).to_json())
+    for own in (loaded, loaded.where(layer="*"), loaded.sorted_by("predicted")):
+        assert str(own)
+        assert own.to_markdown()
+        assert own._repr_html_()
+    payload_of(loaded)
+    one = replace(report, rows=(replace(report.rows[0], predicted=ErrorFigures(0.0, 1.0, 3e200)),))
+    assert "100% of the squares" in one.summary
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b'{"a": 1, "a": 2}'])

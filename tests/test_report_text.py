@@ -68,7 +68,7 @@ def made_up(count: int = 100, names: str = "model.layers.{k}.self_attention.quer
 def test_a_hundred_layers_fit(width: int) -> None:
     text = made_up().text(width)
     assert max(map(len, text.splitlines())) <= width
-    assert text.count("\n") < 170
+    assert text.count("\n") < 175
     heading = next(line for line in text.splitlines() if "fprop" in line).split()
     assert [own for own in heading if own != "op"][:4] == ["layer", "fprop", "dgrad", "wgrad"]
     assert width < 60 or "predicted" in heading
@@ -83,6 +83,42 @@ def test_what_has_no_room_is_named() -> None:
     assert "… stands for the middle of a name" in text
     assert "no room" not in made_up(3, "fc{k}").text(400)
     assert "float8_e4m3fn/tensor:float32" in made_up(3, "fc{k}").text(400)
+
+
+def test_reasons_without_room_stand_below() -> None:
+    """Those of the worst three ops; above where the table has them whole."""
+    lines = str(made_up()).splitlines()
+    assert "no room for op, multiply-adds, range, why" in str(made_up())
+    start = next(k for k, line in enumerate(lines) if line.startswith("why "))
+    said = " ".join(" ".join(lines[start : start + 4]).split())
+    worst = [row.layer for row in made_up().sorted_by("predicted").rows[:3]]
+    assert said.startswith(f"why {', '.join(worst)}: policy ErrorBudget, gradient 0.1; range: 3.1% underflow")
+    assert "\nwhy " not in made_up(3, "fc{k}").text(400)
+
+
+def test_ranges_are_exponents() -> None:
+    """Of 2^-30 to 3, 4, 5: rounded down."""
+    lines = made_up(3, "fc{k}").text(400).splitlines()
+    column = next(line.split().index("range") for line in lines if "fprop" in line)
+    assert column > 0
+    assert [own for line in lines for own in line.split() if own.startswith("2^")] == [
+        "2^-30..1",
+        "2^-30..2",
+        "2^-30..2",
+    ]
+
+
+def test_slots_that_were_measured_are_named() -> None:
+    """The worst five, in the text and in Markdown."""
+    report = made_up(7, "fc{k}")
+    assert "measured alone" not in str(report)
+    errors = [0.1, 0.5, math.nan, 0.3, 0.2, 0.7]
+    slots = [replace(row, measured=ErrorFigures(0.0, 0.1, own)) for row, own in zip(report.slots, errors, strict=False)]
+    slots[5] = replace(slots[5], predicted=ErrorFigures(0.0, 0.1, 0.02, lost=1.0))
+    text = replace(report, slots=(*slots, report.slots[6])).text(400)
+    assert "measured alone, the worst of 6 slots: fc5/product/fprop.weight 70.00% (predicted 2.00%?), fc1/" in text
+    assert "fc4/product/fprop.weight 20.00%, fc0/product/fprop.weight 10.00%; report.slots has all" in text
+    assert "measured alone, the worst of 6 slots" in replace(report, slots=tuple(slots)).to_markdown()
 
 
 def test_the_text_is_as_it_was() -> None:
@@ -202,13 +238,14 @@ def test_what_is_no_terminal_has_the_usual_width(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out.rstrip("\n") == str(made_up())
 
 
-HOSTILE = "[bold]a|b<script>*x*\x1b[31m_`"
+HOSTILE = "[bold]a|b<script>*x*\x1b[31m_`\x00\u202e"
 
 
 def test_names_mean_nothing_where_they_are_printed() -> None:
-    report = made_up(2, HOSTILE + "{k}")
+    report = replace(made_up(2, HOSTILE + "{k}"), title=HOSTILE, rules_block="# \x1b\u202e", missing=(HOSTILE,))
     assert "[bold]a|b<script>" in str(report)
-    assert "\x1b" not in str(report)
+    for text in (str(report), report.to_markdown(), report._repr_html_()):
+        assert all(own.isprintable() for line in text.splitlines() for own in line)
     assert "[bold]a|b<script>" in printed(report, width=100, force_terminal=True)
     assert "<script>" not in report.to_markdown()
     row = next(line for line in report.to_markdown().splitlines() if "script" in line and line.startswith("|"))

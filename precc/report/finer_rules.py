@@ -12,10 +12,10 @@ from precc.report.net_parts import NetParts
 from precc.rule import Rule
 from precc.slots import Slot
 
-__all__ = ["WORST", "finer_rules_block"]
+__all__ = ["finer_rules_block"]
 
 #: Ops that get a rule.
-WORST = 3
+_WORST = 3
 
 #: From coarse to fine: what may take the place of an op's formats.
 _FINER = ("bfloat16", "float16", "float32")
@@ -47,7 +47,7 @@ def finer_rules_block(
             rules.append(rule)
             comments.append(f"{percent(before)} -> {percent(after)}")
             before = after
-        if len(rules) == WORST:
+        if len(rules) == _WORST:
             break
     return _block(rules, comments, plan.rules, whole, before) if rules else ""
 

@@ -10,6 +10,9 @@ from precc.report.net_parts import NetFacts
 
 __all__ = ["graph_notes"]
 
+#: Shares of the work of a format up from which it is named.
+_NAMED = 1e-3
+
 
 def graph_notes(net: NetFacts, work: Sequence[int]) -> list[str]:
     """In sentences, most of them about the graphs that were captured.
@@ -133,7 +136,10 @@ def _executed(executed: Mapping[str, int]) -> list[str]:
     total = sum(executed.values())
     if not total:
         return []
-    shares = (f"{name} {work / total:.1%}" for name, work in sorted(executed.items(), key=lambda kv: -kv[1]))
+    ordered = sorted(executed.items(), key=lambda kv: -kv[1])
+    shares = [f"{name} {work / total:.1%}" for name, work in ordered if work / total >= _NAMED]
+    others = sum(work / total < _NAMED for work in executed.values())
+    shares += [f"{others} other{'s' * (others > 1)} below {_NAMED:.1%}"] * bool(others)
     return [f"executed so far: {total:,} multiply-adds: " + ", ".join(shares)]
 
 

@@ -8,7 +8,7 @@ from precc.annotations import Operand, Product
 from precc.plan import PrecisionPlan
 from precc.report.layer_row import LayerRow
 from precc.report.net_parts import NetParts
-from precc.report.slot_row import SlotRow
+from precc.report.slot_row import SlotRow, rows_by_op
 from precc.report.step_errors import StepErrors
 from precc.slots import Role
 
@@ -41,9 +41,7 @@ def layer_rows(
         reasons: why, by op.
     """
     rows = [*_products(plan, parts), *_additions(plan, parts)]
-    own: dict[str, list[SlotRow]] = {}
-    for row in slots:
-        own.setdefault(row.slot.op, []).append(row)
+    own = rows_by_op(slots)
     return tuple(
         replace(
             _with_values(row, own.get(row.name, ())),

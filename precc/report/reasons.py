@@ -8,7 +8,7 @@ from precc.report.error_figures import ErrorFigures
 from precc.report.extremes import shares_of_squares
 from precc.report.net_parts import NetParts
 from precc.report.short_names import short_formats
-from precc.report.slot_row import SlotRow
+from precc.report.slot_row import SlotRow, rows_by_op
 
 __all__ = ["reasons"]
 
@@ -30,12 +30,9 @@ def reasons(
         slots: rows of its slots.
         predicted: errors of ops that alone round.
     """
-    own: dict[str, list[SlotRow]] = {}
-    for row in slots:
-        own.setdefault(row.slot.op, []).append(row)
-    shares = _shares(parts, predicted)
+    shares = shares_of_squares({op: predicted[op].gradient for op in parts.ops if op in predicted})
     found = {}
-    for op, rows in own.items():
+    for op, rows in rows_by_op(slots).items():
         said = [_basis(plan, rows), _lost(rows), _large(op, shares)]
         found[op] = "; ".join(clause for clause in said if clause)
     return found
@@ -74,11 +71,6 @@ def _lost(rows: Sequence[SlotRow]) -> str:
         return ""
     share, what, row = max(lost, key=lambda own: own[0])
     return f"range: {share:.1%} {what} in {short_formats(row.format)} ({row.slot.role.value}.{row.slot.operand})"
-
-
-def _shares(parts: NetParts, predicted: Mapping[str, ErrorFigures]) -> dict[str, float]:
-    """Of the squared errors of the gradient that ops make alone."""
-    return shares_of_squares({op: predicted[op].gradient for op in parts.ops if op in predicted})
 
 
 def _large(op: str, shares: Mapping[str, float]) -> str:

@@ -8,23 +8,26 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from precc.errors import DataError, PreccError
-from precc.history import History
+from precc.history import TEXT_COLUMNS, History
 from precc.plan import PrecisionPlan
 from precc.slots import Slot
 from precc.strict_json import parsed_json
 
-__all__ = ["REPORT_VERSION", "arguments_of", "text_of"]
+__all__ = ["arguments_of", "text_of"]
 
 #: Version of the JSON form; a reader refuses any other.
-REPORT_VERSION = 1
+_VERSION = 1
 
 _HEAD = "precc_report"
+#: Whole numbers from which on are no counts.
+_BEYOND = 2**63
+
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def text_of(report: Any) -> str:
     """A report as text."""
-    document = {_HEAD: REPORT_VERSION, **_written(report)}
+    document = {_HEAD: _VERSION, **_written(report)}
     return json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
@@ -47,8 +50,8 @@ def arguments_of(text: str | bytes, kind: type[Any], where: str = "the report") 
     if not isinstance(document, dict) or _HEAD not in document:
         raise DataError(f"{where!r} is no report: it has no {_HEAD!r} version")
     version = document.pop(_HEAD)
-    if type(version) is not int or version != REPORT_VERSION:
-        raise DataError(f"{where!r} is of version {version!r}; this precc reads version {REPORT_VERSION}")
+    if type(version) is not int or version != _VERSION:
+        raise DataError(f"{where!r} is of version {version!r}; this precc reads version {_VERSION}")
     return _arguments(kind, document, where)
 
 
@@ -116,16 +119,22 @@ def _own(kind: Any, value: Any, where: str) -> Any:
     """What has a form of its own."""
     try:
         return _READERS[kind](value)
-    except (PreccError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (PreccError, AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise DataError(f"{where}: {error}") from error
 
 
 def _plain(kind: Any, value: Any, where: str) -> Any:
     if kind is float:
-        _require(type(value) in (int, float) or value in _NOT_FINITE, where, value, "a number")
-        return _NOT_FINITE[value] if isinstance(value, str) else float(value)
+        return _float(value, where)
     _require(type(value) is kind, where, value, f"of the type {kind.__name__}")
+    _require(kind is not int or abs(value) < _BEYOND, where, value, "a number of 63 bits")
     return value
+
+
+def _float(value: Any, where: str) -> float:
+    known = type(value) is float or (type(value) is int and abs(value) < _BEYOND)
+    _require(known or (isinstance(value, str) and value in _NOT_FINITE), where, value, "a number")
+    return _NOT_FINITE[value] if isinstance(value, str) else float(value)
 
 
 def _require(holds: bool, where: str, value: Any, what: str) -> None:
@@ -140,8 +149,7 @@ def _history(value: Any) -> History:
 
 def _number(name: str, value: Any) -> Any:
     """What may be no finite number, as it was."""
-    is_text = name in ("controller", "event", "reason", "plan", "noise_source")
-    return value if is_text else _NOT_FINITE.get(value, value)
+    return value if name in TEXT_COLUMNS else _NOT_FINITE.get(value, value)
 
 
 _READERS: dict[Any, Any] = {

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from precc.report.error_figures import DOUBT_NOTE, percent
 from precc.report.layer_row import LayerRow
+from precc.report.lines import printable
 from precc.report.summary import summary_lines
+from precc.report.worst_notes import measured_slots
 
 if TYPE_CHECKING:
     from precc.report.precision_report import PrecisionReport
@@ -48,24 +50,24 @@ def markdown_of(report: "PrecisionReport") -> str:
     lines += ["", *(f"- {_marked(note)}" for note in _notes(report))]
     if report.rules_block:
         fence = "`" * max(3, 1 + max(map(len, re.findall("`+", report.rules_block)), default=0))
-        lines += ["", f"{fence}python", report.rules_block, fence]
+        lines += ["", f"{fence}python", *map(printable, report.rules_block.splitlines()), fence]
     return "\n".join(lines) + "\n"
 
 
 def html_of(report: "PrecisionReport") -> str:
     """For notebooks: no style of its own, nothing that runs."""
     first, *rest = summary_lines(report)
-    heading = "".join(f"<th>{escape(name)}</th>" for name in _HEADINGS)
+    heading = "".join(f"<th>{_escaped(name)}</th>" for name in _HEADINGS)
     rows = "".join(f"<tr>{''.join(map(_cell, _cells(row)))}</tr>" for row in report.rows[:_MOST])
     more = len(report.rows) - _MOST
     notes = _notes(report)
     notes += [f"{more:,} more rows: report.save('report.html')"] * (more > 0)
     parts = [
-        f"<h4>{escape(first)}</h4>",
-        f"<pre>{escape(chr(10).join(rest))}</pre>",
+        f"<h4>{_escaped(first)}</h4>",
+        f"<pre>{_escaped(chr(10).join(rest))}</pre>",
         f"<table><thead><tr>{heading}</tr></thead><tbody>{rows}</tbody></table>",
-        f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in notes)}</ul>",
-        f"<pre>{escape(report.rules_block)}</pre>" * bool(report.rules_block),
+        f"<ul>{''.join(f'<li>{_escaped(note)}</li>' for note in notes)}</ul>",
+        f"<pre>{_escaped(report.rules_block)}</pre>" * bool(report.rules_block),
     ]
     return f"<div>{''.join(parts)}</div>"
 
@@ -73,11 +75,17 @@ def html_of(report: "PrecisionReport") -> str:
 def _notes(report: "PrecisionReport") -> list[str]:
     """Under the table."""
     doubts = (own.doubt for row in report.rows for own in (row.predicted, row.measured) if own is not None)
-    return [*[DOUBT_NOTE] * any(doubts), *report.notes, *(f"missing: {own}" for own in report.missing)]
+    found = [*[DOUBT_NOTE] * any(doubts), *measured_slots(report), *report.notes]
+    return [*found, *(f"missing: {own}" for own in report.missing)]
 
 
 def _cell(text: str) -> str:
-    return f"<td>{escape(text)}</td>"
+    return f"<td>{_escaped(text)}</td>"
+
+
+def _escaped(text: str) -> str:
+    """With its line ends, and nothing else that a browser would obey."""
+    return "\n".join(escape(printable(line)) for line in text.splitlines())
 
 
 def _row(cells: Iterable[str]) -> str:
@@ -86,7 +94,7 @@ def _row(cells: Iterable[str]) -> str:
 
 def _marked(text: str) -> str:
     """As it is, in Markdown: in one line, with nothing in it that means something."""
-    flat = " ".join(text.split())
+    flat = printable(" ".join(text.split()))
     return _SPECIAL.sub(r"\\\1", flat.replace("&", "&amp;").replace("<", "&lt;"))
 
 

@@ -11,7 +11,7 @@ from precc.report.layer_row import LayerRow
 from precc.report.lines import Line, printable
 from precc.report.short_names import short_formats, short_names, without_scalings
 
-__all__ = ["TableText", "table_text"]
+__all__ = ["table_text"]
 
 _GAP = 2
 
@@ -31,10 +31,12 @@ class TableText:
     Args:
         lines: heading first.
         notes: on what is shortened or left out, in sentences.
+        reasons: whether all of them are there, whole.
     """
 
     lines: tuple[Line, ...]
     notes: tuple[str, ...]
+    reasons: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ def _narrow(columns: list[_Column], notes: list[str], width: int) -> TableText:
     notes += ["reasons are cut off: row.why of report.rows has them whole"] * cut
     if dropped:
         notes.append(f"no room for {', '.join(dropped)}: report.text(200) or report.save('report.md') have all")
-    return TableText(_lines(kept), tuple(notes))
+    return TableText(_lines(kept), tuple(notes), reasons=not cut and "why" not in dropped)
 
 
 def _columns(rows: Sequence[LayerRow], styles: Sequence[tuple[str, ...]]) -> list[_Column]:

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING
 
 from precc.report.layer_row import LayerRow
 from precc.report.layer_rows import ROLES
-from precc.report.lines import Line, wrapped
+from precc.report.lines import Line, printable, wrapped
 from precc.report.report_table import table_text
 from precc.report.slot_row import SlotRow
 from precc.report.summary import indent_of, summary_lines
+from precc.report.worst_notes import measured_slots, worst_reasons
 
 if TYPE_CHECKING:
     from precc.report.precision_report import PrecisionReport
@@ -35,12 +36,14 @@ def report_lines(report: "PrecisionReport", width: int, rows: int | None) -> lis
         table = table_text(shown, _styles(shown, report.slots), width)
         lines += table.lines
         lines += _listed(table.notes, width, "dim")
+        lines += _listed([] if table.reasons else worst_reasons(report, width), width)
+    lines += _listed(measured_slots(report), width)
     if len(shown) < len(report.rows):
         more = f"{len(report.rows) - len(shown):,} more rows: report.print(rows=None) or report.save('report.txt')"
         lines += wrapped(f"{more} have all, report.sorted_by('predicted') has the worst first", width, "dim")
     lines += _listed(map(_clipped, report.notes), width)
     lines += _listed((f"missing: {own}" for own in map(_clipped, report.missing)), width, "dim")
-    return lines + [((line, ""),) for line in report.rules_block.splitlines()]
+    return lines + [((printable(line), ""),) for line in report.rules_block.splitlines()]
 
 
 def _summed(line: str, width: int) -> list[Line]:

@@ -1,11 +1,12 @@
 """One slot of a report."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from precc.report.error_figures import ErrorFigures
 from precc.slots import Slot
 
-__all__ = ["Band", "SlotRow", "SlotValues"]
+__all__ = ["Band", "SlotRow", "SlotValues", "rows_by_op"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,3 +87,11 @@ class SlotRow:
     def name(self) -> str:
         """Of the slot."""
         return self.slot.name
+
+
+def rows_by_op(rows: Iterable[SlotRow]) -> dict[str, list[SlotRow]]:
+    """By name of the op."""
+    found: dict[str, list[SlotRow]] = {}
+    for row in rows:
+        found.setdefault(row.slot.op, []).append(row)
+    return found

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from scipy.stats import spearmanr
 
 from precc.analysis.analysis import Analysis
 from precc.analysis.error_estimate import ErrorEstimate
@@ -125,6 +124,8 @@ def _correlation(predicted: Mapping[str, ErrorFigures], measured: Mapping[str, E
     first, second = [own for own, _ in pairs], [own for _, own in pairs]
     if len(pairs) < _FEWEST or min(len(set(first)), len(set(second))) == 1:
         return None
+    from scipy.stats import spearmanr  # takes a second to import
+
     return float(spearmanr(first, second).statistic)
 
 

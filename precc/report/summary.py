@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from precc.report.error_figures import ErrorFigures
 from precc.report.extremes import Extreme, extremes_of, op_names
 from precc.report.lines import plain, wrapped
+from precc.slots import ACCUMULATOR
 
 if TYPE_CHECKING:
     from precc.report.precision_report import PrecisionReport
@@ -100,7 +101,7 @@ def _size(report: "PrecisionReport") -> str:
 
 def average_bits(report: "PrecisionReport") -> float | None:
     """Of the operands that are shown, weighted by multiply-adds; None if there are none."""
-    operands = [row for row in report.slots if not row.slot.is_result and row.slot.operand != "accumulator"]
+    operands = [row for row in report.slots if not row.slot.is_result and row.slot.operand != ACCUMULATOR]
     work = sum(row.multiply_adds for row in operands)
     return sum(row.bits * row.multiply_adds for row in operands) / work if work else None
 

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import fields
 
-from precc.history import History, HistoryRow
+from precc.history import TEXT_COLUMNS, History, HistoryRow
 from precc.plan import PrecisionPlan
 from precc.report.precision_report import PrecisionReport
 from precc.tracking.callback import Callback
@@ -16,7 +16,7 @@ from precc.tracking.step_figures import StepFigures
 __all__ = ["SinkCallback"]
 
 #: What of a row is no number to show.
-_TEXTS = {"step", "controller", "event", "reason", "plan", "noise_source"}
+_TEXTS = {"step", *TEXT_COLUMNS}
 
 #: Its numbers, which become scalars.
 _NUMBERS = tuple(entry.name for entry in fields(HistoryRow) if entry.name not in _TEXTS)

@@ -1,5 +1,6 @@
 """The ops and slots of a report, column by column, as a page reads them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,7 +51,7 @@ def errors_payload(rows: Sequence[LayerRow | SlotRow | None]) -> dict[str, list[
     for kind in ("predicted", "measured"):
         own = [None if row is None else getattr(row, kind) for row in rows]
         found[kind] = [None if one is None else figure(one.gradient) for one in own]
-        roots = [None if one is None else (one.loss_mean**2 + one.loss**2) ** 0.5 for one in own]
+        roots = [None if one is None else math.hypot(one.loss_mean, one.loss) for one in own]
         found[f"{kind}_loss"] = figures(roots)
     return found
 
