@@ -9,14 +9,15 @@ from precc.report.film_strip import FilmStrip
 from precc.report.page.colours import bits_of, colour_of
 from precc.tracking.sink import Pixels
 
-__all__ = ["film_picture", "frames_shown", "legend", "map_picture"]
+__all__ = ["channels_of", "film_picture", "frames_shown", "legend", "map_picture"]
 
 _NOTHING = (238, 238, 238)  # an op has no such slot, or the plan of a row is not known
 _GAP = (255, 255, 255)
 _WIDEST = 1000  # pixels of a film
+_FILM_LINE = 8  # pixels of a line of a film, at most, unless an op has few
 
-#: Pixels: a picture is scaled up towards this height, one cell at most to that.
-_HEIGHT, _LARGEST = 480, 24
+#: Pixels: maps and films are scaled up towards these heights, one cell at most to that; a film to that width at least.
+_MAP_HEIGHT, _FILM_HEIGHT, _LARGEST, _LEAST_WIDE = 1500, 960, 24, 480
 
 
 def film_picture(film: FilmStrip) -> Pixels | None:
@@ -32,8 +33,8 @@ def film_picture(film: FilmStrip) -> Pixels | None:
     unknown = np.full((1, lines.shape[1]), -1)
     numbers = np.concatenate([lines, unknown])[np.asarray(film.frames)[shown]].T
     bands = numbers.reshape(len(film.ops), len(film.columns), width)
-    tall = _scale(len(film.ops) * len(film.columns))
-    wide = max(1, min(_LARGEST, _WIDEST // width))
+    tall = min(_scale(len(film.ops) * len(film.columns), _FILM_HEIGHT), max(_LARGEST // len(film.columns), _FILM_LINE))
+    wide = max(1, min(max(_LARGEST, _LEAST_WIDE // width), _WIDEST // width))
     return _stacked([_scaled(band, film.formats, tall, wide) for band in bands], axis=0)
 
 
@@ -43,13 +44,13 @@ def frames_shown(frames: int) -> list[int]:
     return [position * frames // width - 1 for position in range(1, width + 1)]
 
 
-def map_picture(film: FilmStrip, plan: int = -1) -> Pixels | None:
-    """One plan of a film: a cell for each op, from top to bottom, and column. None: nothing to show."""
+def map_picture(film: FilmStrip, plan: int = -1, wide: int = _LARGEST) -> Pixels | None:
+    """One plan of a film: a cell for each op, from top to bottom, and column, so wide. None: nothing to show."""
     if not film.plans or not film.ops:
         return None
     cells = _cells(film)[plan]
-    size = _scale(len(film.ops))
-    rows = [[_scaled(cell[None, None], film.formats, size, _LARGEST) for cell in row] for row in cells]
+    size = _scale(len(film.ops), _MAP_HEIGHT)
+    rows = [[_scaled(cell[None, None], film.formats, size, wide) for cell in row] for row in cells]
     return _stacked([_stacked(row, axis=1) for row in rows], axis=0)
 
 
@@ -68,7 +69,7 @@ def _cells(film: FilmStrip) -> NDArray[np.int64]:
 
 def _scaled(numbers: NDArray[np.int64], formats: Sequence[str], tall: int, wide: int) -> Pixels:
     """In colours, each cell `tall` times `wide` pixels."""
-    palette = np.array([*map(_channels, formats), _NOTHING], np.uint8)  # -1 is the last
+    palette = np.array([*map(channels_of, formats), _NOTHING], np.uint8)  # -1 is the last
     coloured: Pixels = palette[numbers].repeat(tall, 0).repeat(wide, 1)
     return coloured
 
@@ -81,8 +82,8 @@ def _stacked(parts: Sequence[Pixels], axis: int) -> Pixels:
     return np.concatenate([own for part in parts for own in (part, gap)][:-1], axis)
 
 
-def _scale(lines: int) -> int:
-    return max(1, min(_LARGEST, _HEIGHT // lines))
+def _scale(lines: int, height: int) -> int:
+    return max(1, min(_LARGEST, height // lines))
 
 
 def _colour(name: str) -> str:
@@ -90,6 +91,7 @@ def _colour(name: str) -> str:
     return colour_of(name, 16.0 if bits is None else bits)  # of a format of the user's own
 
 
-def _channels(name: str) -> tuple[int, int, int]:
+def channels_of(name: str) -> tuple[int, int, int]:
+    """Red, green and blue of a format, 0 to 255."""
     own = _colour(name)
     return int(own[1:3], 16), int(own[3:5], 16), int(own[5:7], 16)

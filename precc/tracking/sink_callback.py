@@ -8,6 +8,7 @@ from precc.history import TEXT_COLUMNS, History, HistoryRow
 from precc.plan import PrecisionPlan
 from precc.report.precision_report import PrecisionReport
 from precc.tracking.callback import Callback
+from precc.tracking.drawing import can_draw, drawn_film, drawn_map
 from precc.tracking.magnitudes import Magnitudes
 from precc.tracking.pictures import film_picture, legend, map_picture
 from precc.tracking.sink import Sink
@@ -27,7 +28,7 @@ _BEFORE = PrecisionPlan("float32")  # in force before any was noted
 
 
 class SinkCallback(Callback):
-    """Writes all that a log tells to one tracker.
+    """Writes all that a log tells to one tracker. Pictures have names and steps where there is pillow to draw them.
 
     Args:
         sink: that is written to.
@@ -112,7 +113,8 @@ class SinkCallback(Callback):
             self.sink.text(f"precc/nonfinite/{what}", "\n".join(bad), step)
 
     def _pictures(self, figures: StepFigures, step: int) -> None:
-        for name, picture in (("map", map_picture(figures.present)), ("film", film_picture(figures.film))):
+        of_map, of_film = (drawn_map, drawn_film) if can_draw() else (map_picture, film_picture)
+        for name, picture in (("map", of_map(figures.present)), ("film", of_film(figures.film))):
             if picture is not None:
                 self.sink.image(f"precc/{name}", picture, step)
         text = legend([figures.present, figures.film])

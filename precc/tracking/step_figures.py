@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from precc.history import History
 from precc.report.film_strip import FilmStrip
@@ -22,7 +23,7 @@ class StepFigures:
         work: share of the step's multiply-adds by the format of an operand, 0 to 1; its two operands count half.
         bits: storage bits of an operand, by layer, averaged by multiply-adds.
         average_bits: the same of the whole net; None before its work is known.
-        weights: magnitudes of the trained parameters, by name.
+        weights: magnitudes of the trained parameters, by name, without lazy ones that have no values yet.
         gradients: likewise of their gradients, as they are: those that there are.
         present: the formats of the plan in force, a film of one plan.
         film: of those rows of the history that a picture shows.
@@ -41,7 +42,7 @@ class StepFigures:
         """Those of a net, of the formats of its graphs; without magnitudes nothing reads its tensors."""
         plan = session.plan
         values = _parameters(session) if magnitudes else ()
-        trained = [(name, value) for name, value in values if value.requires_grad]
+        trained = [(name, value) for name, value in values if value.requires_grad and not is_lazy(value)]
         bits = formats.bits(plan)
         work = sum(formats.work.values())
         return cls(

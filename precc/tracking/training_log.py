@@ -1,6 +1,7 @@
 """TrainingLog: a training shown to experiment trackers and callbacks as it goes."""
 
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any
 from weakref import finalize, ref
 
@@ -85,15 +86,14 @@ class TrainingLog:
             loss: of the step.
 
         Raises:
-            ControllerError: the loss is not one number.
+            ControllerError: the loss is not one real number.
         """
-        if isinstance(loss, Tensor) and loss.numel() != 1:
-            raise ControllerError(f"the loss of a step is one number, not a tensor of shape {tuple(loss.shape)}")
+        _check(loss)
         self.steps += 1
         session = self._session()
         if session is None or self.steps % self.every:
             return
-        value = float(loss.detach()) if isinstance(loss, Tensor) else loss
+        value = None if loss is None else float(loss.detach() if isinstance(loss, Tensor) else loss)
         name = type(self).__name__
         self._history.note(step=self.steps, controller=name, event="step", plan=session.plan, loss=value)
         if self._told:
@@ -154,6 +154,16 @@ class TrainingLog:
     def _tell_all(self, what: Callable[[Callback], None]) -> None:
         for own in self._told:
             own.tell(what)
+
+
+def _check(loss: Any) -> None:
+    if isinstance(loss, Tensor):
+        if loss.numel() != 1 or loss.is_complex():
+            raise ControllerError(
+                f"the loss of a step is one real number, not a tensor of shape {tuple(loss.shape)} in {loss.dtype}"
+            )
+    elif loss is not None and not isinstance(loss, Real):
+        raise ControllerError(f"the loss of a step is one real number, not {loss!r:.80}")
 
 
 def _checked(sink: Any) -> Sink:
