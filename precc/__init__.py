@@ -99,6 +99,7 @@ from precc.policies.pareto import Front, pareto  # noqa: E402
 from precc.policies.threshold import Threshold  # noqa: E402
 from precc.policy import Policy, Uniform  # noqa: E402
 from precc.precision import Precision  # noqa: E402
+from precc.report.precision_report import PrecisionReport  # noqa: E402
 from precc.rounding import Rounding, RoundingMode  # noqa: E402
 from precc.rounding.transforms import ShiftSqueeze, random_hadamard  # noqa: E402
 from precc.rule import Rule  # noqa: E402
@@ -173,6 +174,7 @@ __all__ = [
     "Precision",
     "PrecisionModule",
     "PrecisionPlan",
+    "PrecisionReport",
     "PrecisionWarning",
     "ProductArithmetic",
     "RandomChoice",

@@ -3,7 +3,7 @@
 import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from hashlib import sha256
 from typing import Any
 from weakref import WeakMethod
@@ -188,7 +188,7 @@ class History(Sequence[HistoryRow]):
     def to_json(self) -> dict[str, Any]:
         """As plain data, for checkpoints."""
         return {
-            "rows": [{name: own for name, own in asdict(row).items() if own is not None} for row in self._rows],
+            "rows": [{name: own for name in _COLUMNS if (own := getattr(row, name)) is not None} for row in self._rows],
             "plans": {digest: plan.to_json() for digest, plan in self.plans.items()},
         }
 

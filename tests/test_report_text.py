@@ -16,6 +16,7 @@ from precc.cost.plan_cost import PlanCost
 from precc.errors import FormatError, PlanError
 from precc.formats import ALIASES
 from precc.models.lenet5 import LeNet5
+from precc.module import session_of
 from precc.plan import PrecisionPlan
 from precc.report.analysed_step import AnalysedStep, GroupCalibration
 from precc.report.error_figures import ErrorFigures
@@ -256,10 +257,13 @@ def test_names_mean_nothing_where_they_are_printed() -> None:
 
 
 def test_numbers_that_are_none_do_not_hurt() -> None:
-    odd = ErrorFigures(math.nan, math.inf, math.nan)
+    odd = ErrorFigures(math.nan, math.inf, math.nan, standard_error=math.nan, lost=math.nan)
     rows = [replace(row, predicted=odd, amax=math.inf, condition=math.nan, cost=math.nan) for row in made_up(4).rows]
     report = replace(made_up(4), rows=tuple(rows))
-    for own in (report, report.sorted_by("predicted"), report.sorted_by("condition")):
+    assert report.step is not None
+    report = replace(report, step=replace(report.step, predicted=odd))
+    assert "(+- nan" not in report.summary
+    for own in (report, report.sorted_by("predicted"), report.sorted_by("condition"), report.where(op="*")):
         assert "nan%" in str(own)
         assert own.to_markdown()
         assert own._repr_html_()
@@ -289,6 +293,17 @@ def test_sorting_and_filtering() -> None:
         report.sorted_by("size")
     with pytest.raises(FormatError):
         report.where(format="e99m99")
+
+
+def test_formats_of_little_work_are_counted_together() -> None:
+    """The line of what was executed names those of a thousandth and more."""
+    net: Any = precc.compile(nn.Linear(4, 4), policy="e4m3", backend="reference")
+    net(torch.ones(2, 4))
+    tally = session_of(net).builds.tally.by_format
+    tally.clear()
+    tally.update({"float32": 10**6, "bfloat16": 2000, "float16": 300, "int8": 1})
+    (line,) = [own for own in net.report().notes if own.startswith("executed so far")]
+    assert line == "executed so far: 1,002,301 multiply-adds: float32 99.8%, bfloat16 0.2%, 2 others below 0.1%"
 
 
 @pytest.mark.parametrize(("width", "rows"), [(10, 5), (80, 0), ("80", 5), (80, 1.5)])

@@ -26,7 +26,9 @@ class ChoiceGroup:
 
 @dataclass(frozen=True, slots=True)
 class ChoiceTable:
-    """All groups; a plan takes one choice of each, and its cost and its errors are the sums.
+    """All groups; a plan takes one choice of each. Its cost is the sum, and its mean square errors nearly are.
+
+    Errors with a mean, of the loss above all, add before they are squared: where they agree, the whole is more.
 
     Args:
         labels: of the choices, such as ``"float8_e4m3fn/tensor"``.

@@ -119,7 +119,7 @@ class PrecisionReport:
 
     @classmethod
     def from_json(cls, text: str) -> "PrecisionReport":
-        """The report that `to_json` wrote.
+        """The report that `to_json` wrote; equal to it, unless a number in it is NaN, which equals nothing.
 
         Raises:
             DataError: it is none.

@@ -56,6 +56,8 @@ def arguments_of(text: str | bytes, kind: type[Any], where: str = "the report") 
 
 
 def _written(value: Any) -> Any:
+    if type(value) in (str, int, bool, type(None)):
+        return value  # of most
     if isinstance(value, Slot):
         return value.name
     if isinstance(value, PrecisionPlan):

@@ -109,7 +109,8 @@ def average_bits(report: "PrecisionReport") -> float | None:
 def _error(own: ErrorFigures | None, remedy: str = "") -> str:
     if own is None:
         return "not known"
-    sure = f" (+- {100 * own.standard_error:.2g}%)" if own.standard_error else ""
+    error = own.standard_error or 0.0
+    sure = f" (+- {100 * error:.2g}%)" if 0 < error < math.inf else ""
     partial = ", partial" if own.partial else ""
     unsure = f"; unsure, for {own.doubt}{remedy}" if own.doubt else ""
     return f"loss {own.loss_mean:+.1e} +- {own.loss:.1e}, gradient {own.gradient:.2%}{sure}{partial}{unsure}"
