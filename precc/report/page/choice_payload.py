@@ -12,6 +12,7 @@ from precc.precision import Precision
 from precc.report.choice_table import ChoiceTable
 from precc.report.page.format_list import FormatList, format_of_label
 from precc.report.page.packed import packed
+from precc.report.short_names import short_formats
 from precc.rounding import NEAREST_EVEN
 
 __all__ = ["choice_payload", "plan_payload"]
@@ -26,6 +27,7 @@ def choice_payload(table: ChoiceTable, plan: PrecisionPlan, formats: FormatList)
     chosen = [_precision(label, known) for label in table.labels]
     return {
         "labels": list(table.labels),
+        "short": [short_formats(label) for label in table.labels],
         "formats": [formats.number(format_of_label(label)) for label in table.labels],
         "bits": list(table.bits),
         "unit": table.unit,

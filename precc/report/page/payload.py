@@ -10,10 +10,14 @@ from precc.report.page.choice_payload import choice_payload, plan_payload
 from precc.report.page.film_payload import film_of, film_payload
 from precc.report.page.format_list import FormatList
 from precc.report.page.packed import figure
-from precc.report.page.slot_payload import MAP_COLUMNS, op_payload, slot_payload
+from precc.report.page.slot_payload import MAP_COLUMNS, column_names, op_payload, slot_payload
 from precc.report.precision_report import PrecisionReport
+from precc.report.summary import summary_of
 
 __all__ = ["payload_of"]
+
+#: Characters of a line of the summary: the page wraps them, and has room for whole names.
+_WIDE = 10**6
 
 
 def payload_of(report: PrecisionReport, against: PrecisionReport | None = None) -> dict[str, Any]:
@@ -24,13 +28,18 @@ def payload_of(report: PrecisionReport, against: PrecisionReport | None = None) 
         against: another report of the net, or of another, to compare it with.
     """
     film = film_of(report)
+    summary = summary_of(report, _WIDE)
+    used = {*film.formats, *(row.format for own in (report, against) if own is not None for row in own.slots)}
     formats = FormatList([report, *([] if against is None else [against])], film.formats)
     return {
         "title": report.title,
+        "summary": [list(entry) for entry in summary.entries],
+        "doubt": summary.doubt,
         "notes": list(report.notes),
         "missing": list(report.missing),
-        "formats": formats.payload(),
+        "formats": [{**own, "used": own["name"] in used} for own in formats.payload()],
         "map": list(MAP_COLUMNS),
+        "columns": column_names(report),
         "ops": op_payload(report),
         "slots": slot_payload(report, formats),
         "film": film_payload(film, formats),
@@ -70,7 +79,7 @@ def _plain(document: dict[str, Any]) -> dict[str, Any]:
 def _errors(own: ErrorFigures | None) -> dict[str, Any] | None:
     if own is None:
         return None
-    return {name: figure(value) for name, value in asdict(own).items()}
+    return {"doubt": own.doubt, **{name: figure(value) for name, value in asdict(own).items()}}
 
 
 def _listing(document: dict[str, Any]) -> dict[str, Any]:

@@ -9,10 +9,11 @@ from precc.report.layer_row import LayerRow
 from precc.report.page.format_list import FormatList
 from precc.report.page.packed import figure, figures, packed
 from precc.report.precision_report import PrecisionReport
+from precc.report.short_names import short_formats, without_scalings
 from precc.report.slot_row import SlotRow
 from precc.slots import ACCUMULATOR, RESULT, Role
 
-__all__ = ["MAP_COLUMNS", "errors_payload", "op_names", "op_payload", "slot_payload"]
+__all__ = ["MAP_COLUMNS", "column_names", "errors_payload", "op_names", "op_payload", "slot_payload"]
 
 #: The columns of a map: products by kind, and their operands, sums and results.
 _PRODUCTS = {Role.FPROP: 0, Role.DGRAD: 1, Role.DGRAD_A: 1, Role.WGRAD: 2, Role.DGRAD_B: 2, Role.UPDATE: 3}
@@ -30,10 +31,14 @@ def op_payload(report: PrecisionReport) -> dict[str, Any]:
     rows = {row.name: row for row in report.rows}
     names = op_names(report)
     every: list[LayerRow | None] = [rows.get(name) for name in names]
+    formats = [["-"] * 3 if row is None else list(row.formats) for row in every]
+    short, stars = without_scalings(short_formats(text) for own in formats for text in own)
     return {
         "names": names,
         "layers": [name.rpartition("/")[0] for name in names],
-        "formats": [["-"] * 3 if row is None else list(row.formats) for row in every],
+        "formats": formats,
+        "short": [[short[short_formats(text)] for text in own] for own in formats],
+        "stars": stars,
         "work": [0 if row is None else row.multiply_adds for row in every],
         **{
             name: figures(None if row is None else getattr(row, name) for row in every)
@@ -46,13 +51,18 @@ def op_payload(report: PrecisionReport) -> dict[str, Any]:
 
 
 def errors_payload(rows: Sequence[LayerRow | SlotRow | None]) -> dict[str, list[Any]]:
-    """Errors of gradient and loss, predicted and measured; of the loss, the root of its mean square."""
+    """Errors of gradient and loss, predicted and measured; of the loss, the root of its mean square.
+
+    Of the gradient also its standard error, and why it is not sure.
+    """
     found: dict[str, list[Any]] = {}
     for kind in ("predicted", "measured"):
         own = [None if row is None else getattr(row, kind) for row in rows]
         found[kind] = [None if one is None else figure(one.gradient) for one in own]
         roots = [None if one is None else math.hypot(one.loss_mean, one.loss) for one in own]
         found[f"{kind}_loss"] = figures(roots)
+        found[f"{kind}_within"] = figures(None if one is None else one.standard_error for one in own)
+        found[f"{kind}_doubt"] = ["" if one is None else one.doubt for one in own]
     return found
 
 
@@ -116,3 +126,12 @@ class _Operands:
 def _cells(rows: Sequence[SlotRow]) -> list[int]:
     operands = _Operands({})
     return [_PRODUCTS[row.slot.role] * len(_PARTS) + operands.part(row) for row in rows]
+
+
+def column_names(report: PrecisionReport) -> list[str]:
+    """Of each column of the map, the operands that stand in it, such as ``fprop.input / a``."""
+    found: list[dict[str, None]] = [{} for _ in MAP_COLUMNS]
+    for row, cell in zip(report.slots, _cells(report.slots), strict=True):
+        found[cell][row.slot.operand] = None
+    names = zip(MAP_COLUMNS, found, strict=True)
+    return [f"{name.partition(' ')[0]}.{' / '.join(own)}" if own else name for name, own in names]

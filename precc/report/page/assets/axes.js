@@ -2,41 +2,53 @@
 const ROW = 18;
 const LETTER = 6.6;
 
-function nameWidth(names, part = 0.36) {
-  const longest = names.reduce((most, name) => Math.max(most, name.length), 0);
+// Names as short as there is room for, and the pixels that they take.
+function namesThatFit(names, part = 0.36) {
   const most = Math.floor((part * Math.min(window.innerWidth, 1200)) / LETTER);
-  return { letters: Math.max(8, most), pixels: Math.min(longest, Math.max(8, most)) * LETTER + 12 };
+  const short = shortNames(names, Math.max(8, most));
+  const longest = short.reduce((letters, name) => Math.max(letters, name.length), 0);
+  return { short, pixels: longest * LETTER + 12 };
 }
 
-function ticksOf(names, range, height, letters) {
+function ticksOf(names, range, height) {
   const low = Math.max(0, Math.ceil(Math.min(...range)));
   const high = Math.min(names.length - 1, Math.floor(Math.max(...range)));
   const each = Math.max(1, Math.ceil(((high - low + 1) * 15) / Math.max(height, 15)));
   const values = [];
   for (let k = low; k <= high; k += each) values.push(k);
-  return { tickvals: values, ticktext: values.map((k) => plain(shortened(names[k], letters))) };
+  return { tickvals: values, ticktext: values.map((k) => plain(names[k])), each };
 }
 
 // An axis of rows from the top; `height` is its own, in pixels.
-function rowAxis(names, height, letters) {
+function rowAxis(names, height) {
   const range = [names.length - 0.5, -0.5];
+  const { tickvals, ticktext } = ticksOf(names, range, height);
   return {
     range,
     tickmode: "array",
-    ...ticksOf(names, range, height, letters),
+    tickvals,
+    ticktext,
     showgrid: false,
     zeroline: false,
     ticks: "",
   };
 }
 
+// Below a chart: that there is no room for each name.
+function sayNames(id, names, range, height) {
+  const { each } = ticksOf(names, range, height);
+  below(id, each === 1 ? "" : `There is room for one name in ${counted(each)} rows; a zoom shows more of them.`);
+}
+
 // Names again after a zoom.
-function followZoom(div, names, height, letters, axis = "yaxis") {
+function followZoom(id, div, names, height, axis = "yaxis") {
+  sayNames(id, names, div._fullLayout[axis].range, height);
   div.removeAllListeners("plotly_relayout");
   div.on("plotly_relayout", (change) => {
     if (!Object.keys(change).some((key) => key.startsWith(`${axis}.range`) || key.startsWith(`${axis}.autorange`)))
       return;
-    const found = ticksOf(names, div._fullLayout[axis].range, height, letters);
+    const found = ticksOf(names, div._fullLayout[axis].range, height);
+    sayNames(id, names, div._fullLayout[axis].range, height);
     Plotly.relayout(div, { [`${axis}.tickvals`]: found.tickvals, [`${axis}.ticktext`]: found.ticktext });
   });
 }

@@ -13,7 +13,7 @@ function bars(id, entries, what, barColour, other) {
     drawn.push({ name: `${rest.length} others`, part: rest.reduce((sum, own) => sum + own.part, 0), mark });
   }
   const names = drawn.map((own) => own.name);
-  const { letters, pixels } = nameWidth(names);
+  const { short, pixels } = namesThatFit(names);
   const inner = Math.max(40, drawn.length * ROW);
   const traces = [
     {
@@ -23,7 +23,11 @@ function bars(id, entries, what, barColour, other) {
       y: drawn.map((_, k) => k),
       name: what,
       hoverinfo: "none",
-      marker: { color: drawn.map((own) => own.colour ?? barColour), line: { color: colour("soft"), width: 0.5 } },
+      marker: {
+        color: drawn.map((own) => own.colour ?? barColour),
+        line: { color: colour("soft"), width: 0.5 },
+        pattern: { shape: drawn.map((own) => (own.isUnsure ? "/" : "")), fgcolor: colour("back"), size: 6 },
+      },
     },
   ];
   const marked = drawn.map((own, k) => (isFiniteNumber(own.mark) ? k : -1)).filter((k) => k >= 0);
@@ -48,7 +52,7 @@ function bars(id, entries, what, barColour, other) {
       showlegend: marked.length > 0,
       legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom" },
       xaxis: { title: { text: "percent" }, rangemode: "tozero", zeroline: false },
-      yaxis: rowAxis(names, inner, letters),
+      yaxis: rowAxis(short, inner),
     },
     (point) => {
       const own = drawn[point.y];
@@ -56,7 +60,7 @@ function bars(id, entries, what, barColour, other) {
       return `${own.name}\n${what} ${percent(own.part)}${also}${own.more ? `\n${own.more}` : ""}`;
     },
   );
-  followZoom(div, names, inner, letters);
+  followZoom(id, div, short, inner);
 }
 
 function squares(by, kind) {
@@ -66,10 +70,13 @@ function squares(by, kind) {
 }
 
 chart("budget", () => {
+  element("budget-sums").textContent = "";
   let by = budgetBy.value;
   if (by === "ops" && !squares("ops", "predicted").some(isFiniteNumber)) by = "slots";
   const [predicted, measured] = [squares(by, "predicted"), squares(by, "measured")];
-  const total = predicted.reduce((sum, own) => sum + (isFiniteNumber(own) ? own : 0), 0);
+  const [total, observed] = [predicted, measured].map((own) =>
+    own.reduce((sum, one) => sum + (isFiniteNumber(one) ? one : 0), 0),
+  );
   if (!predicted.some(isFiniteNumber))
     return unknown(
       "budget",
@@ -79,23 +86,45 @@ chart("budget", () => {
     return unknown("budget", [
       "No predicted error is larger than 0: nothing is rounded, or nothing of it reaches the step.",
     ]);
-  const [names, visible] = by === "ops" ? [OPS.labels, shownOps] : [SLOTS.labels, shownSlots];
+  const [part, names, visible] = by === "ops" ? [OPS, OPS.labels, shownOps] : [SLOTS, SLOTS.labels, shownSlots];
   const entries = names.flatMap((name, k) =>
     visible[k] && isFiniteNumber(predicted[k])
       ? [
           {
             name,
             part: predicted[k] / total,
-            mark: measured[k] === null ? null : measured[k] / total,
+            mark: measured[k] === null || !observed ? null : measured[k] / observed,
+            isUnsure: part.predicted_doubt[k] !== "",
             colour: by === "slots" ? FORMATS[SLOTS.formats[k]].colour : undefined,
-            more: `error ${shown(Math.sqrt(predicted[k]))}${by === "slots" ? `, ${SLOTS.texts[SLOTS.precisions[k]]}` : ""}`,
+            more: [
+              budgetOf.value === "gradient" ? `error ${erred(part, "predicted", k)}` : `error ${shown(Math.sqrt(predicted[k]))}`,
+              by === "slots" ? SLOTS.texts[SLOTS.precisions[k]] : "",
+              doubtOf(part, k),
+            ]
+              .filter(Boolean)
+              .join("\n"),
           },
         ]
       : [],
   );
   if (!entries.length) return unknown("budget", NOTHING_FOUND);
   bars("budget", entries, "predicted", "#4a86c8", "measured");
+  element("budget-sums").textContent = saidSums(total, by, predicted);
 });
+
+// What the parts are parts of, beside the error of the whole plan.
+function saidSums(total, by, predicted) {
+  const isGradient = budgetOf.value === "gradient";
+  const said = (own) => (isGradient ? percent(own) : shown(own));
+  const unsure = predicted.filter((own, k) => own !== null && (by === "ops" ? OPS : SLOTS).predicted_doubt[k]).length;
+  const whole = DATA.step?.predicted;
+  const own = whole && (isGradient ? number(whole.gradient) : Math.hypot(number(whole.loss_mean), number(whole.loss)));
+  return [
+    `The root of all squares together is ${said(Math.sqrt(total))}`,
+    whole ? `; the whole plan is predicted at ${said(own)}, with what errors do to each other.` : ".",
+    unsure ? ` Hatched: ${counted(unsure)} predictions that are unsure, for what they lose or their standard error.` : "",
+  ].join("");
+}
 
 for (const choice of [budgetOf, budgetBy]) {
   choice.addEventListener("change", () => {

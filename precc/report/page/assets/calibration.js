@@ -2,10 +2,25 @@
 function pairsOf(part, names, visible) {
   return names.flatMap((name, k) =>
     visible[k] && isPositive(part.predicted[k]) && isPositive(part.measured[k])
-      ? [{ name, x: part.predicted[k], y: part.measured[k] }]
+      ? [{ name, x: part.predicted[k], y: part.measured[k], ...within(part, k) }]
       : [],
   );
 }
+
+const within = (part, k) => ({
+  dx: part.predicted_within[k] ?? 0,
+  dy: part.measured_within[k] ?? 0,
+  doubt: part.predicted_doubt[k],
+});
+
+// Bars of the standard errors, where there are any.
+function errorBars(points, name, ink) {
+  if (!points.some((p) => isPositive(p[name]))) return { visible: false };
+  return { type: "data", array: points.map((p) => p[name] ?? 0), color: ink, thickness: 1, width: 0 };
+}
+
+const withError = (own) =>
+  `${percent(number(own.gradient))}${isPositive(number(own.standard_error)) ? ` \u00b1 ${percent(number(own.standard_error))}` : ""}`;
 
 function saidTrust() {
   const step = DATA.step;
@@ -13,9 +28,10 @@ function saidTrust() {
   const parts = [];
   if (step.predicted && step.measured) {
     parts.push(
-      `The whole plan: ${percent(number(step.predicted.gradient))} predicted, ${percent(number(step.measured.gradient))} measured in ${plural(step.draws, "draw")}.`,
+      `The whole plan: ${withError(step.predicted)} predicted, ${withError(step.measured)} measured in ${plural(step.draws, "draw")}.`,
     );
   }
+  if (step.predicted?.doubt) parts.push(`The prediction is unsure, for ${step.predicted.doubt}.`);
   if (step.rank_correlation !== null)
     parts.push(
       `Rank correlation (Spearman) of predicted and measured errors: ${shown(number(step.rank_correlation))}.`,
@@ -45,7 +61,16 @@ chart("calibration", () => {
     sets.push({
       name: "whole plan",
       symbol: "star",
-      own: [{ name: "whole plan", x: whole[0], y: whole[1] }],
+      own: [
+        {
+          name: "whole plan",
+          x: whole[0],
+          y: whole[1],
+          dx: number(predicted.standard_error) ?? 0,
+          dy: number(measured.standard_error) ?? 0,
+          doubt: predicted.doubt,
+        },
+      ],
       ink: colour("text"),
     });
   const points = sets.flatMap((set) => set.own);
@@ -77,8 +102,15 @@ chart("calibration", () => {
       x: set.own.map((p) => p.x),
       y: set.own.map((p) => p.y),
       hoverinfo: "none",
-      customdata: set.own.map((p) => p.name),
-      marker: { symbol: set.symbol, size: set.symbol === "star" ? 14 : 8, color: set.ink, opacity: 0.85 },
+      customdata: set.own.map((p) => (p.doubt ? `${p.name}\nunsure: ${p.doubt}` : p.name)),
+      error_x: errorBars(set.own, "dx", set.ink),
+      error_y: errorBars(set.own, "dy", set.ink),
+      marker: {
+        symbol: set.own.map((p) => (p.doubt ? `${set.symbol}-open` : set.symbol)),
+        size: set.symbol === "star" ? 14 : 8,
+        color: set.ink,
+        opacity: 0.85,
+      },
     }));
   const side = clamp(place("calibration").clientWidth, 260, 560);
   paint(

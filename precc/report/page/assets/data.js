@@ -29,6 +29,12 @@ function shown(value) {
 }
 const percent = (value) => (isFiniteNumber(value) ? `${shown(100 * value)}%` : shown(value));
 const counted = (value) => (isFiniteNumber(value) ? value.toLocaleString("en-US") : shown(value));
+// An error with its standard error, and a mark if it is not sure.
+const erred = (part, kind, k) => {
+  const within = part[`${kind}_within`][k];
+  return `${percent(part[kind][k])}${isPositive(within) ? ` \u00b1 ${percent(within)}` : ""}${part[`${kind}_doubt`][k] ? " ?" : ""}`;
+};
+const doubtOf = (part, k) => (part.predicted_doubt[k] ? `unsure: ${part.predicted_doubt[k]}` : "");
 const plural = (count, one) => `${counted(count)} ${one}${count === 1 ? "" : "s"}`;
 
 // A text in a chart, where some markup would mean something.
@@ -36,9 +42,38 @@ const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&
 
 // A long name with its middle left out.
 function shortened(name, most) {
-  if (name.length <= most) return name;
-  const tail = Math.ceil((most - 1) * 0.6);
-  return `${name.slice(0, most - 1 - tail)}\u2026${name.slice(name.length - tail)}`;
+  return name.length <= most ? name : cutAt(name, Math.floor((most - 1) * 0.4), most - 1);
+}
+
+// The first `head` of the `kept` letters of a name, and the others from its end.
+const cutAt = (name, head, kept) => `${name.slice(0, head)}\u2026${name.slice(name.length - kept + head)}`;
+
+// Names of at most so many letters, each another: all are cut at one place, with a few letters more if need be.
+function shortNames(names, most) {
+  if (names.every((name) => name.length <= most)) return names;
+  const apart = new Set(names).size;
+  for (let width = most; width <= most + (names.length > 400 ? 0 : 6); width++) {
+    for (let off = 0; off < width; off++) {
+      const head = Math.floor(width / 2) + (off % 2 ? -(off + 1) / 2 : off / 2);
+      const found = names.map((name) => (name.length <= width ? name : cutAt(name, head, width - 1)));
+      if (head >= 0 && head < width && new Set(found).size === apart) return found;
+    }
+  }
+  return numberedNames(names, most);
+}
+
+// The same where no one place tells them apart: those that come out alike are numbered.
+function numberedNames(names, most) {
+  const [found, seen] = [new Map(), new Set()];
+  for (const name of names) {
+    if (found.has(name)) continue;
+    let own = shortened(name, most);
+    for (let number = 2; seen.has(own); number++)
+      own = `${name.slice(0, Math.max(1, most - 1 - String(number).length))}\u2026${number}`;
+    found.set(name, own);
+    seen.add(own);
+  }
+  return names.map((name) => found.get(name));
 }
 
 for (const part of [DATA.ops, DATA.slots]) {
@@ -47,7 +82,7 @@ for (const part of [DATA.ops, DATA.slots]) {
       Array.isArray(values) &&
       values.some((own) => own === "NaN" || own === "Infinity" || own === "-Infinity")
     ) {
-      if (!["names", "layers", "why", "places", "leaves", "texts"].includes(name)) part[name] = values.map(number);
+      if (!["names", "layers", "why", "places", "leaves", "texts", "predicted_doubt", "measured_doubt"].includes(name)) part[name] = values.map(number);
     }
   }
 }

@@ -47,7 +47,7 @@ function mixedColour(value, most) {
 chart("diff", () => {
   if (AGAINST === null)
     return unknown("diff", [
-      "There is no other plan: net.report(against=other_report), or page_of(report, against=other_report).",
+      "There is no other plan: precc report MODEL --against PLAN, or net.report(analysis, against=other) with a report or a plan; docs/guide/report.md has more.",
     ]);
   define(element("diff-totals"), saidTotals());
   const list = AGAINST.changes.slice(0, 500).map((text) => withText("li", text));

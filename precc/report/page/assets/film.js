@@ -3,6 +3,47 @@ const FILM = DATA.film;
 const FILM_PLANS = typed(FILM.plans);
 const filmColumn = element("film-column");
 const EVERY = "every operand";
+const STEP = "step"; // rows of it have a loss and no decision
+const MOST_EVENTS = 10;
+const MOST_POINTS = 4000;
+
+// Numbers of the events that have a line each, and what stands at each line; the rarest share the last one.
+function filmEvents() {
+  const { names, numbers } = FILM.events;
+  const counts = names.map(() => 0);
+  for (const event of numbers) counts[event] += 1;
+  const every = names.map((_, event) => event).filter((event) => names[event] !== STEP);
+  if (every.length <= MOST_EVENTS) return { lines: every.map((event) => [event]), names: every.map((k) => names[k]) };
+  const common = [...every].sort((a, b) => counts[b] - counts[a]).slice(0, MOST_EVENTS - 1);
+  const own = every.filter((event) => common.includes(event));
+  const rest = every.filter((event) => !common.includes(event));
+  return {
+    lines: [...own.map((event) => [event]), rest],
+    names: [...own.map((k) => names[k]), `${rest.length} others`],
+  };
+}
+
+// Rows of the history with a loss: of every step where those were noted, else of decisions; not more than can be seen.
+function filmLosses() {
+  const every = FILM.loss.map((own, k) => (own === null ? -1 : k)).filter((k) => k >= 0);
+  const step = FILM.events.names.indexOf(STEP);
+  const steps = every.filter((k) => FILM.events.numbers[k] === step);
+  return thinned(steps.length ? steps : every);
+}
+
+// The first, smallest and largest loss of as many stretches as are drawn.
+function thinned(rows) {
+  if (rows.length <= MOST_POINTS) return rows;
+  const size = Math.ceil(rows.length / (MOST_POINTS / 3));
+  const found = new Set();
+  for (let from = 0; from < rows.length; from += size) {
+    const part = rows.slice(from, from + size).filter((k) => isFiniteNumber(number(FILM.loss[k])));
+    const by = (a, b) => number(FILM.loss[a]) - number(FILM.loss[b]);
+    const sorted = [...part].sort(by);
+    for (const k of [rows[from], sorted[0], sorted.at(-1)]) if (k !== undefined) found.add(k);
+  }
+  return [...found].sort((a, b) => a - b);
+}
 
 function filmAxis() {
   const ascending = FILM.steps.every((step, k) => k === 0 || step >= FILM.steps[k - 1]);
@@ -10,10 +51,9 @@ function filmAxis() {
   return { times, title: ascending ? "training step" : "row of the history" };
 }
 
-// Pieces of time under one plan: edges, and the plan between them.
+// Pieces of time under one plan, from the start to the last step: edges, and the plan between them, -1 if not known.
 function filmPieces(times) {
-  const edges = [];
-  const plans = [];
+  const [edges, plans] = times[0] > 0 ? [[0], [-1]] : [[], []];
   FILM.frames.forEach((plan, k) => {
     if (k + 1 < times.length && times[k + 1] === times[k]) return;
     if (plans.length && plans[plans.length - 1] === plan) return;
@@ -53,17 +93,19 @@ function eventTraces(times) {
     coarsen: "triangle-down",
   };
   const inks = { accept: isDark() ? "#7fc8a9" : "#00664a", reject: isDark() ? "#ffb4ab" : "#b3261e" };
-  return names.slice(0, 8).map((name, event) => {
-    const own = numbers.map((n, k) => (n === event ? k : -1)).filter((k) => k >= 0);
+  const shown = filmEvents();
+  return shown.lines.map((events, line) => {
+    const name = events.length === 1 ? names[events[0]] : "";
+    const own = numbers.map((n, k) => (events.includes(n) ? k : -1)).filter((k) => k >= 0);
     const each = Math.max(1, Math.ceil(own.length / 2000));
     const kept = own.filter((_, k) => k % each === 0);
     const ink = inks[name] ?? colour("text");
     return {
       type: "scatter",
       mode: "markers",
-      name: plain(name),
+      name: plain(shown.names[line]),
       x: kept.map((k) => times[k]),
-      y: kept.map(() => event),
+      y: kept.map(() => line),
       customdata: kept,
       yaxis: "y3",
       hoverinfo: "none",
@@ -73,22 +115,23 @@ function eventTraces(times) {
 }
 
 function filmLayout(names, title, narrow) {
-  const { letters, pixels } = nameWidth(names, 0.33);
-  const strip = clamp(names.length * 14, 60, 680);
-  const events = Math.min(8, FILM.events.names.length) * 14 + 6;
+  const { short, pixels } = namesThatFit(names, 0.33);
+  const strip = clamp(names.length * 15, 60, 680);
+  const shown = filmEvents();
+  const events = shown.names.length * 14 + 6;
   const above = 110;
   const total = strip + events + above + 24;
   const [first, second] = [strip / total, (strip + 12 + events) / total];
   const losses = FILM.loss.map(number).filter(isFiniteNumber);
   const spread = losses.length && Math.min(...losses) > 0 && Math.max(...losses) > 20 * Math.min(...losses);
   return {
-    letters,
+    short,
     strip,
     layout: {
       height: total + 60,
       margin: { l: Math.max(pixels, 64), r: 12, t: 12, b: 48 },
       xaxis: { title: { text: title }, showgrid: false, zeroline: false, anchor: "y", nticks: narrow ? 5 : 12 },
-      yaxis: { ...rowAxis(names, strip, letters), domain: [0, first] },
+      yaxis: { ...rowAxis(short, strip), domain: [0, first] },
       yaxis2: {
         domain: [second + 12 / total, 1],
         title: { text: "loss" },
@@ -98,11 +141,11 @@ function filmLayout(names, title, narrow) {
       },
       yaxis3: {
         domain: [first + 12 / total, second],
-        range: [Math.min(8, FILM.events.names.length) - 0.5, -0.5],
+        range: [Math.max(1, shown.names.length) - 0.5, -0.5],
         zeroline: false,
         showgrid: false,
-        tickvals: FILM.events.names.slice(0, 8).map((_, k) => k),
-        ticktext: FILM.events.names.slice(0, 8).map((own) => plain(shortened(own, 14))),
+        tickvals: shown.names.map((_, k) => k),
+        ticktext: shown.names.map((own) => plain(shortened(own, 14))),
       },
     },
   };
@@ -126,7 +169,7 @@ chart("film", () => {
       "film",
       missing(
         ["history"],
-        "No decision was noted: train with a controller, such as precc.TrustRegion(net), and make the report again.",
+        "No step and no decision was noted: train with a controller, such as precc.TrustRegion(net), or log the training with precc.TrainingLog(net), and make the report again.",
       ),
     );
   const rows = filmRows(filmColumn.value);
@@ -136,12 +179,12 @@ chart("film", () => {
   const z = rows.map(({ own, op }) =>
     plans.map((plan) => (plan < 0 ? null : FILM_PLANS[(plan * FILM.columns.length + own) * size + op])),
   );
-  const { letters, strip, layout } = filmLayout(
+  const { short, strip, layout } = filmLayout(
     rows.map((row) => row.name),
     title,
     isNarrow(),
   );
-  const lossRows = FILM.loss.map((own, k) => (own === null ? -1 : k)).filter((k) => k >= 0);
+  const lossRows = filmLosses();
   const loss = {
     type: "scatter",
     mode: lossRows.length > 60 ? "lines" : "lines+markers",
@@ -173,15 +216,11 @@ chart("film", () => {
     if (point.data.type !== "heatmap") return saidOfRow(point.customdata);
     const piece = plans[point.pointIndex[1]];
     const row = rows[point.pointIndex[0]];
+    if (piece < 0) return "which plan was in force here was not noted";
     const own = FORMATS[FILM_PLANS[(piece * FILM.columns.length + row.own) * size + row.op]];
     return `${row.name}\n${own.name}, steps ${edges[point.pointIndex[1]]} to ${edges[point.pointIndex[1] + 1] - 1}`;
   });
-  followZoom(
-    div,
-    rows.map((row) => row.name),
-    strip,
-    letters,
-  );
+  followZoom("film", div, short, strip);
 });
 
 const filmChoices = FILM.ops.length * FILM.columns.length <= 3000 ? [...FILM.columns, EVERY] : FILM.columns;

@@ -101,11 +101,26 @@ function tell(text, event) {
   tip.style.top = `${below + box.height > window.innerHeight ? event.clientY - box.height - 12 : below}px`;
 }
 
+// A sentence below a chart; an empty one takes it away.
+function below(id, text) {
+  const div = place(id);
+  let line = div.nextElementSibling;
+  if (!line?.classList.contains("below")) {
+    if (!text) return;
+    line = document.createElement("p");
+    line.className = "below caption";
+    div.after(line);
+  }
+  line.textContent = text;
+  line.hidden = !text;
+}
+
 // What is not known, in the place of a chart.
 function unknown(id, sentences) {
   const div = place(id);
   if (div.dataset.kind === "plot") Plotly.purge(div);
   div.dataset.kind = "text";
+  below(id, "");
   div.removeAttribute("role");
   div.removeAttribute("aria-label");
   const box = document.createElement("div");

@@ -2,7 +2,9 @@
 const CHOICES = DATA.choices;
 const slider = element("front-slider");
 const frontCopy = element("front-copy");
+const UNIT = CHOICES?.unit === "bits" ? "bits an operand" : CHOICES?.unit;
 let frontState = null;
+let isMoved = false; // until the slider is, it shows the plan in force
 
 function frontStart() {
   const table = knapsack(CHOICES);
@@ -86,23 +88,26 @@ function drawFront() {
         exponentformat: "power",
         dtick: coarsest > 1e4 * finest ? 1 : undefined,
       },
-      yaxis: { title: { text: plain(shortened(CHOICES.unit, 30)) }, zeroline: false },
+      yaxis: { title: { text: plain(shortened(UNIT, 30)) }, zeroline: false },
     },
-    ({ x, y }) => `error ${percent(x)}\n${shown(y)} ${CHOICES.unit}`,
+    ({ x, y }) => `error ${percent(x)}\n${shown(y)} ${UNIT}`,
   );
 }
 
 function solveNow() {
   const { table, front, inForce } = frontState;
   const limit = limitAt(Number(slider.value));
-  const places = solve(table, front, limit);
+  const stays = !isMoved && frontState.now !== null;
+  const places = stays ? Int32Array.from(inForce) : solve(table, front, limit);
   const point = pointOf(table, places);
   const picked = Array.from(places, (k, group) => (k < 0 ? -1 : k - group * table.size));
   const changed = picked.map((_, group) => places[group] !== inForce[group] && places[group] >= 0);
   Object.assign(frontState, { places, picked, changed, point });
-  const text = `${percent(Math.sqrt(limit))} asked, ${percent(point.error)} predicted`;
+  const text = stays
+    ? `the plan in force: ${percent(point.error)} predicted`
+    : `${percent(Math.sqrt(limit))} asked, ${percent(point.error)} predicted`;
   element("front-value").textContent = text;
-  slider.setAttribute("aria-valuetext", `${text}, ${shown(point.cost)} ${CHOICES.unit}`);
+  slider.setAttribute("aria-valuetext", `${text}, ${shown(point.cost)} ${UNIT}`);
   tellPlan();
   if (place("front").dataset.kind === "plot")
     Plotly.restyle(place("front"), { x: [[point.error]], y: [[point.cost]] }, [1]);
@@ -117,12 +122,13 @@ function tellPlan() {
   });
   const said = [...parts]
     .sort((a, b) => b[1] - a[1])
-    .map(([label, count]) => `${label} in ${plural(count, "slot")}`);
+    .map(([label, count]) => `${CHOICES.short[CHOICES.labels.indexOf(label)]} in ${plural(count, "slot")}`);
   const compare = (own, before) => (now ? `${own}, in force ${before}` : own);
   define(element("front-totals"), [
-    ["Cost", compare(`${shown(point.cost)} ${CHOICES.unit}`, shown(now?.cost))],
+    ["Cost", compare(`${shown(point.cost)} ${UNIT}`, shown(now?.cost))],
     ["Predicted error of the gradient", compare(percent(point.error), percent(now?.error))],
-    ["Predicted error of the loss", compare(shown(point.loss), shown(now?.loss))],
+    ["Predicted error of the loss, root mean square", compare(shown(point.loss), shown(now?.loss))],
+    ...saidWhole(now),
     ["Formats", said.join(", ")],
   ]);
   const every = changed.map((own, group) => (own ? group : -1)).filter((group) => group >= 0);
@@ -130,8 +136,8 @@ function tellPlan() {
     CHOICES.slots[group].some((slot) => shownSlots[slotNumbers.get(slot)] ?? 1),
   );
   const list = changes.slice(0, 200).map((group) => {
-    const before = CHOICES.chosen[group] < 0 ? "another precision" : CHOICES.labels[CHOICES.chosen[group]];
-    return withText("li", `${CHOICES.slots[group].join(", ")}: ${before} \u2192 ${CHOICES.labels[picked[group]]}`);
+    const before = CHOICES.chosen[group] < 0 ? "another precision" : CHOICES.short[CHOICES.chosen[group]];
+    return withText("li", `${CHOICES.slots[group].join(", ")}: ${before} \u2192 ${CHOICES.short[picked[group]]}`);
   });
   if (changes.length > 200)
     list.push(withText("li", `and ${changes.length - 200} more: copy the plan to have all`));
@@ -141,6 +147,14 @@ function tellPlan() {
   const found = changes.length === every.length ? "" : `, ${counted(changes.length)} of them found by the search`;
   element("front-changes").querySelector("summary").textContent =
     `${plural(every.length, "group")} of slots would change${found}`;
+}
+
+// Why the plan in force has another error here than in the overview.
+function saidWhole(now) {
+  const whole = number(DATA.step?.predicted?.gradient ?? null);
+  if (!now || !isFiniteNumber(whole)) return [];
+  const text = `${percent(whole)}: that is of all rounding at once. Here the squares of the choices are added, each as if it were alone (first order), which gives ${percent(now.error)}.`;
+  return [["The plan in force in the overview", text]];
 }
 
 async function copied(made) {
@@ -189,6 +203,7 @@ chart("front", () => {
 
 let sliderWaits = false;
 slider.addEventListener("input", () => {
+  isMoved = true;
   if (sliderWaits) return;
   sliderWaits = true;
   requestAnimationFrame(() => {
@@ -203,7 +218,7 @@ element("front-rules").addEventListener("click", () =>
       CHOICES,
       picked,
       changed,
-      `predicted error of the gradient ${percent(point.error)}, ${shown(point.cost)} ${CHOICES.unit}`,
+      `predicted error of the gradient ${percent(point.error)}, ${shown(point.cost)} ${UNIT}`,
     );
   }),
 );

@@ -14,22 +14,25 @@ function mapRows(isShown) {
 function mapSizes(id, rows) {
   const used = DATA.map.map((_, cell) => cell).filter((cell) => rows.some(([, own]) => own.has(cell)));
   const names = rows.map(([op]) => OPS.labels[op]);
-  const { letters, pixels } = nameWidth(names);
+  const { short, pixels } = namesThatFit(names);
+  const titles = used.map((cell) => DATA.columns[cell]);
+  const longest = titles.reduce((most, title) => Math.max(most, title.length), 0) * LETTER;
   const width = (place(id).clientWidth - pixels - 10) / used.length;
   return {
     used,
-    names,
-    letters,
+    short,
     pixels,
+    titles,
     inner: clamp(rows.length * ROW, 40, 560),
     width,
-    top: width > 70 ? 30 : 76,
+    isFlat: width > longest + 8,
+    top: width > longest + 8 ? 30 : longest + 16,
   };
 }
 
 // A heat map of slots; `valueOf` gives the number of a slot, `cellOf` the colour and text of its cell.
 function slotMap(id, rows, valueOf, scale, cellOf, said) {
-  const { used, names, letters, pixels, inner, width, top } = mapSizes(id, rows);
+  const { used, short, pixels, titles, inner, width, isFlat, top } = mapSizes(id, rows);
   const slotAt = (x, y) => rows[y]?.[1].get(used[x]);
   const z = rows.map(([, own]) => used.map((cell) => (own.has(cell) ? valueOf(own.get(cell)) : null)));
   const traces = [{ type: "heatmap", z, ...scale, hoverinfo: "none", xgap: 1, ygap: rows.length > 60 ? 0 : 1 }];
@@ -48,21 +51,21 @@ function slotMap(id, rows, valueOf, scale, cellOf, said) {
       xaxis: {
         side: "top",
         tickvals: used.map((_, x) => x),
-        ticktext: used.map((cell) => DATA.map[cell]),
-        tickangle: width > 70 ? 0 : -70,
+        ticktext: titles.map(plain),
+        tickangle: isFlat ? 0 : -75,
         range: [-0.5, used.length - 0.5],
         showgrid: false,
         zeroline: false,
         ticks: "",
       },
-      yaxis: rowAxis(names, inner, letters),
+      yaxis: rowAxis(short, inner),
     },
     ({ x, y }) => {
       const slot = slotAt(x, y);
       return slot === undefined ? "" : said(slot);
     },
   );
-  followZoom(div, names, inner, letters);
+  followZoom(id, div, short, inner);
 }
 
 // The same map at once, without names and texts, while the library of charts is not there yet.

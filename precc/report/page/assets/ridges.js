@@ -41,14 +41,14 @@ function outline(slot, line, most) {
   return { x: [...x, x[0], null], y: [...y, line, null] };
 }
 
-function bands(slots, from, to, opacity) {
+function bands(slots, from, to, opacity, tall) {
   const [x, y] = [[], []];
   slots.forEach((slot, line) => {
     const [low, high] = [SLOTS[from][slot], SLOTS[to][slot]];
     if (low === null || high === null || !(high > low)) return;
     const ends = [Math.max(low, -1100), Math.min(high, 1100)];
     x.push(ends[0], ends[1], ends[1], ends[0], ends[0], null);
-    y.push(line, line, line - 0.94, line - 0.94, line, null);
+    y.push(line, line, line - tall, line - tall, line, null);
   });
   const grey = isDark() ? "255,255,255" : "20,40,80";
   return {
@@ -86,8 +86,8 @@ function ridgeTraces(slots, most) {
 
 function saidLoss(slot) {
   const shares = [
-    [SLOTS.underflow[slot], "to 0"],
-    [SLOTS.overflow[slot], "beyond"],
+    [SLOTS.underflow[slot], "become 0"],
+    [SLOTS.overflow[slot], "too large"],
   ];
   const nonfinite = (SLOTS.nonfinite[slot] ?? 0) / (SLOTS.elements[slot] || 1);
   shares.push([nonfinite || null, "not finite"]);
@@ -97,24 +97,27 @@ function saidLoss(slot) {
     .join(", ");
 }
 
-// What is lost stands at the right; where there is little room the names stand above their ridges.
+// What is lost stands at the right of its ridge; where there is little room it stands above it, behind the name.
 function ridgeTexts(names, losses, [low, high], narrow) {
   const text = (x, own, textposition) => ({
     type: "scatter",
     mode: "text",
     x: own.map(() => x),
-    y: own.map((_, k) => k - (narrow ? 0.8 : 0.72)),
+    y: own.map((_, k) => k - (narrow ? 0.84 : 0.42)),
     text: own.map(plain),
     textposition,
     textfont: { color: colour("text"), size: 11 },
     hoverinfo: "skip",
+    cliponaxis: false,
   });
-  if (!narrow) return [text(high, losses, "middle left")];
+  if (!narrow) return [text(high, losses, "middle right")];
   const most = Math.floor((window.innerWidth - 40) / 6.2);
   return [
     text(
       low,
-      names.map((name, k) => shortened(name, most - losses[k].length - 2) + (losses[k] ? `: ${losses[k]}` : "")),
+      shortNames(names, most - Math.max(...losses.map((own) => own.length)) - 2).map(
+        (name, k) => name + (losses[k] ? `: ${losses[k]}` : ""),
+      ),
       "middle right",
     ),
   ];
@@ -165,9 +168,11 @@ chart("ridges", () => {
   const [low, high] = [Math.min(...seenExponents) - 1, Math.max(...seenExponents) + 1];
   const names = slots.map((slot) => SLOTS.labels[slot] + (SLOTS.approximate[slot] ? " *" : ""));
   const narrow = isNarrow();
-  const { letters, pixels } = narrow ? { letters: 1, pixels: 10 } : nameWidth(names);
-  const inner = Math.max(60, slots.length * (narrow ? 44 : 30));
-  const texts = ridgeTexts(names, slots.map(saidLoss), [low, high], narrow);
+  const { short, pixels } = narrow ? { short: names, pixels: 10 } : namesThatFit(names);
+  const inner = Math.max(60, slots.length * (narrow ? 48 : 30));
+  const losses = slots.map(saidLoss);
+  const right = narrow ? 10 : 10 + Math.max(0, ...losses.map((own) => own.length)) * 6.4;
+  const texts = ridgeTexts(names, losses, [low, high], narrow);
   const points = {
     type: "scatter",
     mode: "markers",
@@ -187,21 +192,21 @@ chart("ridges", () => {
   const div = paint(
     "ridges",
     [
-      bands(slots, "lowest", "normal", 0.08),
-      bands(slots, "normal", "highest", 0.17),
-      ...ridgeTraces(slots, narrow ? 0.55 : 0.88),
+      bands(slots, "lowest", "normal", 0.08, narrow ? 0.66 : 0.94),
+      bands(slots, "normal", "highest", 0.17, narrow ? 0.66 : 0.94),
+      ...ridgeTraces(slots, narrow ? 0.6 : 0.88),
       ...texts,
       points,
     ],
     {
       height: inner + 70,
-      margin: { l: pixels, r: 10, t: 10, b: 50 },
+      margin: { l: pixels, r: right, t: 10, b: 50 },
       xaxis: { title: { text: "log2 |x|" }, range: [low, high], zeroline: false, dtick: high - low > 24 ? 8 : 4 },
-      yaxis: { ...rowAxis(names, inner, letters), showticklabels: !narrow, range: [slots.length - 0.9, -1.05] },
+      yaxis: { ...rowAxis(short, inner), showticklabels: !narrow, range: [slots.length - 0.9, -1.05] },
     },
     (point) => saidRidge(point.customdata),
   );
-  followZoom(div, names, inner, letters);
+  if (!narrow) followZoom("ridges", div, short, inner);
 });
 
 function turn(by) {

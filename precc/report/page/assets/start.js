@@ -1,55 +1,28 @@
 // What is there from the start: title, totals, legend, contents; then the first chart, and the others when seen.
 element("title").textContent = DATA.title;
 
-// The ops whose rounding does most and least to the gradient, three each.
-function extremes() {
-  const known = OPS.predicted
-    .map((_, k) => k)
-    .filter((k) => isFiniteNumber(OPS.predicted[k]))
-    .sort((a, b) => OPS.predicted[b] - OPS.predicted[a]);
-  const said = (ops) => ops.map((k) => `${OPS.labels[k]} ${percent(OPS.predicted[k])}`).join(", ");
-  return [said(known.slice(0, 3)), said(known.slice(-3).reverse())];
-}
-
+// The summary that the report prints, and what is not known.
 function totals() {
-  const pairs = [
-    ["Ops", counted(OPS.names.length)],
-    ["Slots", counted(SLOTS.names.length)],
-  ];
-  pairs.push(["Multiply-adds a step", counted(OPS.work.reduce((sum, own) => sum + own, 0))]);
-  if (DATA.cost)
-    pairs.push(["Cost of a step", `${shown(number(DATA.cost.value))} ${DATA.cost.unit} (${DATA.cost.model})`]);
-  for (const kind of ["predicted", "measured"]) {
-    const own = DATA.step?.[kind];
-    if (own)
-      pairs.push([
-        `Error, ${kind}`,
-        `gradient ${percent(number(own.gradient))}, loss ${shown(number(own.loss_mean))} \u00b1 ${shown(number(own.loss))}`,
-      ]);
-  }
-  const [worst, best] = extremes();
-  if (worst) pairs.push(["Largest predicted errors", worst], ["Smallest predicted errors", best]);
-  if (DATA.step)
-    pairs.push([
-      "Step that was analysed",
-      `loss ${shown(number(DATA.step.loss))}, norm of the gradient ${shown(number(DATA.step.gradient_norm))}, ${DATA.step.batch}`,
-    ]);
+  const pairs = DATA.summary.map(([name, text]) => [name[0].toUpperCase() + name.slice(1), text.replaceAll("+-", "\u00b1")]);
+  pairs.splice(1, 0, ["Slots", counted(SLOTS.names.length)]);
   DATA.missing.forEach((text, k) => pairs.push([k ? "" : "Not known", text]));
   return pairs;
 }
 define(element("totals"), totals());
+element("doubt").hidden = !DATA.doubt;
+element("doubt").textContent = `The prediction of the whole plan is unsure, for ${DATA.doubt}: measure it, with net.report(analysis, measure=4).`;
 element("notes")
   .querySelector("ul")
   .replaceChildren(...DATA.notes.map((note) => withText("li", note)));
 element("notes").hidden = !DATA.notes.length;
 
 element("legend").replaceChildren(
-  ...FORMATS.map((own) => {
+  ...FORMATS.filter((own) => own.used).map((own) => {
     const entry = document.createElement("li");
     const box = document.createElement("span");
     box.style.background = own.colour;
-    const short = own.short === own.name ? "" : `, ${own.short}`;
-    entry.append(box, `${own.name}${short} (${shown(own.bits)} bits)`);
+    entry.append(box, own.short);
+    entry.title = `${own.name}, ${shown(own.bits)} bits`;
     return entry;
   }),
 );

@@ -1,29 +1,36 @@
 // All ops as a table that headings sort.
 const PAGE = 200;
 let [sortedBy, ascending, tableRows] = [null, true, PAGE];
+const power = (value, round) => `2^${String(round(Math.log2(value))).replace("-", MINUS)}`;
 const COLUMNS = [
-  { name: "op", text: (k) => OPS.names[k], key: (k) => OPS.names[k] },
+  { name: "op", text: (k) => OPS.labels[k], key: (k) => OPS.names[k], full: (k) => OPS.names[k] },
   ...["fprop", "dgrad", "wgrad"].map((name, at) => ({
     name,
-    text: (k) => OPS.formats[k][at],
+    text: (k) => OPS.short[k][at],
+    full: (k) => OPS.formats[k][at],
     key: (k) => OPS.formats[k][at],
   })),
   { name: "multiply-adds", text: (k) => counted(OPS.work[k]), key: (k) => OPS.work[k], isNumber: true },
   { name: "share", text: (k) => percent(OPS.share[k]), key: (k) => OPS.share[k], isNumber: true },
   {
     name: "range",
-    text: (k) => (OPS.amax[k] === null ? "-" : `${shown(OPS.amin[k])} to ${shown(OPS.amax[k])}`),
+    text: (k) =>
+      isPositive(OPS.amin[k]) && isPositive(OPS.amax[k])
+        ? `${power(OPS.amin[k], Math.floor)}..${power(OPS.amax[k], Math.floor).slice(2)}`
+        : shown(OPS.amax[k]),
+    full: (k) => (OPS.amax[k] === null ? "" : `${shown(OPS.amin[k])} to ${shown(OPS.amax[k])}`),
     key: (k) => OPS.amax[k],
     isNumber: true,
   },
   { name: "condition", text: (k) => shown(OPS.condition[k]), key: (k) => OPS.condition[k], isNumber: true },
   {
-    name: "predicted error",
-    text: (k) => percent(OPS.predicted[k]),
+    name: "predicted",
+    text: (k) => erred(OPS, "predicted", k),
+    full: (k) => doubtOf(OPS, k),
     key: (k) => OPS.predicted[k],
     isNumber: true,
   },
-  { name: "measured error", text: (k) => percent(OPS.measured[k]), key: (k) => OPS.measured[k], isNumber: true },
+  { name: "measured", text: (k) => erred(OPS, "measured", k), key: (k) => OPS.measured[k], isNumber: true },
   { name: "cost", text: (k) => percent(OPS.cost[k]), key: (k) => OPS.cost[k], isNumber: true },
   { name: "why", text: (k) => OPS.why[k], key: (k) => OPS.why[k] },
   { name: "source", text: (k) => OPS.places[k], key: (k) => OPS.places[k] },
@@ -41,11 +48,16 @@ chart("table", () => {
   const ops = OPS.names.map((_, k) => k).filter((k) => shownOps[k]);
   if (sortedBy) ops.sort((a, b) => compared(sortedBy.key(a), sortedBy.key(b)) || a - b);
   const rows = ops.slice(0, tableRows).map((k) => {
-    const row = document.createElement("tr");
+    const row = withRole("tr", "row");
     for (const column of COLUMNS) {
-      const cell = withText("td", column.text(k));
-      if (column.isNumber) cell.className = "number";
-      if (column.name === "why") cell.className = "long";
+      const cell = withRole(column === COLUMNS[0] ? "th" : "td", column === COLUMNS[0] ? "rowheader" : "cell");
+      cell.textContent = column.text(k);
+      cell.dataset.name = column.name;
+      const full = column.full?.(k) ?? "";
+      if (full && full !== cell.textContent) cell.title = full;
+      if (["", "-"].includes(cell.textContent)) cell.classList.add("nothing");
+      if (column.isNumber) cell.classList.add("number");
+      if (column.name === "why") cell.classList.add("long");
       row.append(cell);
     }
     return row;
@@ -54,7 +66,25 @@ chart("table", () => {
   const more = element("table-more");
   more.hidden = ops.length <= tableRows;
   more.textContent = `Show more (${counted(ops.length - tableRows)} left)`;
+  sayScroll();
 });
+
+// Elements that keep their part in a table where they are laid out as cards.
+function withRole(tag, role) {
+  const made = document.createElement(tag);
+  made.setAttribute("role", role);
+  return made;
+}
+
+// Which columns one has to scroll to.
+function sayScroll() {
+  const box = document.querySelector("#table .scroll");
+  const edge = box.getBoundingClientRect().right;
+  const heads = [...document.querySelectorAll("#table thead th")];
+  const hidden = isNarrow() ? [] : heads.filter((head) => head.getBoundingClientRect().right > edge + 1);
+  const names = hidden.map((head) => head.dataset.name).join(", ");
+  element("table-hint").textContent = hidden.length ? `Scroll sideways for ${names} \u2192` : "";
+}
 
 function sortBy(column) {
   ascending = sortedBy === column ? !ascending : !column.isNumber;
@@ -69,9 +99,10 @@ function sortBy(column) {
   drawNow("table");
 }
 
-const headings = document.createElement("tr");
+const headings = withRole("tr", "row");
 for (const column of COLUMNS) {
-  const head = document.createElement("th");
+  const head = withRole("th", "columnheader");
+  head.dataset.name = column.name;
   head.scope = "col";
   head.setAttribute("aria-sort", "none");
   const button = withText("button", column.name);
@@ -81,6 +112,8 @@ for (const column of COLUMNS) {
   headings.append(head);
 }
 document.querySelector("#table thead").append(headings);
+document.querySelector("#table .scroll").addEventListener("scroll", sayScroll, { passive: true });
+element("table-stars").textContent = OPS.stars.length ? `${OPS.stars.join("; ")}.` : "";
 element("table-more").addEventListener("click", () => {
   tableRows += PAGE;
   charts.get("table").stale = true;
