@@ -28,13 +28,11 @@ def payload_of(report: PrecisionReport, against: PrecisionReport | None = None) 
         against: another report of the net, or of another, to compare it with.
     """
     film = film_of(report)
-    summary = summary_of(report, _WIDE)
     used = {*film.formats, *(row.format for own in (report, against) if own is not None for row in own.slots)}
     formats = FormatList([report, *([] if against is None else [against])], film.formats)
     return {
         "title": report.title,
-        "summary": [list(entry) for entry in summary.entries],
-        "doubt": summary.doubt,
+        "summary": [list(entry) for entry in summary_of(report, _WIDE).entries],
         "notes": list(report.notes),
         "missing": list(report.missing),
         "formats": [{**own, "used": own["name"] in used} for own in formats.payload()],

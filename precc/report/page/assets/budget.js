@@ -26,10 +26,11 @@ function bars(id, entries, what, barColour, other) {
       marker: {
         color: drawn.map((own) => own.colour ?? barColour),
         line: { color: colour("soft"), width: 0.5 },
-        pattern: { shape: drawn.map((own) => (own.isUnsure ? "/" : "")), fgcolor: colour("back"), size: 6 },
       },
     },
   ];
+  const unsure = drawn.map((own, k) => (own.isUnsure ? k : -1)).filter((k) => k >= 0);
+  if (unsure.length) traces.push(hatched(drawn, unsure));
   const marked = drawn.map((own, k) => (isFiniteNumber(own.mark) ? k : -1)).filter((k) => k >= 0);
   if (marked.length) {
     traces.push({
@@ -49,7 +50,8 @@ function bars(id, entries, what, barColour, other) {
       height: inner + 96,
       margin: { l: pixels, r: 14, t: 40, b: 46 },
       bargap: 0.25,
-      showlegend: marked.length > 0,
+      barmode: "overlay",
+      showlegend: traces.length > 1,
       legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom" },
       xaxis: { title: { text: "percent" }, rangemode: "tozero", zeroline: false },
       yaxis: rowAxis(short, inner),
@@ -62,6 +64,20 @@ function bars(id, entries, what, barColour, other) {
   );
   followZoom(id, div, short, inner);
 }
+
+// Lines over the bars of predictions that are unsure.
+const hatched = (drawn, unsure) => ({
+  type: "bar",
+  orientation: "h",
+  x: unsure.map((k) => 100 * drawn[k].part),
+  y: unsure,
+  name: "unsure",
+  hoverinfo: "none",
+  marker: {
+    color: "rgba(0,0,0,0)",
+    pattern: { shape: "/", fgcolor: colour("text"), bgcolor: "rgba(0,0,0,0)", size: 6, solidity: 0.2 },
+  },
+});
 
 function squares(by, kind) {
   const part = by === "ops" ? OPS : SLOTS;

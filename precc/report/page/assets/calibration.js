@@ -20,7 +20,7 @@ function errorBars(points, name, ink) {
 }
 
 const withError = (own) =>
-  `${percent(number(own.gradient))}${isPositive(number(own.standard_error)) ? ` \u00b1 ${percent(number(own.standard_error))}` : ""}`;
+  `${percent(number(own.gradient))}${plusMinus(number(own.standard_error))}`;
 
 function saidTrust() {
   const step = DATA.step;

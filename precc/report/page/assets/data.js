@@ -29,10 +29,13 @@ function shown(value) {
 }
 const percent = (value) => (isFiniteNumber(value) ? `${shown(100 * value)}%` : shown(value));
 const counted = (value) => (isFiniteNumber(value) ? value.toLocaleString("en-US") : shown(value));
+// A standard error, to two digits.
+const plusMinus = (value) => (isPositive(value) ? ` \u00b1\u00a0${shown(100 * Number(value.toPrecision(2)))}%` : "");
+
 // An error with its standard error, and a mark if it is not sure.
 const erred = (part, kind, k) => {
   const within = part[`${kind}_within`][k];
-  return `${percent(part[kind][k])}${isPositive(within) ? ` \u00b1 ${percent(within)}` : ""}${part[`${kind}_doubt`][k] ? " ?" : ""}`;
+  return `${percent(part[kind][k])}${plusMinus(within)}${part[`${kind}_doubt`][k] ? "\u00a0?" : ""}`;
 };
 const doubtOf = (part, k) => (part.predicted_doubt[k] ? `unsure: ${part.predicted_doubt[k]}` : "");
 const plural = (count, one) => `${counted(count)} ${one}${count === 1 ? "" : "s"}`;

@@ -114,7 +114,7 @@ function eventTraces(times) {
   });
 }
 
-function filmLayout(names, title, narrow) {
+function filmLayout(names, title, ends, narrow) {
   const { short, pixels } = namesThatFit(names, 0.33);
   const strip = clamp(names.length * 15, 60, 680);
   const shown = filmEvents();
@@ -130,7 +130,7 @@ function filmLayout(names, title, narrow) {
     layout: {
       height: total + 60,
       margin: { l: Math.max(pixels, 64), r: 12, t: 12, b: 48 },
-      xaxis: { title: { text: title }, showgrid: false, zeroline: false, anchor: "y", nticks: narrow ? 5 : 12 },
+      xaxis: { title: { text: title }, range: ends, showgrid: false, zeroline: false, anchor: "y", nticks: narrow ? 5 : 12 },
       yaxis: { ...rowAxis(short, strip), domain: [0, first] },
       yaxis2: {
         domain: [second + 12 / total, 1],
@@ -182,6 +182,7 @@ chart("film", () => {
   const { short, strip, layout } = filmLayout(
     rows.map((row) => row.name),
     title,
+    [edges[0], edges.at(-1)],
     isNarrow(),
   );
   const lossRows = filmLosses();

@@ -71,7 +71,7 @@ function drawFront() {
       y: [now.cost],
       name: "plan in force",
       hoverinfo: "none",
-      marker: { symbol: "circle", size: 13, color: colour("back"), line: { color: colour("text"), width: 2.5 } },
+      marker: { symbol: "circle-open", size: 16, color: colour("text"), line: { width: 2.5 } },
     });
   }
   paint(

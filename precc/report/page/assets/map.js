@@ -52,7 +52,7 @@ function slotMap(id, rows, valueOf, scale, cellOf, said) {
         side: "top",
         tickvals: used.map((_, x) => x),
         ticktext: titles.map(plain),
-        tickangle: isFlat ? 0 : -75,
+        tickangle: isFlat ? 0 : -90,
         range: [-0.5, used.length - 0.5],
         showgrid: false,
         zeroline: false,

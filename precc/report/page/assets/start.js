@@ -9,8 +9,6 @@ function totals() {
   return pairs;
 }
 define(element("totals"), totals());
-element("doubt").hidden = !DATA.doubt;
-element("doubt").textContent = `The prediction of the whole plan is unsure, for ${DATA.doubt}: measure it, with net.report(analysis, measure=4).`;
 element("notes")
   .querySelector("ul")
   .replaceChildren(...DATA.notes.map((note) => withText("li", note)));

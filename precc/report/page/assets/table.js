@@ -51,12 +51,14 @@ chart("table", () => {
     const row = withRole("tr", "row");
     for (const column of COLUMNS) {
       const cell = withRole(column === COLUMNS[0] ? "th" : "td", column === COLUMNS[0] ? "rowheader" : "cell");
-      cell.textContent = column.text(k);
+      if (column === COLUMNS[0]) cell.append(...inParts(column.text(k)));
+      else cell.textContent = column.text(k);
       cell.dataset.name = column.name;
       const full = column.full?.(k) ?? "";
       if (full && full !== cell.textContent) cell.title = full;
       if (["", "-"].includes(cell.textContent)) cell.classList.add("nothing");
       if (column.isNumber) cell.classList.add("number");
+      if (["predicted", "measured"].includes(column.name)) cell.classList.add("error");
       if (column.name === "why") cell.classList.add("long");
       row.append(cell);
     }
@@ -76,6 +78,10 @@ function withRole(tag, role) {
   return made;
 }
 
+// A name that may be broken behind its dots, strokes and slashes.
+const inParts = (name) =>
+  name.split(/(?<=[./_])/).flatMap((part, k) => (k ? [document.createElement("wbr"), part] : [part]));
+
 // Which columns one has to scroll to.
 function sayScroll() {
   const box = document.querySelector("#table .scroll");
@@ -89,7 +95,7 @@ function sayScroll() {
 function sortBy(column) {
   ascending = sortedBy === column ? !ascending : !column.isNumber;
   sortedBy = column;
-  document.querySelectorAll("#table th").forEach((head, k) => {
+  document.querySelectorAll("#table thead th").forEach((head, k) => {
     const own = COLUMNS[k] === column;
     head.setAttribute("aria-sort", own ? (ascending ? "ascending" : "descending") : "none");
     head.querySelector("button").textContent =
