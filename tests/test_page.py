@@ -20,13 +20,14 @@ from precc.plan_json import precision_from_json
 from precc.report.film_strip import FilmStrip
 from precc.report.layer_row import LayerRow
 from precc.report.page.choice_payload import choice_payload, plan_payload
-from precc.report.page.colours import colour_of, short_name
+from precc.report.page.colours import colour_of
 from precc.report.page.film_payload import film_payload
 from precc.report.page.format_list import FormatList
 from precc.report.page.packed import figure, packed, script_json
 from precc.report.page.page_of import page_of
 from precc.report.page.payload import payload_of
 from precc.report.precision_report import PrecisionReport
+from precc.report.short_names import short_formats
 from precc.slots import Slot
 from tests.page_reports import LABELS, hostile_name, made_up, without_parts
 
@@ -55,7 +56,7 @@ class Elements(HTMLParser):
 
 @pytest.fixture(scope="module")
 def page() -> str:
-    return page_of(made_up(3), against=made_up(3, seed=1))
+    return page_of(replace(made_up(3), against=made_up(3, seed=1)))
 
 
 def unpacked(array: dict[str, str]) -> np.ndarray[Any, Any]:
@@ -238,7 +239,7 @@ def test_named_formats_have_colours_of_their_own() -> None:
     assert len(set(colours.values())) == len(colours)
     assert all(re.fullmatch("#[0-9a-f]{6}", own) for own in colours.values())
     assert all(re.fullmatch("#[0-9a-f]{6}", colour_of(f"own{bits}", bits)) for bits in (0, 1, 4.25, 9, 33, 128))
-    assert len({short_name(name) for name in precc.FORMATS}) == len(precc.FORMATS)
+    assert len({short_formats(name) for name in precc.FORMATS}) == len(precc.FORMATS)
 
 
 def test_a_report_of_nothing_is_a_page() -> None:
@@ -248,7 +249,7 @@ def test_a_report_of_nothing_is_a_page() -> None:
 
 
 def test_the_difference_of_two_plans_is_in_the_payload() -> None:
-    own = payload_of(made_up(2), made_up(2, seed=1))["against"]
+    own = payload_of(replace(made_up(2), against=made_up(2, seed=1)))["against"]
     assert own["changes"] == [str(change) for change in made_up(2, seed=1).plan.diff(made_up(2).plan)]
     assert len(own["slots"]) == 12
 

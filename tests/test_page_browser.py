@@ -119,9 +119,8 @@ def written(folder: Path, name: str, text: str) -> Path:
 def real(folder: Path) -> Path:
     """Of a training of LeNet-5, beside its report before the last analysis."""
     report = real_report()
-    return written(
-        folder, "real", page_of(report, against=replace(report, plan=PrecisionPlan("bf16"), slots=narrowed(report)))
-    )
+    other = replace(report, plan=PrecisionPlan("bf16"), slots=narrowed(report))
+    return written(folder, "real", page_of(replace(report, against=other)))
 
 
 def narrowed(report: PrecisionReport) -> Any:
@@ -132,7 +131,7 @@ def opened(browser: Browser, path: Path, *, width: int = 1400, theme: Any = "lig
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=theme)
     own = Opened(page)
     page.on("console", lambda message: own.said.append(f"{message.type}: {message.text}"))
-    page.on("pageerror", lambda error: own.said.append(str(error)))
+    page.on("pageerror", lambda error: own.said.append(f"{error} {error.stack}"))
     page.on("dialog", lambda dialog: own.said.append(f"dialog {dialog.message}"))
     page.on("request", lambda request: own.fetched.append(request.url))
     page.goto(path.as_uri())
@@ -395,7 +394,7 @@ def test_names_with_markup_are_texts(browser: Browser, folder: Path) -> None:
     report = replace(
         report, rows=broken, slots=slots, history=history, choices=hostile_choices(report), notes=(names[1],)
     )
-    text = page_of(report, against=made_up(6, name=lambda k: names[k], seed=2))
+    text = page_of(replace(report, against=made_up(6, name=lambda k: names[k], seed=2)))
     own = opened(browser, written(folder, "hostile", text))
     own.draw_all()
     for chart in CHARTS:
@@ -403,7 +402,7 @@ def test_names_with_markup_are_texts(browser: Browser, folder: Path) -> None:
     assert own.page.locator("img, iframe, a[href^=javascript]").count() == 0
     assert own.texts("#title") == [hostile_name(0)]
     table = own.texts("#table tbody th")
-    assert table[:5] == [f"{name}/product" for name in names[:5]]
+    assert table[:5] == names[:5]
     assert "NaN" in own.texts("#table tbody td:nth-child(7)")[0]
     ticks = own.texts("#map .ytick text")
     assert [text[:8] for text in ticks[:5]] == [name[:8] for name in names[:5]]

@@ -188,7 +188,7 @@ class PrecisionReport:
 def _page(report: PrecisionReport) -> str:
     from precc.report.page.page_of import page_of  # needs the extra
 
-    page: str = page_of(report, against=report.against)
+    page: str = page_of(report)
     return page
 
 

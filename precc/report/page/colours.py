@@ -3,9 +3,9 @@
 from hashlib import sha256
 
 from precc.errors import FormatError
-from precc.formats import ALIASES, parse_format
+from precc.formats import parse_format
 
-__all__ = ["bits_of", "colour_of", "short_name"]
+__all__ = ["bits_of", "colour_of"]
 
 #: After Okabe and Ito (2008): told apart with each of the common kinds of colour blindness.
 _NAMED = {
@@ -36,17 +36,6 @@ _BY_BITS = (
     *((2, "#6b1400"), (4, "#c04a10"), (6, "#c77aa8"), (8, "#d9ad2e"), (12, "#6fae5a")),
     *((16, "#2fa28f"), (24, "#4a86c8"), (32, "#1f6296"), (64, "#1b2a6b")),
 )
-
-_SHORT = {name: alias for alias, name in reversed(ALIASES.items())}
-
-
-def short_name(name: str) -> str:
-    """The short spelling of a format's name, or the name.
-
-    >>> short_name("float8_e4m3fn"), short_name("e4m5")
-    ('e4m3', 'e4m5')
-    """
-    return _SHORT.get(name, name)
 
 
 def bits_of(name: str) -> float | None:

@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 from typing import Any
 
-from precc.report.page.colours import bits_of, colour_of, short_name
+from precc.report.page.colours import bits_of, colour_of
 from precc.report.precision_report import PrecisionReport
+from precc.report.short_names import short_formats
 
 __all__ = ["FormatList", "format_of_label"]
 
@@ -45,6 +46,6 @@ class FormatList:
     def payload(self) -> list[dict[str, Any]]:
         """Name, short name, bits and colour of each."""
         return [
-            {"name": name, "short": short_name(name), "bits": own, "colour": colour_of(name, own)}
+            {"name": name, "short": short_formats(name), "bits": own, "colour": colour_of(name, own)}
             for name, own in ((name, self._bits[name]) for name in self.names)
         ]

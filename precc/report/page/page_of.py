@@ -15,19 +15,18 @@ __all__ = ["page_of"]
 
 #: The scripts, in the order in which they stand in the page.
 _SCRIPTS = (
-    *("data", "theme", "frame", "axes", "map", "film", "ridges", "budget", "calibration"),
+    *("data", "theme", "frame", "axes", "slot_map", "map", "film", "ridges", "bars", "budget", "calibration"),
     *("knapsack", "copies", "front", "cost", "diff", "table", "source", "search", "start"),
 )
 
 _PLACE = re.compile(r"\{\{(\w+)\}\}")
 
 
-def page_of(report: PrecisionReport, *, against: PrecisionReport | None = None) -> str:
+def page_of(report: PrecisionReport) -> str:
     """The HTML of a report.
 
     Args:
-        report: of a net.
-        against: another one, whose plan is compared with this one's.
+        report: of a net; beside the one that it is against, if there is one.
 
     Raises:
         ExtraError: plotly is not installed.
@@ -39,7 +38,7 @@ def page_of(report: PrecisionReport, *, against: PrecisionReport | None = None) 
         "policy": _policy(plotly, script),
         "title": html.escape(title),
         "style": _asset("page.css"),
-        "payload": script_json(payload_of(report, against)),
+        "payload": script_json(payload_of(report)),
         "plotly": plotly,
         "script": script,
     }

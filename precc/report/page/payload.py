@@ -20,13 +20,13 @@ __all__ = ["payload_of"]
 _WIDE = 10**6
 
 
-def payload_of(report: PrecisionReport, against: PrecisionReport | None = None) -> dict[str, Any]:
+def payload_of(report: PrecisionReport) -> dict[str, Any]:
     """What the page of a report shows, ready for JSON.
 
     Args:
-        report: of a net.
-        against: another report of the net, or of another, to compare it with.
+        report: of a net, and the one that it is compared with, of the net or of another.
     """
+    against = report.against
     film = film_of(report)
     used = {*film.formats, *(row.format for own in (report, against) if own is not None for row in own.slots)}
     formats = FormatList([report, *([] if against is None else [against])], film.formats)

@@ -42,13 +42,14 @@ function sayNames(id, names, range, height) {
 
 // Names again after a zoom.
 function followZoom(id, div, names, height, axis = "yaxis") {
-  sayNames(id, names, div._fullLayout[axis].range, height);
+  sayNames(id, names, [names.length - 0.5, -0.5], height);
   div.removeAllListeners("plotly_relayout");
   div.on("plotly_relayout", (change) => {
     if (!Object.keys(change).some((key) => key.startsWith(`${axis}.range`) || key.startsWith(`${axis}.autorange`)))
       return;
-    const found = ticksOf(names, div._fullLayout[axis].range, height);
-    sayNames(id, names, div._fullLayout[axis].range, height);
+    const { range } = div.layout[axis];
+    const found = ticksOf(names, range, height);
+    sayNames(id, names, range, height);
     Plotly.relayout(div, { [`${axis}.tickvals`]: found.tickvals, [`${axis}.ticktext`]: found.ticktext });
   });
 }

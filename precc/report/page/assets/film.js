@@ -6,6 +6,9 @@ const EVERY = "every operand";
 const STEP = "step"; // rows of it have a loss and no decision
 const MOST_EVENTS = 10;
 const MOST_POINTS = 4000;
+const MOST_MARKS = 2000;
+const NO_HISTORY =
+  "No step and no decision was noted: train with a controller, such as precc.TrustRegion(net), or log the training with precc.TrainingLog(net), and make the report again.";
 
 // Numbers of the events that have a line each, and what stands at each line; the rarest share the last one.
 function filmEvents() {
@@ -97,7 +100,7 @@ function eventTraces(times) {
   return shown.lines.map((events, line) => {
     const name = events.length === 1 ? names[events[0]] : "";
     const own = numbers.map((n, k) => (events.includes(n) ? k : -1)).filter((k) => k >= 0);
-    const each = Math.max(1, Math.ceil(own.length / 2000));
+    const each = Math.max(1, Math.ceil(own.length / MOST_MARKS));
     const kept = own.filter((_, k) => k % each === 0);
     const ink = inks[name] ?? colour("text");
     return {
@@ -163,64 +166,73 @@ function saidOfRow(k) {
   return parts.filter(Boolean).join("\n");
 }
 
-chart("film", () => {
-  if (!FILM.steps.length)
-    return unknown(
-      "film",
-      missing(
-        ["history"],
-        "No step and no decision was noted: train with a controller, such as precc.TrustRegion(net), or log the training with precc.TrainingLog(net), and make the report again.",
-      ),
-    );
-  const rows = filmRows(filmColumn.value);
-  const { times, title } = filmAxis();
-  const { edges, plans } = filmPieces(times);
-  const size = FILM.ops.length;
-  const z = rows.map(({ own, op }) =>
-    plans.map((plan) => (plan < 0 ? null : FILM_PLANS[(plan * FILM.columns.length + own) * size + op])),
-  );
-  const { short, strip, layout } = filmLayout(
-    rows.map((row) => row.name),
-    title,
-    [edges[0], edges.at(-1)],
-    isNarrow(),
-  );
-  const lossRows = filmLosses();
-  const loss = {
+function lossTrace(times) {
+  const shown = filmLosses();
+  const loss = shown.map((k) => number(FILM.loss[k]));
+  return {
     type: "scatter",
-    mode: lossRows.length > 60 ? "lines" : "lines+markers",
-    x: lossRows.map((k) => times[k]),
-    customdata: lossRows,
+    mode: shown.length > 60 ? "lines" : "lines+markers",
+    x: shown.map((k) => times[k]),
+    customdata: shown,
     hoverinfo: "none",
-    y: lossRows.map((k) => {
-      const own = number(FILM.loss[k]);
-      return isFiniteNumber(own) ? own : null;
-    }),
+    y: loss.map((own) => (isFiniteNumber(own) ? own : null)),
     yaxis: "y2",
     line: { color: colour("accent"), width: 1.5 },
-    ...(lossRows.length > 60 ? {} : { marker: { size: 4 } }),
+    ...(shown.length > 60 ? {} : { marker: { size: 4 } }),
   };
-  const strips = rows.length
-    ? [
-        {
-          type: "heatmap",
-          x: edges,
-          y: rows.map((_, k) => k),
-          z,
-          ...formatScale(),
-          hoverinfo: "none",
-          ygap: rows.length > 60 ? 0 : 1,
-        },
-      ]
-    : [];
-  const div = paint("film", [...strips, loss, ...eventTraces(times)], layout, (point) => {
-    if (point.data.type !== "heatmap") return saidOfRow(point.customdata);
-    const piece = plans[point.pointIndex[1]];
-    const row = rows[point.pointIndex[0]];
-    if (piece < 0) return "which plan was in force here was not noted";
-    const own = FORMATS[FILM_PLANS[(piece * FILM.columns.length + row.own) * size + row.op]];
-    return `${row.name}\n${own.name}, steps ${edges[point.pointIndex[1]]} to ${edges[point.pointIndex[1] + 1] - 1}`;
-  });
+}
+
+const filmCell = (plan, { own, op }) => FILM_PLANS[(plan * FILM.columns.length + own) * FILM.ops.length + op];
+
+function stripTrace(rows, { edges, plans }) {
+  return {
+    type: "heatmap",
+    x: edges,
+    y: rows.map((_, k) => k),
+    z: rows.map((row) => plans.map((plan) => (plan < 0 ? null : filmCell(plan, row)))),
+    ...formatScale(),
+    hoverinfo: "none",
+    ygap: rows.length > 60 ? 0 : 1,
+  };
+}
+
+function saidOfPiece(row, { edges, plans }, piece) {
+  if (plans[piece] < 0) return "which plan was in force here was not noted";
+  const own = FORMATS[filmCell(plans[piece], row)];
+  return `${row.name}\n${own.name}, steps ${edges[piece]} to ${edges[piece + 1] - 1}`;
+}
+
+// What the film leaves out, of the training and of the history.
+function saidOfFilm({ edges, plans }) {
+  const counts = FILM.events.names.map(() => 0);
+  for (const event of FILM.events.numbers) counts[event] += 1;
+  const parts = [];
+  if (plans[0] < 0) parts.push(`The plan before step ${edges[1]} was not noted, and is left white.`);
+  const most = Math.max(...counts.filter((_, k) => FILM.events.names[k] !== STEP), 0);
+  if (most > MOST_MARKS)
+    parts.push(`Of events that occur more than ${counted(MOST_MARKS)} times, one in several is marked.`);
+  const { lines } = filmEvents();
+  const rare = lines.at(-1) ?? [];
+  if (rare.length > 1) parts.push(`Others: ${rare.map((k) => FILM.events.names[k]).join(", ")}.`);
+  return parts.join(" ");
+}
+
+chart("film", () => {
+  element("film-said").textContent = "";
+  if (!FILM.steps.length) return unknown("film", missing(["history"], NO_HISTORY));
+  const rows = filmRows(filmColumn.value);
+  const { times, title } = filmAxis();
+  const pieces = filmPieces(times);
+  const names = rows.map((row) => row.name);
+  const ends = [pieces.edges[0], pieces.edges.at(-1)];
+  const { short, strip, layout } = filmLayout(names, title, ends, isNarrow());
+  const traces = [...(rows.length ? [stripTrace(rows, pieces)] : []), lossTrace(times), ...eventTraces(times)];
+  const div = paint("film", traces, layout, (point) =>
+    point.data.type === "heatmap"
+      ? saidOfPiece(rows[point.pointIndex[0]], pieces, point.pointIndex[1])
+      : saidOfRow(point.customdata),
+  );
+  element("film-said").textContent = saidOfFilm(pieces);
   followZoom("film", div, short, strip);
 });
 
