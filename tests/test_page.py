@@ -17,6 +17,7 @@ from precc.errors import ExtraError
 from precc.history import History
 from precc.plan import PrecisionPlan
 from precc.plan_json import precision_from_json
+from precc.report.error_figures import ErrorFigures
 from precc.report.film_strip import FilmStrip
 from precc.report.layer_row import LayerRow
 from precc.report.page.choice_payload import choice_payload, plan_payload
@@ -29,7 +30,7 @@ from precc.report.page.payload import payload_of
 from precc.report.precision_report import PrecisionReport
 from precc.report.short_names import short_formats
 from precc.slots import Slot
-from tests.page_reports import LABELS, hostile_name, made_up, without_parts
+from tests.page_reports import LABELS, LEAVES, hostile_name, made_up, without_parts
 
 
 class Elements(HTMLParser):
@@ -246,6 +247,48 @@ def test_a_report_of_nothing_is_a_page() -> None:
     empty = PrecisionReport("Net", (), (), PrecisionPlan("e4m3"))
     for report in (empty, without_parts(made_up(1))):
         assert Elements(page_of(report)).scripts
+
+
+def test_the_overview_is_the_summary_that_is_printed() -> None:
+    report = made_up(8)
+    lines = [f"  {name:<9}  {text}" for name, text in payload_of(report)["summary"]]
+    assert lines == report.text(100_000).splitlines()[1 : len(lines) + 1]
+    worst, best = (set(re.findall(r"blocks[.\w]+", line)) for line in lines if line.startswith(("  worst", "  best")))
+    assert len(worst) == len(best) == 3
+    assert not worst & best
+
+
+def test_errors_of_the_loss_have_their_mean_and_those_of_gradients_their_doubts() -> None:
+    report = made_up(2)
+    sure, unsure = ErrorFigures(3.0, 4.0, 0.2, standard_error=0.01), ErrorFigures(0.0, 1.0, 0.3, lost=1.0)
+    rows = (replace(report.rows[0], predicted=sure), replace(report.rows[1], predicted=unsure, measured=None))
+    own = payload_of(replace(report, rows=rows))["ops"]
+    assert own["predicted_loss"] == [5.0, 1.0]
+    assert own["predicted_within"] == [0.01, None]
+    assert own["predicted_doubt"] == ["", "a slot loses 100%"]
+    assert own["measured_doubt"][1] == ""
+
+
+def test_formats_are_short_beside_their_whole_names() -> None:
+    report = made_up(1)
+    formats = ("float8_e4m3fn/tensor:float32", "input float6_e2m3fn x weight bfloat16", "-")
+    own = payload_of(replace(report, rows=(replace(report.rows[0], formats=formats),)))["ops"]
+    assert own["formats"] == [list(formats)]
+    assert own["short"] == [["e4m3*", "input e2m3 x weight bf16", "-"]]
+    assert own["stars"] == ["* is /tensor:fp32"]
+
+
+def test_the_legend_has_the_formats_that_are_used() -> None:
+    report = made_up(1, decisions=0)
+    rows = tuple(replace(row, format="float32") for row in report.slots)
+    used = [own["name"] for own in payload_of(replace(report, slots=rows))["formats"] if own["used"]]
+    assert used == ["float32"]
+
+
+def test_columns_of_the_map_are_called_as_the_operands() -> None:
+    own = payload_of(made_up(1))
+    names = [own["columns"][cell] for cell in own["slots"]["cells"]]
+    assert names == list(LEAVES)
 
 
 def test_the_difference_of_two_plans_is_in_the_payload() -> None:

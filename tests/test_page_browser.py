@@ -18,10 +18,12 @@ import precc
 from precc.history import History
 from precc.plan import PrecisionPlan
 from precc.report.choice_table import ChoiceTable
+from precc.report.error_figures import ErrorFigures
 from precc.report.page.choice_payload import choice_payload
 from precc.report.page.format_list import FormatList
 from precc.report.page.page_of import page_of
 from precc.report.precision_report import PrecisionReport
+from precc.report.source_listing import SourceLine, SourceListing
 from tests.page_reports import hostile_name, made_up, random_table, real_report, without_parts
 
 CHROMIUM = shutil.which("chromium")
@@ -131,7 +133,7 @@ def opened(browser: Browser, path: Path, *, width: int = 1400, theme: Any = "lig
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=theme)
     own = Opened(page)
     page.on("console", lambda message: own.said.append(f"{message.type}: {message.text}"))
-    page.on("pageerror", lambda error: own.said.append(f"{error} {error.stack}"))
+    page.on("pageerror", lambda error: own.said.append(str(error)))
     page.on("dialog", lambda dialog: own.said.append(f"dialog {dialog.message}"))
     page.on("request", lambda request: own.fetched.append(request.url))
     page.goto(path.as_uri())
@@ -424,6 +426,116 @@ def hostile_choices(report: PrecisionReport) -> ChoiceTable:
     barred = replace(first, costs=tuple(math.inf for _ in first.costs))
     unsure = replace(second, gradient=(math.nan, *second.gradient[1:]), loss=(math.nan, *second.loss[1:]), chosen=None)
     return replace(report.choices, groups=(barred, unsure, *others))
+
+
+def long_history(steps: int, kinds: int = 1) -> History:
+    """A start, a row with the loss of each step, and decisions of so many kinds, as a training writes them."""
+    first, second = PrecisionPlan("e4m3"), PrecisionPlan("bf16")
+    history = History()
+    for step in range(3, steps):
+        plan = first if step < steps // 2 else second
+        history.note(step=step, controller="train", event="step", plan=plan, loss=1.0 + step % 7)
+        if step % 50 == 0:
+            history.note(step=step, controller="A", event=f"kind{step // 50 % kinds}", plan=plan, loss=50.0)
+    return history
+
+
+def test_the_film_has_every_step_and_says_what_it_leaves_out(browser: Browser, folder: Path) -> None:
+    report = replace(made_up(3), history=long_history(1000, 14))
+    own = opened(browser, written(folder, "film", page_of(report)))
+    own.draw_all()
+    traces = own.run(
+        """() => document.querySelector("#film .chart").data.map(
+            (t) => [t.name ?? t.yaxis ?? t.type, [...t.x], [...t.y]]
+        )"""
+    )
+    strip, loss, *events = traces
+    assert strip[1] == [0, 3, 500, 1000], "not known, then one plan after the other, to the last step"
+    assert loss[1] == list(range(3, 1000))
+    assert max(loss[2]) == 7, "of steps alone where those were noted"
+    assert len(events) == 10
+    assert events[-1][0] == "5 others"
+    assert sum(len(own[1]) for own in events) == 19
+    said = own.page.inner_text("#film-said")
+    assert "before step 3 was not noted" in said
+    assert re.search("Others: kind", said)
+    own.check_quiet()
+    own.page.close()
+
+
+def test_a_long_training_is_thinned(browser: Browser, folder: Path) -> None:
+    """20,000 steps: peaks stay."""
+    history = long_history(20_000)
+    history.note(step=20_001, controller="train", event="step", loss=99.0)
+    own = opened(browser, written(folder, "long", page_of(replace(made_up(3), history=history))))
+    own.draw_all()
+    x, y = own.run("() => { const t = document.querySelector('#film .chart').data[1]; return [[...t.x], [...t.y]]; }")
+    assert len(x) <= 4000
+    assert (x[0], x[-1], max(y), min(y)) == (3, 20_001, 99, 1)
+    own.check_quiet()
+    own.page.close()
+
+
+def unsure_report() -> PrecisionReport:
+    """Names that are alike at both ends, formats of mixed operands, one op that is unsure, many ops on a line."""
+    report = made_up(12, name=lambda k: f"encoder.layers.{k}.self_attention.projection_of_output")
+    rows = [replace(row, formats=("float8_e4m3fn/tensor:float32",) * 3) for row in report.rows]
+    rows[0] = replace(rows[0], predicted=ErrorFigures(0.0, 0.0, 0.3, standard_error=0.4, lost=1.0))
+    rows[1] = replace(rows[1], formats=("input float6_e2m3fn/tensor:float32 x weight bfloat16", "bfloat16", "float32"))
+    line = SourceLine(3, "    return self.layers(x)", tuple(row.name for row in rows))
+    return replace(report, rows=tuple(rows), source=(SourceListing("Net.forward", "net.py", (line,)),))
+
+
+def test_names_and_formats_are_short_and_told_apart(browser: Browser, folder: Path) -> None:
+    path = written(folder, "unsure", page_of(unsure_report()))
+    for width in (400, 1400):
+        own = opened(browser, path, width=width)
+        own.draw_all()
+        for chart in ("map", "budget", "cost"):
+            ticks = own.texts(f"#{chart} .ytick text")
+            assert len(ticks) == len(set(ticks)) == 12, chart
+        box = own.run(
+            "() => { const b = document.querySelector('#table .scroll'); return [b.scrollWidth, b.clientWidth]; }"
+        )
+        assert box[0] <= box[1], "no column is hidden"
+        last = own.page.locator("#table tbody tr").first.locator("td").last
+        assert last.is_visible()
+        assert own.texts("#table tbody td:nth-child(2)")[:2] == ["e4m3*", "input e2m3* x weight bf16"]
+        assert own.page.locator("#table tbody tr:nth-child(2) td").first.get_attribute("title") == (
+            "input float6_e2m3fn/tensor:float32 x weight bfloat16"
+        )
+        assert own.page.locator("#table tbody td[data-name=predicted]").first.inner_text().split() == [
+            "30%",
+            "\u00b1",
+            "40%",
+            "?",
+        ]
+        assert own.texts("#listings b") == [
+            "# 11 of 12 ops: e4m3*; 1 of 12 ops: input e2m3* x weight bf16 | bf16 | fp32"
+        ]
+        assert own.run("() => document.querySelector('#budget .chart').data[1].name") == "unsure"
+        own.check_quiet()
+        own.page.close()
+
+
+def test_parts_that_were_measured_are_parts_of_what_was_measured(view: Opened) -> None:
+    parts = view.run("() => document.querySelector('#budget .chart').data.map((t) => [...t.x])")
+    for own in parts:
+        assert sum(own) == pytest.approx(100)
+    assert "the whole plan is predicted at" in view.page.inner_text("#budget-sums")
+
+
+def test_the_slider_begins_at_the_plan_in_force(browser: Browser, folder: Path) -> None:
+    own = opened(browser, written(folder, "slider", page_of(made_up(3))))
+    own.draw_all()
+    state = own.run("() => { const { point, now, changed } = preccPage.front(); return { point, now, changed }; }")
+    assert state["point"] == state["now"]
+    assert not any(state["changed"])
+    assert "11%: that is of all rounding at once" in own.page.inner_text("#front-totals")
+    own.slide(500)
+    assert any(own.run("() => preccPage.front().changed"))
+    own.check_quiet()
+    own.page.close()
 
 
 def test_what_is_missing_is_said_in_its_place(browser: Browser, folder: Path) -> None:
