@@ -17,7 +17,7 @@ from precc.generators import Generators
 from precc.module import PrecisionModule, session_of
 from precc.precision_state import load_state
 
-__all__ = ["load_checkpoint", "save_checkpoint"]
+__all__ = ["load_checkpoint", "save_checkpoint", "values_of"]
 
 _VERSION = 1
 _GENERATORS, _FORMAT = "generators", "precc checkpoint"
@@ -85,6 +85,22 @@ def load_checkpoint(path: str | Path, *, partial: bool = False, **parts: Any) ->
         raise
     found: dict[str, Any] = document["data"]
     return found
+
+
+def values_of(document: Any, where: str) -> Any:
+    """The state dict of the one compiled net of a checkpoint that was read; anything else as it is.
+
+    Raises:
+        DataError: it is a checkpoint with no compiled net, or with several.
+    """
+    if not isinstance(document, dict) or document.get("format") != _FORMAT:
+        return document
+    states = document.get("states")
+    parts = states.values() if isinstance(states, dict) else ()
+    nets = [own[_VALUES] for own in parts if isinstance(own, dict) and set(own) == {_VALUES, _PRECISION}]
+    if len(nets) != 1:
+        raise DataError(f"the checkpoint {where!r} has {len(nets)} nets that precc compiled, not one")
+    return nets[0]
 
 
 def _check_parts(

@@ -114,8 +114,9 @@ def _own_loss(output: Any) -> Any:
     if isinstance(own, Tensor) and own.numel() == 1:
         return own
     raise NoLossError(
-        f"the model's output, {_kind(output)}, has no loss, which is one number: give the loss as well, as in "
-        "precc.Task(module, inputs, targets, loss=...) or (module, inputs, loss)"
+        f"the model's output, {_kind(output)}, has no loss, which is one number: give the loss as well, by "
+        "precc.Task(module, inputs, targets, loss=...), or: return model, (x,), lambda output: "
+        "F.cross_entropy(output, y)"
     )
 
 

@@ -80,6 +80,49 @@ def fails_in_loss():
     return Net(), batch()[:1], lambda output: output.absent
 
 
+def talks():
+    print("a factory that talks")
+
+    class Talking(Net):
+        def forward(self, x):
+            print("a forward that talks")
+            return super().forward(x)
+
+    return Talking().eval(), batch()[:1], lambda output: output.square().mean()
+
+
+class Strange(BaseException):
+    pass
+
+
+def strange_error():
+    raise Strange("of no Exception")
+
+
+def bad_batch():
+    made = task()
+
+    def batches(epoch):
+        for number in range(5):
+            if (epoch, number) == (1, 3) and not os.environ.get("GOOD_BATCHES"):
+                torch.rand(3)
+                raise ValueError("a file is gone")
+            yield batch()
+
+    return precc.Task(made.module, made.inputs, made.targets, loss=LOSS, batches=batches)
+
+
+def bad_shape():
+    made = task()
+
+    def batches(epoch):
+        for number in range(5):
+            x, y = batch()
+            yield (x[:, :2] if (epoch, number) == (1, 3) and not os.environ.get("GOOD_BATCHES") else x), y
+
+    return precc.Task(made.module, made.inputs, made.targets, loss=LOSS, batches=batches)
+
+
 def two_losses():
     return Net(), batch()[:1], lambda output: output
 

@@ -216,16 +216,21 @@ def test_errors_that_are_compared_are_those_of_the_step(capsys: pytest.CaptureFi
     assert control["cost"]["value"] <= plans["e4m3/tensor"]["cost"]["value"]
 
 
+OF_MODELS = ("--plan e4m3", "--by slot", "--seed 3", "--backend cpp", "--measure 2", "--weights state.pt")
+
+
 def test_a_report_is_saved_and_written_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     saved, table = tmp_path / "report.json", tmp_path / "report.md"
     assert run("report", f"net.py:factory --plan e4m3 --against bf16 --out {saved} --out {table}") == 0
     first = capsys.readouterr().out
+    assert run("report", f"net.py:factory --plan bf16 --against {saved} --json") == 0
+    assert json.loads(capsys.readouterr().out)["against"]["plan"] == json.loads(saved.read_text())["plan"]
     assert "against" in first
     assert f"wrote {saved}, {table}" in first
     assert run("report", f"{saved} --sort layer") == 0
     assert capsys.readouterr().out.splitlines()[0] == first.splitlines()[0]
     for arguments, message in (
-        (f"{saved} --plan e4m3", "--plan is of a model"),
+        *((f"{saved} {own}", f"{own.split()[0]} is of a model") for own in OF_MODELS),
         (f"{saved} --where conv9", "no layer fits 'conv9': there are fc1, fc2"),
         (f"{saved} --sort beauty", "not sorted by 'beauty'"),
         ("plan.json", "plan.json"),
@@ -245,7 +250,9 @@ def test_a_model_without_a_loss(capsys: pytest.CaptureFixture[str]) -> None:
     """As the mean square of its output, which stderr says."""
     assert run("report", "net.py:no_loss --plan bf16 --json") == 0
     printed = capsys.readouterr()
-    assert "precc: no loss is given, so that errors are of the mean square of the output of Net\n" == printed.err
+    what = "no loss is given, so that errors are of the mean square of the output of Net"
+    assert printed.err.startswith(f"precc: {what}; ")
+    assert printed.err.endswith("return model, (x,), lambda output: F.cross_entropy(output, y)\n")
     own = task_of_spec("net.py:no_loss")
     assert json.loads(printed.out)["step"]["loss"] == pytest.approx(own.module(*own.inputs).square().mean().item())
 
@@ -383,3 +390,39 @@ def test_where_an_error_comes_from(capsys: pytest.CaptureFixture[str]) -> None:
     error = capsys.readouterr().err
     assert "return self.fc1(x[:, :2])" in error
     assert error.splitlines()[-1].startswith("precc: the forward of Wrong fails: RuntimeError: mat1 and mat2 shapes")
+
+
+@pytest.mark.filterwarnings("ignore:Talking is captured in pieces")
+def test_the_document_is_alone_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    """Code of the user's may print, and a print in the model is why the report has no errors."""
+    assert run("report", "net.py:talks --plan e4m3 --json") == 0
+    printed = capsys.readouterr()
+    document = json.loads(printed.out)
+    assert document["rows"]
+    assert document["step"] is None
+    assert any(own.startswith("the step cannot be analysed: ") for own in document["missing"])
+    for part in ("a factory that talks\n", "a forward that talks\n"):
+        assert part in printed.err
+    said = [line for line in printed.err.splitlines() if line.startswith("precc: the step cannot be analysed: ")]
+    assert len(said) == 1
+    assert "`print`" in said[0]
+    assert "net.py:" in said[0]
+    assert run("report", "net.py:talks --measure 2") == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("precc: an analysis needs the step")
+
+
+def test_wrong_use_shows_the_usage_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("report", "net.py:factory --sideways") == 2
+    assert capsys.readouterr().err.startswith("usage: precc report ")
+    for text in ("-1", "nan", "inf", "0", "fast"):
+        assert run("train", f"net.py:task --lr {text}") == 2
+        assert f"expected a finite number above 0, got '{text}'" in capsys.readouterr().err
+
+
+def test_a_plan_may_be_called_a_policy(capsys: pytest.CaptureFixture[str]) -> None:
+    found = []
+    for name in ("--plan", "--policy"):
+        assert run("explain", f"net.py:factory fc1/fprop.weight {name} e4m3") == 0
+        found.append(capsys.readouterr().out)
+    assert found[0] == found[1]

@@ -58,6 +58,7 @@ def test_imports_leave_the_path_as_it_was(folder: Path) -> None:
         ("net.py:module_alone", "it makes a Net alone: return the example's inputs too, (module, example_args)"),
         ("net.py:nonsense", "it makes a list of str, int, not (module, example_args)"),
         ("net.py:example_is_nonsense", "the example's arguments are a list of int, int, not the tuple"),
+        ("net.py:strange_error", "the factory 'net.py:strange_error' fails: Strange: of no Exception, at "),
         ("net.py:leaves", "the factory 'net.py:leaves' fails: SystemExit: as scripts do, at "),
     ],
 )

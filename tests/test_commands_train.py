@@ -60,6 +60,12 @@ def test_a_few_steps_with_each(name: str, tmp_path: Path) -> None:
     run.go(Silent(), Stop())  # type: ignore[arg-type]
     assert run.step == 3
     assert len(set(run.losses)) == 3
+    rows = run.trainer.net.history
+    assert [row.step for row in rows] == sorted(row.step for row in rows)
+    if name in CLOSURES:  # which note each step
+        assert {row.step: row.loss for row in rows} == dict(enumerate(run.losses))
+    else:
+        assert [row.loss for row in rows if row.controller == "train"] == [None, *run.losses]
 
 
 class Silent:
@@ -108,7 +114,8 @@ def test_a_training_in_a_plan(tmp_path: Path) -> None:
     assert "updates are not rounded" not in report
     assert "losses are not scaled" not in report
     history = precc.History.from_json(json.loads((out / "history.json").read_text()))
-    assert [row.loss for row in history] == losses(out)
+    assert [row.loss for row in history] == [None, *losses(out)]
+    assert [row.step for row in history] == [*range(16)]
 
 
 @pytest.mark.parametrize("controller", ["--plan e4m3", "--controller TrustRegion", "--controller NoiseAware"])
@@ -131,6 +138,96 @@ def test_ctrl_c_leaves_files_whole_and_resume_goes_on(
     parts = [torch.load(tmp_path / name / CHECKPOINT, weights_only=True) for name in ("stopped", "whole")]
     first, second = (own["states"]["net"]["values"] for own in parts)
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("model", ["bad_batch", "bad_shape"])
+@pytest.mark.parametrize("controller", ["--plan e4m3", "--controller TrustRegion", "--controller NoiseAware"])
+def test_an_error_of_the_users_keeps_the_steps_before_it(
+    model: str, controller: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What goes on after it is the training that had none, step by step."""
+    given = f"net.py:{model} {controller} --epochs 3 --backend reference"
+    assert train(f"{given} --out {tmp_path}/failed") == 1
+    error = capsys.readouterr().err
+    assert f"precc: 8 steps are kept: precc train --resume {tmp_path}/failed goes on after them\n" in error
+    assert "net.py:" in error.splitlines()[-1]
+    monkeypatch.setenv("GOOD_BATCHES", "1")
+    assert train(f"--resume {tmp_path}/failed") == 0
+    assert train(f"{given} --out {tmp_path}/whole") == 0
+    assert losses(tmp_path / "failed") == losses(tmp_path / "whole")
+    parts = [torch.load(tmp_path / name / CHECKPOINT, weights_only=True) for name in ("failed", "whole")]
+    first, second = (own["states"]["net"]["values"] for own in parts)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("name", [*AROUND, *CLOSURES])
+def test_what_a_controller_trained_can_be_analysed(name: str, tmp_path: Path) -> None:
+    plan = "--plan e4m3" if name in AROUND and AROUND[name].plan else ""
+    assert train(f"net.py:task --controller {name} {plan} --steps 2 --backend reference --out {tmp_path}") == 0
+    assert json.loads((tmp_path / "report.json").read_text())["step"]["loss"] > 0
+
+
+def test_what_was_trained_is_used_by_other_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    assert train(f"net.py:task --plan e4m3 --lr 0.1 --steps 3 --measure 2 --backend reference --out {out}") == 0
+    assert json.loads((out / "report.json").read_text())["step"]["draws"] == 2
+    capsys.readouterr()
+    assert main(["report", "net.py:task", "--weights", f"{out}/checkpoint.pt", "--json"]) == 0
+    trained = json.loads(capsys.readouterr().out)["step"]["loss"]
+    values = torch.load(out / CHECKPOINT, weights_only=True)["states"]["net"]["values"]
+    task = task_of_spec("net.py:task")
+    task.module.load_state_dict(values)
+    torch.save(values, tmp_path / "state.pt")
+    assert main(["report", "net.py:task", "--weights", f"{tmp_path}/state.pt", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["step"]["loss"] == trained
+    precc.save_checkpoint(tmp_path / "other.pt", step=3)
+    assert main(["report", "net.py:task", "--weights", f"{tmp_path}/other.pt"]) == 1
+    assert "other.pt' has 0 nets that precc compiled, not one" in capsys.readouterr().err
+
+
+def test_rows_of_steps_are_thinned_and_end_with_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("precc.commands.training_run._ROWS", 2)
+    cases = (("task", 4, [0, 2, 4]), ("task_by_name", None, [0, 2, 3]), ("task", None, [0, 1, 2, 4, 5]))
+    for model, steps, kept in cases:
+        settings = TrainSettings(f"net.py:{model}", None, "NoiseAware", None, "sgd", 0.1, 1, steps, 0, "reference")
+        run = TrainingRun(tmp_path, settings, Trainer(task_of_spec(settings.model), settings))
+        run.go(Silent(), Stop())  # type: ignore[arg-type]
+        run.write(analyse=False)
+        history = precc.History.from_json(json.loads((tmp_path / "history.json").read_text()))
+        assert [row.step for row in history if row.controller == "train"] == kept
+        assert [history[0].step, history[-1].step] == [0, run.step]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lr": "x"}, "lr is 'x'"),
+        ({"lr": -1.0}, "lr is a finite number above 0, not -1.0"),
+        ({"lr": True}, "lr is True"),
+        ({"controller": "Nonsense"}, "controller 'Nonsense': expected "),
+        ({"controller": []}, "controller is []"),
+        ({"optimizer": "adam"}, "optimizer 'adam': expected "),
+        ({"model": 5}, "model is 5"),
+        ({"plan": 5}, "plan is 5"),
+        ({"weights": 4}, "weights is 4"),
+        ({"seed": "a"}, "seed is 'a'"),
+        ({"seed": -1}, "seed is a number from 0"),
+        ({"epochs": "2"}, "epochs is '2'"),
+        ({"epochs": -1}, "epochs is a number of at least 1, not -1"),
+        ({"steps": 0}, "steps is a number of at least 1, not 0"),
+        ({"epochs": None}, "neither epochs nor steps say when it ends"),
+    ],
+)
+def test_settings_that_were_edited(
+    changes: dict[str, object], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / SETTINGS
+    TrainSettings("net.py:task", None, None, None, "sgd", 0.1, 1, None, 0, "reference").save(path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    assert train(f"--resume {tmp_path}") == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
 
 
 def rename(folder: Path, model: str) -> None:

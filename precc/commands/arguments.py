@@ -1,9 +1,10 @@
 """Arguments that several commands have."""
 
 import argparse
+import math
 from typing import Any
 
-__all__ = ["add_file", "add_folder", "count", "draws", "seed"]
+__all__ = ["add_file", "add_folder", "count", "draws", "rate", "seed"]
 
 
 def add_file(parser: Any, *names: str, **options: Any) -> argparse.Action:
@@ -33,6 +34,17 @@ def draws(text: str) -> int:
     if not text.isdecimal() or int(text) == 1:
         raise argparse.ArgumentTypeError(f"expected 0, or a number of draws of at least 2, got {text!r}")
     return int(text)
+
+
+def rate(text: str) -> float:
+    """A learning rate: a finite number above 0."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not 0 < found < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a finite number above 0, got {text!r}")
+    return found
 
 
 def seed(text: str) -> int:

@@ -57,7 +57,9 @@ class Compared:
 def _add(parser: argparse.ArgumentParser) -> None:
     add_factory(parser)
     add_file(parser, "plans", metavar="PLAN", nargs="+", help=PLAN_HELP)
-    parser.add_argument("--measure", type=draws, default=0, metavar="N", help="also measure each plan, in N draws")
+    parser.add_argument(
+        "--measure", type=draws, default=0, metavar="N", help="also measure each, in N draws, at least 2"
+    )
     parser.add_argument("--cost", default="bit-ops", help=f"{names_of_costs()} (default: bit-ops)")
     parser.add_argument("--anywhere", action="store_true", help="take the figures of a roofline from another machine")
 

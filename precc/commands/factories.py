@@ -21,26 +21,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from precc.checkpoint import values_of
 from precc.commands.arguments import add_file, seed
 from precc.commands.users_errors import of_users, told
 from precc.errors import CaptureError, DataError, PlanError
 from precc.models.tasks import TASKS
 from precc.task import Task
 
-__all__ = ["add_factory", "add_model", "load_weights", "task_of", "task_of_spec", "whole"]
+__all__ = ["EXAMPLE", "WEIGHTS_HELP", "add_factory", "add_model", "load_weights", "task_of", "task_of_spec", "whole"]
+
+
+#: What ``--weights`` takes.
+WEIGHTS_HELP = "a state dict of the model, or a checkpoint of precc, as run/checkpoint.pt"
+
+#: What the last line of a factory may be.
+EXAMPLE = "return model, (x,), lambda output: F.cross_entropy(output, y)"
 
 
 def add_factory(parser: argparse.ArgumentParser, *others: str) -> None:
     """The arguments ``model``, ``--weights`` and ``--seed``; `others` are what may stand in the place of a model."""
     add_model(parser, *others)
-    add_file(parser, "--weights", metavar="FILE", help="a state dict of the model that torch.save wrote")
+    add_file(parser, "--weights", metavar="FILE", help=f"{WEIGHTS_HELP}, which torch.save wrote")
     parser.add_argument("--seed", type=seed, default=0, help="of torch, before the factory is called (default: 0)")
 
 
 def add_model(parser: argparse.ArgumentParser, *others: str, **options: Any) -> None:
     """The argument ``model``."""
     what = "MODEL.py:factory or package.module:factory, where factory() gives (module, example_args), (module, "
-    what += f"example_args, loss) or a precc.Task; or one of {', '.join(TASKS)}"
+    what += f"example_args, loss) or a precc.Task, as in: {EXAMPLE}; or one of {', '.join(TASKS)}"
     add_file(parser, "model", metavar="MODEL", help="".join([what, *(f"; or {own}" for own in others)]), **options)
 
 
@@ -84,14 +92,13 @@ def task_of_spec(spec: str, start: int = 0) -> Task:
 
 
 def load_weights(model: nn.Module, path: str) -> None:
-    """Load a state dict from a file.
+    """Load a state dict from a file, or the values of the net in a checkpoint of precc.
 
     Raises:
         DataError, CaptureError: the file holds none, or that of another model.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        model.load_state_dict(state)
+        model.load_state_dict(values_of(torch.load(path, map_location="cpu", weights_only=True), path))
     except (pickle.UnpicklingError, EOFError) as error:
         reason = str(error).partition("\n")[0]  # the others are advice to trust the file
         raise DataError(f"{path!r} holds no state dict that torch.load can read safely: {reason}") from error
@@ -105,7 +112,8 @@ def _task(made: Any) -> Task:
         return made
     if isinstance(made, nn.Module):
         raise CaptureError(
-            f"it makes a {type(made).__name__} alone: return the example's inputs too, (module, example_args)"
+            f"it makes a {type(made).__name__} alone: return the example's inputs too, (module, example_args), and a "
+            f"loss, as in: {EXAMPLE}"
         )
     if not isinstance(made, tuple) or len(made) not in (2, 3) or not isinstance(made[0], nn.Module):
         raise CaptureError(
@@ -178,7 +186,9 @@ def _one_line(spec: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise PlanError(f"{spec!r} is not there: {error}") from error
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit too, and what users derive from BaseException
         raise PlanError(f"{spec!r} cannot be imported: {told(error)}") from error
 
 

@@ -6,7 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from rich.console import Console
@@ -15,7 +15,7 @@ from rich.table import Table
 
 from precc.report.precision_report import PrecisionReport
 
-__all__ = ["Bar", "json_text", "note", "progress", "say"]
+__all__ = ["Bar", "alone", "json_text", "note", "progress", "say"]
 
 #: Where no terminal says how wide it is, nothing is cut.
 _WIDEST = 10_000
@@ -24,7 +24,7 @@ _WIDEST = 10_000
 def say(chosen: argparse.Namespace, document: Any, *parts: str | Table | PrecisionReport) -> None:
     """Print a result: the parts one below the other or, with ``--json``, the document."""
     if chosen.json:
-        print(json_text(document))
+        print(json_text(document), file=chosen.stdout)
         return
     for part in parts:
         if isinstance(part, PrecisionReport) and sys.stdout.isatty():
@@ -33,6 +33,14 @@ def say(chosen: argparse.Namespace, document: Any, *parts: str | Table | Precisi
             _print(chosen, part)
         else:
             print(part)
+
+
+@contextmanager
+def alone(chosen: argparse.Namespace) -> Iterator[None]:
+    """With ``--json``, stdout has the document alone: what code of the user's prints is then on stderr."""
+    chosen.stdout = sys.stdout
+    with redirect_stdout(sys.stderr if chosen.json else sys.stdout):
+        yield
 
 
 def note(text: str) -> None:

@@ -11,7 +11,7 @@ _CODES = "exit codes: 0; 1 after an error or a finding, such as a file that veri
 
 
 def command_parser(version: str) -> argparse.ArgumentParser:
-    """One with all commands; what it parses has the `Command` as ``command``."""
+    """One with all commands; what it parses has the `Command` as ``command``, and its parser as ``parser``."""
     parser = argparse.ArgumentParser(
         prog="precc", description="Number formats for every operation of a PyTorch training step.", epilog=_CODES
     )
@@ -34,7 +34,7 @@ def _add(among: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str
         own.add_argument("--json", action="store_true", help="print the result as one JSON document")
     own.add_argument("--no-color", action="store_true", help="as the variable NO_COLOR does")
     own.add_argument("--traceback", action="store_true", help="show where errors come from")
-    own.set_defaults(command=command, **({} if command.json else {"json": False}))
+    own.set_defaults(command=command, parser=own, **({} if command.json else {"json": False}))
 
 
 def _sentence(text: str) -> str:

@@ -11,7 +11,16 @@ from precc.commands.command import Command
 from precc.commands.factories import add_factory, task_of
 from precc.commands.output import progress, say
 from precc.commands.places import writable_file
-from precc.commands.steps import PLAN_HELP, add_plan, analysed, compiled, learn, plan_of, with_loss
+from precc.commands.steps import (
+    PLAN_HELP,
+    add_plan,
+    analysed,
+    analysed_if_it_can_be,
+    compiled,
+    learn,
+    plan_of,
+    with_loss,
+)
 from precc.errors import PlanError
 from precc.module import PrecisionModule
 from precc.plan import PrecisionPlan
@@ -22,12 +31,19 @@ __all__ = ["REPORT"]
 #: Layers that an error lists.
 _LISTED = 12
 
+#: Arguments that a report's file has no use for, and what a model's report has where they are not given.
+_OF_MODELS = {"--plan": None, "--weights": None, "--seed": 0, "--measure": 0, "--by": "op", "--backend": "reference"}
+
+#: What a report's file has among its first characters, and a plan's has not.
+_REPORT, _HEAD = "precc_report", 200
+
 
 def _add(parser: argparse.ArgumentParser) -> None:
     add_factory(parser, "a report's JSON file, to show or write it anew")
+    parser.set_defaults(seed=None)
     add_plan(parser, "the net's own, which rounds nothing")
-    parser.add_argument("--measure", type=draws, default=0, metavar="N", help="also measure errors, in N draws")
-    parser.add_argument("--by", choices=["op", "slot"], default="op", help="what is measured by itself (default: op)")
+    parser.add_argument("--measure", type=draws, metavar="N", help="also measure errors, in N draws, at least 2")
+    parser.add_argument("--by", choices=["op", "slot"], help="what is measured by itself (default: op)")
     add_file(
         parser,
         "--out",
@@ -39,13 +55,13 @@ def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sort", metavar="COLUMN", help="of its rows, the largest first, such as predicted")
     parser.add_argument("--where", metavar="GLOB", help="only the layers that fit, such as 'conv*'")
     add_file(parser, "--against", metavar="PLAN", help=f"show differences to a report's JSON file, or to {PLAN_HELP}")
-    parser.add_argument("--backend", default="reference", help="default: reference, which compiles nothing")
+    parser.add_argument("--backend", help="default: reference, which compiles nothing")
 
 
 def _run(chosen: argparse.Namespace) -> int:
     for name in chosen.out:
         writable_file(name)
-    report = _shown(chosen, _saved(chosen) if _is_saved(chosen.model) else _made(chosen))
+    report = _shown(chosen, _saved(chosen) if _is_saved(chosen.model) else _made(_completed(chosen)))
     with progress(chosen, len(chosen.out)) as bar:
         for name in chosen.out:
             bar.at(f"writing {name}")
@@ -62,13 +78,18 @@ def _is_saved(name: str) -> bool:
 
 def _saved(chosen: argparse.Namespace) -> PrecisionReport:
     """The report of a file, beside another."""
-    without = {"--plan": chosen.plan, "--weights": chosen.weights, "--measure": chosen.measure or None}
-    given = next((name for name, own in without.items() if own is not None), None)
+    given = next((name for name in _OF_MODELS if getattr(chosen, name[2:]) is not None), None)
     if given is not None:
         raise PlanError(f"{given} is of a model, and {chosen.model!r} is a report, which has a plan: leave it out")
     against = None if chosen.against is None else PrecisionReport.load(chosen.against)
     report = PrecisionReport.load(chosen.model)
     return report if against is None else replace(report, against=against)
+
+
+def _completed(chosen: argparse.Namespace) -> argparse.Namespace:
+    """The arguments, with the defaults of those that are of models."""
+    own = vars(chosen)
+    return argparse.Namespace(**{**own, **{k[2:]: v for k, v in _OF_MODELS.items() if own[k[2:]] is None}})
 
 
 def _made(chosen: argparse.Namespace) -> PrecisionReport:
@@ -82,13 +103,15 @@ def _made(chosen: argparse.Namespace) -> PrecisionReport:
         net = compiled(task, plan, chosen.backend)
         learn(task.on(net))
         bar.advance("analysing the step")
-        analysis = analysed(task, net, [own for own in (net.plan, other) if own is not None])
+        plans = [own for own in (net.plan, other) if own is not None]
+        analysis, why = (analysed(task, net, plans), "") if chosen.measure else analysed_if_it_can_be(task, net, plans)
         bar.advance("predicting errors")
         against = PrecisionReport.load(chosen.against) if saved else _other(net, analysis, other)
-    return net.report(analysis, measure=chosen.measure, by=chosen.by, against=against)
+    report = net.report(analysis, measure=chosen.measure, by=chosen.by, against=against)
+    return replace(report, missing=(*report.missing, why)) if why else report
 
 
-def _other(net: PrecisionModule, analysis: Analysis, plan: PrecisionPlan | None) -> PrecisionReport | None:
+def _other(net: PrecisionModule, analysis: Analysis | None, plan: PrecisionPlan | None) -> PrecisionReport | None:
     """The report of the same step under another plan."""
     if plan is None:
         return None
@@ -103,7 +126,7 @@ def _other(net: PrecisionModule, analysis: Analysis, plan: PrecisionPlan | None)
 def _is_report(name: str) -> bool:
     """Whether a file holds a report, and no plan."""
     path = Path(name)
-    return path.suffix == ".json" and path.is_file() and '"precc report"' in path.read_text("utf-8", "replace")[:200]
+    return path.suffix == ".json" and path.is_file() and f'"{_REPORT}"' in path.read_text("utf-8", "replace")[:_HEAD]
 
 
 def _shown(chosen: argparse.Namespace, report: PrecisionReport) -> PrecisionReport:

@@ -13,10 +13,11 @@ from precc.analysis.analysis import Analysis
 from precc.analysis.analysis_options import AnalysisOptions
 from precc.api import compile, load_plan
 from precc.commands.arguments import add_file
+from precc.commands.factories import EXAMPLE
 from precc.commands.output import note
-from precc.commands.users_errors import of_users
+from precc.commands.users_errors import of_users, one_line
 from precc.control.snapshot import Snapshot
-from precc.errors import CaptureError, FormatError, NoLossError, PlanError
+from precc.errors import AnalysisError, CaptureError, FormatError, NoLossError, PlanError, UnsupportedError
 from precc.module import PrecisionModule, original
 from precc.plan import PrecisionPlan
 from precc.policy import Uniform
@@ -28,6 +29,7 @@ __all__ = [
     "PLAN_HELP",
     "add_plan",
     "analysed",
+    "analysed_if_it_can_be",
     "checked",
     "compiled",
     "forward",
@@ -42,8 +44,8 @@ PLAN_HELP = "a plan's JSON file, an exported file, or a format, as e4m3 or e4m3/
 
 
 def add_plan(parser: argparse.ArgumentParser, default: str) -> None:
-    """The argument ``--plan``."""
-    add_file(parser, "--plan", help=f"{PLAN_HELP} (default: {default})")
+    """The argument ``--plan``; ``--policy``, as `precc.compile` has it for formats, is the same."""
+    add_file(parser, "--plan", "--policy", metavar="PLAN", help=f"{PLAN_HELP} (default: {default})")
 
 
 def plan_of(text: str) -> PrecisionPlan:
@@ -106,7 +108,10 @@ def with_loss(task: Task) -> Task:
     try:
         task.loss_of(tried(task))
     except NoLossError:
-        note(f"no loss is given, so that errors are of the mean square of the output of {type(task.module).__name__}")
+        note(
+            f"no loss is given, so that errors are of the mean square of the output of {type(task.module).__name__}; "
+            f"a factory gives one so: {EXAMPLE}"
+        )
         return replace(task, loss=_mean_square)
     return task
 
@@ -178,6 +183,17 @@ def analysed(task: Task, net: PrecisionModule, plans: Sequence[PrecisionPlan] = 
         candidates=tuple(dict.fromkeys([*(plan.default for plan in plans), *named])),
         results=any(plan.rounds_results for plan in plans),
     )
-    with of_users("the analysis of the step"):
-        own = None if task.loss is None else lambda output: task.loss_of(output, task.targets)
-        return net.analyze(*task.inputs, loss=own, options=options, **task.named_inputs)
+    own = None if task.loss is None else lambda output: task.loss_of(output, task.targets)
+    return net.analyze(*task.inputs, loss=own, options=options, **task.named_inputs)
+
+
+def analysed_if_it_can_be(
+    task: Task, net: PrecisionModule, plans: Sequence[PrecisionPlan]
+) -> tuple[Analysis | None, str]:
+    """The same; or None, and why in a sentence, which stderr says too."""
+    try:
+        return analysed(task, net, plans), ""
+    except (AnalysisError, CaptureError, UnsupportedError) as error:
+        why = f"the step cannot be analysed: {one_line(error)}"
+        note(why)
+        return None, why

@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from precc.commands.arguments import add_file, add_folder, count, seed
+from precc.commands.arguments import add_file, add_folder, count, draws, rate, seed
 from precc.commands.command import Command
-from precc.commands.factories import add_model, load_weights, task_of_spec, whole
+from precc.commands.factories import WEIGHTS_HELP, add_model, load_weights, task_of_spec, whole
 from precc.commands.output import note, progress, say
 from precc.commands.places import writable_folder
 from precc.commands.steps import PLAN_HELP, plan_of
@@ -26,7 +26,7 @@ _FIXED = ("weights", "controller", "plan", "optimizer", "lr", "seed", "backend")
 
 def _add(parser: argparse.ArgumentParser) -> None:
     add_model(parser, nargs="?")
-    add_file(parser, "--weights", metavar="FILE", help="a state dict of the model, to start from")
+    add_file(parser, "--weights", metavar="FILE", help=f"{WEIGHTS_HELP}, to start from")
     without = "; ".join(f"{name} has {what}" for name, what in LEFT_OUT.items())
     parser.add_argument(
         "--controller",
@@ -34,14 +34,23 @@ def _add(parser: argparse.ArgumentParser) -> None:
         choices=[*_CONTROLLERS, *LEFT_OUT],
         help=f"what chooses formats: {', '.join(_CONTROLLERS)} (default: NoiseAware). Only from Python: {without}",
     )
-    add_file(parser, "--plan", "--policy", help=f"without a controller, or for SharpnessGuard: {PLAN_HELP}")
+    add_file(
+        parser, "--plan", "--policy", metavar="PLAN", help=f"without a controller, or for SharpnessGuard: {PLAN_HELP}"
+    )
     parser.add_argument("--optimizer", choices=list(OPTIMIZERS), help="default: adamw; TrustRegion and STORM are one")
     rates = ", ".join(f"{rate:g} of {name}" for name, rate in RATES.items())
-    parser.add_argument("--lr", type=float, help=f"learning rate, or the first radius (default: {rates})")
+    parser.add_argument("--lr", type=rate, help=f"learning rate, or the first radius (default: {rates})")
     parser.add_argument("--epochs", type=count, help="default: 1, unless --steps says when it ends")
     parser.add_argument("--steps", type=count, help="after which it ends, if the epochs have not ended before")
     parser.add_argument("--seed", type=seed, help="default: 0")
     parser.add_argument("--backend", help="auto, inductor, cpp or reference (default: auto)")
+    parser.add_argument(
+        "--measure",
+        type=draws,
+        default=0,
+        metavar="N",
+        help="also measure errors for the report, in N draws, at least 2",
+    )
     add_folder(parser, "--out", default=None, help="folder for plan, reports, history and checkpoint (default: run)")
     add_folder(parser, "--resume", metavar="FOLDER", help="go on there; --epochs or --steps may move the end")
 
@@ -55,7 +64,7 @@ def _run(chosen: argparse.Namespace) -> int:
         with progress(chosen, run.total, run.step) as bar:
             bar.at("compiling")
             run.go(bar, stop)
-        wrote = run.write(analyse=not stop.asked)
+        wrote = run.write(analyse=not stop.asked, measure=chosen.measure)
     _tell(chosen, run, wrote)
     if stop.asked:
         note(f"interrupted after step {run.step}: precc train --resume {run.folder} goes on")

@@ -21,7 +21,7 @@ from precc.control.noise_aware import NoiseAware
 from precc.control.sharpness_guard import SharpnessGuard
 from precc.control.storm import STORM
 from precc.control.trust_region import TrustRegion
-from precc.errors import ControllerError
+from precc.errors import ControllerError, expected_one_of
 from precc.module import PrecisionModule
 from precc.plan import PrecisionPlan
 from precc.task import Batch, Task
@@ -87,9 +87,13 @@ class Trainer:
     """
 
     def __init__(self, task: Task, settings: TrainSettings) -> None:
+        _check_names(settings)
         plan = None if settings.plan is None else PrecisionPlan.from_json(settings.plan)
         self.net = compile(checked(task).module, plan=plan, backend=settings.backend)
-        self.task = task.on(self.net)
+        #: With the loss of the user's, and with the one that a controller watches, if it does.
+        self.given = self.task = task.on(self.net)
+        #: Whether the net is between two steps, and not within the update of one, which cannot be undone.
+        self.whole = True
         self.controller: Controller | None = None
         self.scaler: LossScaler | None = None
         self._rounded: RoundedUpdates | None = None
@@ -134,9 +138,11 @@ class Trainer:
         loss = loss_now()
         with of_users("the backward"):
             (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+        self.whole = False
         self._update()
         if self.controller is not None:
             self.controller.step(loss)
+        self.whole = True
         return loss.item()
 
     def _update(self) -> None:
@@ -145,6 +151,14 @@ class Trainer:
         else:
             self.scaler.step(self.optimizer)
             self.scaler.update()
+
+
+def _check_names(settings: TrainSettings) -> None:
+    """Refuse what an edited file may name."""
+    if settings.controller not in (None, *AROUND, *CLOSURES):
+        raise ControllerError(f"controller {settings.controller!r}: {expected_one_of((*AROUND, *CLOSURES))}")
+    if settings.controller not in CLOSURES and settings.optimizer not in OPTIMIZERS:
+        raise ControllerError(f"optimizer {settings.optimizer!r}: {expected_one_of(OPTIMIZERS)}")
 
 
 def _trained(net: PrecisionModule) -> list[nn.Parameter]:

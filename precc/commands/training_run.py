@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ import numpy as np
 import torch
 
 from precc.checkpoint import load_checkpoint, save_checkpoint
+from precc.commands.before import Before
 from precc.commands.output import Bar, note
 from precc.commands.report_files import save_reports
-from precc.commands.steps import analysed
+from precc.commands.steps import analysed_if_it_can_be
 from precc.commands.train_settings import TrainSettings
-from precc.commands.trainers import Trainer
+from precc.commands.trainers import CLOSURES, Trainer
 from precc.commands.users_errors import of_users
-from precc.errors import AnalysisError, CaptureError, UnsupportedError
+from precc.errors import CaptureError, PreccError
 from precc.files import write_whole
 from precc.report.precision_report import PrecisionReport
 from precc.task import Batch
@@ -34,7 +36,10 @@ SETTINGS, CHECKPOINT = "settings.json", "checkpoint.pt"
 #: Seconds after which the checkpoint is written again.
 _KEEP = 60.0
 
-#: Rows of losses that a history has where no controller writes any.
+#: In the place of a controller, of rows that have the loss of a step.
+_NAME = "train"
+
+#: Rows of losses that a history has, about: of longer trainings not each step has one.
 _ROWS = 1000
 
 
@@ -82,6 +87,8 @@ class TrainingRun:
         self.epoch = self.position = self.step = 0
         self.losses: list[float] = []
         self._kept = time.monotonic()
+        self._before: Before | None = None
+        self._total: int | None = None
 
     def resume(self) -> None:
         """Go on where the checkpoint is, if there is one.
@@ -113,11 +120,21 @@ class TrainingRun:
 
     def go(self, bar: Bar, stop: Stop) -> None:
         """Make steps until all are made, or the end is asked for; the checkpoint is then of the last whole step."""
-        every = max(1, -(-(self.total or 1) // _ROWS))
+        self._total = self.total
+        if not self.step and self._tells:
+            self._note("start")
+        try:
+            self._go(bar, stop)
+        except PreccError:
+            self._rescue()
+            raise
+        self.keep()
+
+    def _go(self, bar: Bar, stop: Stop) -> None:
         while not (self.ended or stop.asked):
             count = 0
             for batch in self._batches():
-                self._learn(batch, every)
+                self._learn(batch)
                 count += 1
                 bar.advance(self.told)
                 if self.ended or stop.asked:
@@ -126,7 +143,16 @@ class TrainingRun:
                     self.keep()
             else:
                 self._end_epoch(count)
+
+    def _rescue(self) -> None:
+        """After an error keep the steps that were made, unless one is half made."""
+        known = self._before is not None or not self.position
+        if not (known and self.trainer.whole and self.step):
+            return
+        if self._before is not None:
+            self._before.restore(self.trainer.net)
         self.keep()
+        note(f"{self.step} steps are kept: precc train --resume {self.folder} goes on after them")
 
     def _end_epoch(self, count: int) -> None:
         if not count and not self.position:
@@ -134,13 +160,28 @@ class TrainingRun:
         print(f"epoch {self.epoch + 1}: step {self.step}, {self.told}", file=sys.stderr)
         self.epoch, self.position = self.epoch + 1, 0
 
-    def _learn(self, batch: Batch, every: int) -> None:
+    def _learn(self, batch: Batch) -> None:
         loss = self.trainer.step(batch)
         self.losses.append(loss)
-        history = self.trainer.net.history
-        if self.trainer.controller is None and self.settings.controller is None and self.step % every == 0:
-            history.note(step=self.step, controller="train", event="step", plan=self.trainer.net.plan, loss=loss)
         self.step, self.position = self.step + 1, self.position + 1
+        if self._tells and self.step % self._every == 0:
+            self._note("step", loss=loss)
+
+    @property
+    def _tells(self) -> bool:
+        """Whether rows of steps are noted here: controllers that are optimizers note each of theirs."""
+        return self.settings.controller not in CLOSURES
+
+    @property
+    def _every(self) -> int:
+        """Steps between two rows, fewer and fewer where nobody knows the end."""
+        if self._total is None:
+            return 1 << (self.step // _ROWS).bit_length()
+        return max(1, -(-self._total // _ROWS))
+
+    def _note(self, event: str, **own: Any) -> None:
+        net = self.trainer.net
+        net.history.note(step=self.step, controller=_NAME, event=event, plan=net.plan, **own)
 
     def _batches(self) -> Iterator[Batch]:
         """Those of the present epoch that are left; generators are then where the last step left them."""
@@ -153,11 +194,13 @@ class TrainingRun:
         if skipped:
             load_checkpoint(self.folder / CHECKPOINT, **self.trainer.parts)
         while True:
+            self._before = Before.of(self.trainer.net)
             with of_users(f"a batch of epoch {self.epoch}"):
                 own = next(batches, None)
             if own is None:
                 return
             yield Batch.of(own)
+            self._before = None
 
     @property
     def told(self) -> str:
@@ -172,26 +215,32 @@ class TrainingRun:
         save_checkpoint(self.folder / CHECKPOINT, **self.trainer.parts, **place)
         self._kept = time.monotonic()
 
-    def write(self, *, analyse: bool) -> list[str]:
+    def write(self, *, analyse: bool, measure: int = 0) -> list[str]:
         """Write plan, history and reports; the names of all files.
 
         Args:
             analyse: whether the example is analysed, for the reports.
+            measure: draws in which errors are measured then.
         """
         net = self.trainer.net
+        if self._tells and self.step and self._last_noted() < self.step:
+            self._note("step", loss=self.losses[-1])  # the checkpoint is without it
         net.plan.save(self.folder / "plan.json")
         write_whole(self.folder / "history.json", (json.dumps(net.history.to_json()) + "\n").encode())
-        report = self._report() if analyse else net.report()
+        report = self._report(measure) if analyse else net.report()
         write_whole(self.folder / "report.txt", f"{report}\n".encode())
         return [SETTINGS, CHECKPOINT, "plan.json", "history.json", "report.txt", *save_reports(report, self.folder)]
 
-    def _report(self) -> PrecisionReport:
+    def _last_noted(self) -> int:
+        """The last step that has a row of its loss."""
+        rows = reversed(self.trainer.net.history)
+        return next((row.step for row in rows if row.controller == _NAME), -1)
+
+    def _report(self, measure: int) -> PrecisionReport:
         net = self.trainer.net
-        try:
-            return net.report(analysed(self.trainer.task, net, [net.plan]))
-        except (AnalysisError, UnsupportedError, CaptureError) as error:
-            note(f"the report has no errors: {error}")
-            return net.report()
+        analysis, why = analysed_if_it_can_be(self.trainer.given, net, [net.plan])
+        report = net.report(analysis, measure=0 if analysis is None else measure)
+        return replace(report, missing=(*report.missing, why)) if why else report
 
     @property
     def diverged(self) -> bool:
