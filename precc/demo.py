@@ -13,7 +13,7 @@ from precc.models.lenet5 import LeNet5
 from precc.models.mnist import Mnist
 from precc.module import PrecisionModule
 
-__all__ = ["accuracy", "train_sgd", "train_trust_region"]
+__all__ = ["BATCH", "EPOCHS", "LEARNING_RATE", "accuracy", "train_sgd", "train_trust_region"]
 
 BATCH = 100
 EPOCHS = 10

@@ -127,4 +127,4 @@ def _tuple(own: Any) -> tuple[Any, ...]:
 def _kind(own: Any) -> str:
     if isinstance(own, Tensor):
         return f"a tensor of shape {list(own.shape)}"
-    return f"{own!r:.40}, a {type(own).__name__}"
+    return f"{own!r:.40}, of type {type(own).__name__}"

@@ -4,10 +4,11 @@ import io
 import json
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Mapping
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,11 +21,13 @@ from rich.table import Table
 import precc
 from precc.cli import main
 from precc.commands import COMMANDS, GROUPS
+from precc.commands.bench import _turns
 from precc.commands.factories import task_of_spec
 from precc.commands.output import json_text, progress, say
 from precc.commands.parser import command_parser
 from precc.commands.places import writable_file, writable_folder
 from precc.devices.workloads import SIZES, Sizes
+from precc.provenance import Provenance
 from tests.command_files import write_digits, write_files
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -195,10 +198,21 @@ def test_text_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for part in ("Net: loss ", "best uniform at the cost of e4m3", "no rounding", "from e4m3 to plan.json: 1 diff"):
         assert part in text
-    assert "fc2/product/fprop.weight: float8_e4m3fn -> bfloat16" in text
+    assert "fc2/product/fprop.weight: e4m3 -> bf16" in text
+    names = precc.Analysis.load("step.precc").operands
+    precc.PrecisionPlan("e4m3", dict.fromkeys(names, "e5m2")).save("long.json")
+    assert run("compare", "net.py:factory e4m3 long.json") == 0
+    text = capsys.readouterr().out
+    assert text.count("e4m3 -> e5m2") == 5 < len(names)
+    assert text.splitlines()[-1].strip().startswith("and ")
     assert run("bench", CASES["bench"].succeeds[0]) == 0
     text = capsys.readouterr().out
-    for part in ("forward and backward on ", "first step", "beside eager", "precc"):
+    for part in (
+        "forward and backward on ",
+        "first step",
+        "beside eager",
+        "precc: no rounding, with live slots, by the",
+    ):
         assert part in text
 
 
@@ -426,3 +440,18 @@ def test_a_plan_may_be_called_a_policy(capsys: pytest.CaptureFixture[str]) -> No
         assert run("explain", f"net.py:factory fc1/fprop.weight {name} e4m3") == 0
         found.append(capsys.readouterr().out)
     assert found[0] == found[1]
+
+
+def test_times_are_beside_those_of_the_first_variant() -> None:
+    steps = {"quick": lambda: time.sleep(0.001), "slow": lambda: time.sleep(0.01)}
+    medians, ratios = _turns(SimpleNamespace(at=print, advance=lambda: None), steps, 3)  # type: ignore[arg-type]
+    assert ratios["quick"] == 1
+    assert ratios["slow"] > 2
+    assert medians["slow"] >= 0.01
+
+
+def test_plans_are_shown_with_few_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = replace(precc.PrecisionPlan("e4m3"), provenance=Provenance("NoiseBudget(noise=51.20098908006137)"))
+    plan.save(tmp_path / "plan.json")
+    assert run("plan show", f"{tmp_path}/plan.json") == 0
+    assert "NoiseBudget(noise=51.2)" in capsys.readouterr().out

@@ -92,7 +92,7 @@ def test_plans_by_name() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"module": 3}, "the module of a task is a torch.nn.Module, not 3, a int"),
+        ({"module": 3}, "the module of a task is a torch.nn.Module, not 3, of type int"),
         ({"loss": 3}, "the loss of a task is a function, or None, not 3"),
         ({"loss": nn.CrossEntropyLoss}, "the loss of a task is a function"),
         ({"batches": [1]}, "the batches of a task is a function"),
@@ -114,7 +114,7 @@ def test_the_loss_of_a_task() -> None:
             task.loss_of(wrong)
     with pytest.raises(CaptureError, match="one real number, not a torch.float32 tensor of shape"):
         Task(nn.Linear(2, 1), loss=lambda output: output).loss_of(torch.ones(2))
-    with pytest.raises(CaptureError, match="one real number, not 3.0, a float"):
+    with pytest.raises(CaptureError, match="one real number, not 3.0, of type float"):
         Task(nn.Linear(2, 1), loss=lambda output: 3.0).loss_of(output)
 
 

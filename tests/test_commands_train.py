@@ -2,10 +2,12 @@
 
 import json
 import os
+import random
 import signal
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +16,7 @@ from precc.cli import main
 from precc.commands.factories import task_of_spec
 from precc.commands.train_settings import TrainSettings
 from precc.commands.trainers import AROUND, CLOSURES, LEFT_OUT, OPTIMIZERS, RATES, Trainer
-from precc.commands.training_run import CHECKPOINT, SETTINGS, Stop, TrainingRun, stopping
+from precc.commands.training_run import CHECKPOINT, SETTINGS, Stop, TrainingRun, _seed, stopping
 from precc.control.controllers import CONTROLLERS
 from precc.errors import DataError
 from precc.task import Batch
@@ -66,6 +68,8 @@ def test_a_few_steps_with_each(name: str, tmp_path: Path) -> None:
         assert {row.step: row.loss for row in rows} == dict(enumerate(run.losses))
     else:
         assert [row.loss for row in rows if row.controller == "train"] == [None, *run.losses]
+    run.write(analyse=True)
+    assert json.loads((tmp_path / "report.json").read_text())["step"]["loss"] > 0
 
 
 class Silent:
@@ -140,8 +144,15 @@ def test_ctrl_c_leaves_files_whole_and_resume_goes_on(
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("model", ["bad_batch", "bad_shape"])
-@pytest.mark.parametrize("controller", ["--plan e4m3", "--controller TrustRegion", "--controller NoiseAware"])
+@pytest.mark.parametrize(
+    ("model", "controller"),
+    [
+        ("bad_batch", "--plan e4m3"),
+        ("bad_batch", "--controller TrustRegion"),
+        ("bad_shape", "--controller TrustRegion"),
+        ("bad_shape", "--controller NoiseAware"),
+    ],
+)
 def test_an_error_of_the_users_keeps_the_steps_before_it(
     model: str, controller: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -158,13 +169,6 @@ def test_an_error_of_the_users_keeps_the_steps_before_it(
     parts = [torch.load(tmp_path / name / CHECKPOINT, weights_only=True) for name in ("failed", "whole")]
     first, second = (own["states"]["net"]["values"] for own in parts)
     assert all(torch.equal(first[name], second[name]) for name in first)
-
-
-@pytest.mark.parametrize("name", [*AROUND, *CLOSURES])
-def test_what_a_controller_trained_can_be_analysed(name: str, tmp_path: Path) -> None:
-    plan = "--plan e4m3" if name in AROUND and AROUND[name].plan else ""
-    assert train(f"net.py:task --controller {name} {plan} --steps 2 --backend reference --out {tmp_path}") == 0
-    assert json.loads((tmp_path / "report.json").read_text())["step"]["loss"] > 0
 
 
 def test_what_was_trained_is_used_by_other_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -347,3 +351,48 @@ def test_totals(folder: Path) -> None:
         settings = TrainSettings(model, None, None, None, "sgd", 0.1, epochs, steps, 0, "reference")
         assert TrainingRun(folder, settings, Trainer(task_of_spec(model), settings)).total == total
     assert Batch.of(next(iter(task.epoch(0)))).named_inputs.keys() == {"x"}
+
+
+def test_each_epoch_has_numbers_of_its_own() -> None:
+    def drawn(start: int, epoch: int) -> tuple[float, float, float]:
+        _seed(start, epoch)
+        return float(torch.rand(())), float(np.random.rand()), random.random()
+
+    draws = [drawn(*own) for own in ((0, 0), (0, 1), (1, 0))]
+    assert [len(set(own)) for own in zip(*draws, strict=True)] == [3, 3, 3]
+    assert drawn(0, 1) == draws[1]
+
+
+def test_two_trainings_in_one_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The second is refused before it computes; one that cannot begin leaves the folder to others."""
+    settings = TrainSettings("net.py:task", None, None, None, "sgd", 0.1, 1, None, 0, "reference")
+    settings.save_first(tmp_path / SETTINGS)
+    with pytest.raises(FileExistsError):
+        settings.save_first(tmp_path / SETTINGS)
+    assert train(f"net.py:fails_in_loss --backend reference --out {tmp_path}/failed") == 1
+    assert not (tmp_path / "failed" / SETTINGS).exists()
+
+
+def test_a_new_end_is_kept_once_the_checkpoint_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = TrainSettings("net.py:task", None, None, None, "sgd", 0.1, 1, None, 0, "reference")
+    settings.save(tmp_path / SETTINGS)
+    (tmp_path / CHECKPOINT).write_bytes(b"damaged")
+    assert train(f"--resume {tmp_path} --epochs 9") == 1
+    assert TrainSettings.load(tmp_path / SETTINGS) == settings
+
+
+def test_ctrl_c_while_the_last_files_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The training has ended, and nothing goes on."""
+    written = TrainingRun.write
+
+    def write(self: TrainingRun, **own: object) -> list[str]:
+        os.kill(os.getpid(), signal.SIGINT)
+        return written(self, analyse=False)
+
+    monkeypatch.setattr(TrainingRun, "write", write)
+    assert train(f"net.py:task --plan e4m3 --steps 1 --backend reference --out {tmp_path}") == 130
+    error = capsys.readouterr().err
+    assert "goes on" not in error
+    assert "precc: interrupted after the last step: all files are written" in error

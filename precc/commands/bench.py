@@ -77,7 +77,7 @@ def _run(chosen: argparse.Namespace) -> int:
     with progress(chosen, len(variants) * (1 + chosen.memory) + chosen.rounds) as bar:
         found = _benched(bar, chosen, task, variants)
     own = machine("cuda" if _on_gpu(task) else "cpu")
-    say(chosen, {**_document(chosen, found), "machine": own}, _heading(own), _table(found))
+    say(chosen, {**_document(chosen, found), "machine": own}, _heading(own), _table(found), *_about(chosen, found))
     return 0
 
 
@@ -179,7 +179,15 @@ def _peak(chosen: argparse.Namespace, name: str) -> int:
 
 def _heading(own: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in own["versions"].items())
-    return f"forward and backward on {own['device']} ({own['system']}; {versions})"
+    device = own["device"].removesuffix("s") if own["threads"] == 1 else own["device"]
+    return f"forward and backward on {device} ({own['system']}; {versions})"
+
+
+def _about(chosen: argparse.Namespace, found: Mapping[str, Benched]) -> list[str]:
+    """What the numbers are of."""
+    plan = "no rounding, with live slots" if chosen.plan is None else f"the plan {chosen.plan}"
+    own = [f"{_PRECC}: {plan}, by the backend {chosen.backend}"] * (_PRECC in found)
+    return [*own, "first step: with compiling, and with the compilers' caches as they are"]
 
 
 def _table(found: Mapping[str, Benched]) -> Table:

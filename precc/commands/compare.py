@@ -21,11 +21,12 @@ from precc.cost.cost_of_plan import cost_of
 from precc.cost.named_costs import cost_named, names_of_costs
 from precc.cost.plan_cost import PlanCost
 from precc.plan import PrecisionPlan
+from precc.report.short_names import short_formats
 
 __all__ = ["COMPARE", "Compared"]
 
-#: Differences that are printed of each plan.
-_SHOWN = 20
+#: Differences that are printed of each plan: the table is what is looked for.
+_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,7 @@ def _differences(given: Sequence[Compared]) -> list[str]:
     """What the others have in another way than the first."""
     lines = []
     for own in given[1:]:
-        changes = [str(change) for change in given[0].plan.diff(own.plan)]
+        changes = [short_formats(str(change)) for change in given[0].plan.diff(own.plan)]
         more = [f"  and {len(changes) - _SHOWN} more: --json has all"] * (len(changes) > _SHOWN)
         lines += [f"from {given[0].name} to {own.name}: {len(changes)} difference{'s' * (len(changes) != 1)}"]
         lines += [*(f"  {change}" for change in changes[:_SHOWN]), *more]

@@ -12,7 +12,7 @@ from precc.commands.command import Command
 from precc.commands.output import progress, say
 from precc.commands.places import writable_folder
 from precc.commands.report_files import save_reports
-from precc.demo import BATCH, LEARNING_RATE, accuracy, train_sgd, train_trust_region
+from precc.demo import BATCH, EPOCHS, LEARNING_RATE, accuracy, train_sgd, train_trust_region
 from precc.files import write_whole
 from precc.models.lenet5 import example_inputs
 from precc.models.mnist import Mnist, load_mnist
@@ -24,7 +24,7 @@ __all__ = ["DEMO"]
 def _add(parser: argparse.ArgumentParser) -> None:
     add_folder(parser, "--data", help="folder with mnist.npz or the four IDX files (default: $PRECC_DATA, or a subset)")
     add_folder(parser, "--out", default="out", help="folder for plan, reports and lenet5.onnx (default: out)")
-    parser.add_argument("--epochs", type=count, default=10, help="default: 10")
+    parser.add_argument("--epochs", type=count, default=EPOCHS, help=f"default: {EPOCHS}")
     parser.add_argument("--seed", type=seed, default=0, help="default: 0")
     parser.add_argument("--backend", default="auto", help="auto, inductor, cpp or reference (default: auto)")
 

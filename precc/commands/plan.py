@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from precc.target import TARGETS
 __all__ = ["PLAN"]
 
 _COST = "bit-ops"
+#: A number with more digits than people read.
+_LONG = re.compile(r"(?<![\w.])\d+\.\d{5,}(?:e[-+]?\d+)?(?![\w.])")
 _PLAN_HELP = "a plan's JSON file, or an exported ONNX file"
 
 
@@ -168,15 +171,24 @@ def _document(plan: PrecisionPlan) -> dict[str, Any]:
 def _lines(plan: PrecisionPlan) -> list[str]:
     """The plan, and what is known of where it comes from."""
     made = plan.provenance
-    lines = [str(plan)]
+    lines = [_shorter(str(plan))]
     for name in ("budget", "analysis", "predicted_error", "cost"):
         value = getattr(made, name)
-        lines += [f"{name.replace('_', ' ')}: {value}"] * bool(value)
+        lines += [f"{name.replace('_', ' ')}: {_shorter(str(value))}"] * bool(value)
     if plan.in_two_passes:
         lines.append(f"average bits: values decide, as {len(plan.in_two_passes)} products are computed in two passes")
     elif plan.multiply_adds:
         lines.append(f"average bits: {plan.average_bits:.4g}")
     return lines
+
+
+def _shorter(text: str) -> str:
+    """With four digits of each number that has more behind its point.
+
+    >>> _shorter("NoiseBudget(noise=51.20098908006137, above=1e-12, size=0.125)")
+    'NoiseBudget(noise=51.2, above=1e-12, size=0.125)'
+    """
+    return _LONG.sub(lambda found: f"{float(found[0]):.4g}", text)
 
 
 #: Of the group ``plan``.

@@ -107,7 +107,10 @@ def _made(chosen: argparse.Namespace) -> PrecisionReport:
         analysis, why = (analysed(task, net, plans), "") if chosen.measure else analysed_if_it_can_be(task, net, plans)
         bar.advance("predicting errors")
         against = PrecisionReport.load(chosen.against) if saved else _other(net, analysis, other)
-    report = net.report(analysis, measure=chosen.measure, by=chosen.by, against=against)
+        report = None if chosen.measure else net.report(analysis, by=chosen.by, against=against)
+        bar.advance()
+    if report is None:  # measuring has a bar of its own
+        report = net.report(analysis, measure=chosen.measure, by=chosen.by, against=against)
     return replace(report, missing=(*report.missing, why)) if why else report
 
 

@@ -1,6 +1,8 @@
 """``precc train``: train a model in dynamic precision, or in a fixed plan."""
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,11 @@ def _add(parser: argparse.ArgumentParser) -> None:
     add_file(
         parser, "--plan", "--policy", metavar="PLAN", help=f"without a controller, or for SharpnessGuard: {PLAN_HELP}"
     )
-    parser.add_argument("--optimizer", choices=list(OPTIMIZERS), help="default: adamw; TrustRegion and STORM are one")
+    parser.add_argument(
+        "--optimizer",
+        choices=list(OPTIMIZERS),
+        help="default: adamw; sgd has momentum 0.9; TrustRegion and STORM are one",
+    )
     rates = ", ".join(f"{rate:g} of {name}" for name, rate in RATES.items())
     parser.add_argument("--lr", type=rate, help=f"learning rate, or the first radius (default: {rates})")
     parser.add_argument("--epochs", type=count, help="default: 1, unless --steps says when it ends")
@@ -67,7 +73,8 @@ def _run(chosen: argparse.Namespace) -> int:
         wrote = run.write(analyse=not stop.asked, measure=chosen.measure)
     _tell(chosen, run, wrote)
     if stop.asked:
-        note(f"interrupted after step {run.step}: precc train --resume {run.folder} goes on")
+        went_on = f"after step {run.step}: precc train --resume {run.folder} goes on"
+        note(f"interrupted {'after the last step: all files are written' if run.ended else went_on}")
         return 130
     if run.diverged:
         note(f"the loss of step {run.step - 1} is {run.losses[-1]}")
@@ -77,11 +84,24 @@ def _run(chosen: argparse.Namespace) -> int:
 def _fresh(chosen: argparse.Namespace) -> TrainingRun:
     settings = _settings(chosen)
     folder = writable_folder(chosen.out or "run")
-    if (folder / SETTINGS).exists():
-        raise DataError(f"{str(folder)!r} has a training already: --resume {folder}, or another folder by --out")
-    run = TrainingRun(folder, settings, _trainer(settings))
-    settings.save(folder / SETTINGS)
-    return run
+    with _claimed(folder, settings):
+        return TrainingRun(folder, settings, _trainer(settings))
+
+
+@contextmanager
+def _claimed(folder: Path, settings: TrainSettings) -> Iterator[None]:
+    """The settings in a folder that has none: of two trainings that begin there at once, one is refused."""
+    try:
+        settings.save_first(folder / SETTINGS)
+    except FileExistsError:
+        raise DataError(
+            f"{str(folder)!r} has a training already: --resume {folder}, or another folder by --out"
+        ) from None
+    try:
+        yield
+    except BaseException:
+        (folder / SETTINGS).unlink(missing_ok=True)  # nothing was trained
+        raise
 
 
 def _resumed(chosen: argparse.Namespace) -> TrainingRun:
@@ -93,10 +113,10 @@ def _resumed(chosen: argparse.Namespace) -> TrainingRun:
     writable_folder(chosen.resume)
     if chosen.epochs is not None or chosen.steps is not None:
         settings = replace(settings, epochs=chosen.epochs, steps=chosen.steps)
-        settings.save(folder / SETTINGS)
     started = (folder / CHECKPOINT).exists()  # which has other weights than the training began with
     run = TrainingRun(folder, settings, _trainer(replace(settings, weights=None) if started else settings))
     run.resume()
+    settings.save(folder / SETTINGS)  # with the end as it is now
     return run
 
 

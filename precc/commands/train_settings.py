@@ -67,6 +67,16 @@ class TrainSettings:
         """Write them to a file, whole or not at all."""
         write_whole(path, (json.dumps({"format": _FORMAT, **asdict(self)}, indent=1) + "\n").encode())
 
+    def save_first(self, path: Path) -> None:
+        """The same, where no file is.
+
+        Raises:
+            FileExistsError: there is one.
+        """
+        with path.open("x", encoding="utf-8"):
+            pass
+        self.save(path)
+
     @classmethod
     def load(cls, path: Path) -> "TrainSettings":
         """What `save` wrote.

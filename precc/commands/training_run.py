@@ -113,10 +113,9 @@ class TrainingRun:
     def total(self) -> int | None:
         """Steps of the whole; None where nobody knows."""
         own = self.settings
-        count = _length(self.trainer.task.epoch(self.epoch)) if own.epochs is not None else None
-        by_epochs = None if count is None or own.epochs is None else own.epochs * count
-        known = [each for each in (by_epochs, own.steps) if each is not None]
-        return min(known) if known and (count is not None or own.steps is not None) else None
+        count = None if own.epochs is None else _length(self.trainer.task.epoch(self.epoch))
+        by_epochs = None if own.epochs is None or count is None else own.epochs * count
+        return min((each for each in (by_epochs, own.steps) if each is not None), default=None)
 
     def go(self, bar: Bar, stop: Stop) -> None:
         """Make steps until all are made, or the end is asked for; the checkpoint is then of the last whole step."""
@@ -187,7 +186,7 @@ class TrainingRun:
         """Those of the present epoch that are left; generators are then where the last step left them."""
         _seed(self.settings.seed, self.epoch)
         skipped = self.position
-        with of_users(f"the batches of epoch {self.epoch}"):
+        with of_users(f"making the batches of epoch {self.epoch}"):
             batches = iter(self.trainer.task.epoch(self.epoch))
             for _ in range(skipped):
                 next(batches, None)
