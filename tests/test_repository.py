@@ -123,9 +123,12 @@ def test_torch_is_pinned_and_triton_is_not() -> None:
 #: First precc itself, without optional packages; then what it does not load, each in a fork that has nothing else.
 EACH_FIRST = """
 import importlib, os, sys
-optional = ("onnx", "onnxscript", "onnxruntime", "ml_dtypes")
+optional = [
+    *("onnx", "onnx_ir", "onnxscript", "onnxruntime", "ml_dtypes", "plotly", "pandas", "pyarrow"),
+    *("tensorboard", "wandb", "mlflow", "PIL", "shtab"),
+]
 sys.modules.update(dict.fromkeys(optional))
-import precc
+import precc, precc.cli
 for name in optional:
     del sys.modules[name]
 for name in sys.argv[1:]:

@@ -24,6 +24,7 @@ from precc.report.analysed_step import AnalysedStep
 from precc.report.error_figures import ErrorFigures
 from precc.report.film_strip import FilmStrip
 from precc.tracking.guarded import Guarded
+from precc.tracking.magnitudes import Magnitudes
 from precc.tracking.net_formats import NetFormats
 from precc.tracking.pictures import film_picture
 from tests.recording_sink import RecordingSink
@@ -194,6 +195,20 @@ def test_a_lazy_parameter_has_no_magnitudes_yet() -> None:
         "precc/weights/0.bias",
         "precc/weights/0.weight",
     }
+
+
+def test_figures_that_cannot_be_made_end_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, sink = net_of(), RecordingSink()
+    log = precc.TrainingLog(net, sink, every=1)
+    monkeypatch.setattr(Magnitudes, "of", lambda values: values.no_such_thing)
+    with pytest.warns(precc.PrecisionWarning, match="figures of step 1 could not be made.*no_such_thing") as caught:
+        trained(net, log, 3)
+    assert [own.filename for own in caught] == [__file__], "once, at a line of the user's"
+    assert [step for step, _ in sink.of("scalar", "precc/TrainingLog/loss")] == [1, 2, 3]
+    assert not sink.names("image")
+    monkeypatch.undo()
+    trained(net, log, 1)
+    assert "precc/weights/0.weight" in sink.names("histogram")
 
 
 @pytest.mark.parametrize("loss", ["abc", [1.0], 1j, torch.tensor(1j), torch.ones(2)], ids=str)

@@ -132,6 +132,8 @@ def test_a_format_has_one_colour_in_all_pictures() -> None:
     assert second is not None
     assert np.array_equal(first, second[:, ::-1])
     assert "| float16 | #009e73 |" in legend([one])
+    only = legend([film_of(trained(FP16)), one])
+    assert [line.split(" ")[1] for line in only.splitlines()[2:4]] == ["float16", "float32"], "of both"
     assert legend([one]).endswith("1. a/product\n2. b/product#1")
 
 

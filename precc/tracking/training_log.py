@@ -20,6 +20,7 @@ from precc.tracking.net_formats import NetFormats
 from precc.tracking.sink import Sink
 from precc.tracking.sink_callback import SinkCallback
 from precc.tracking.step_figures import StepFigures
+from precc.warn_caller import warn_caller
 
 __all__ = ["TrainingLog"]
 
@@ -69,6 +70,7 @@ class TrainingLog:
         self._session = ref(session)  # that of copies of the net too
         self._history = history
         self._formats: NetFormats | None = None
+        self._told_of_figures = False  # that they could not be made
         self._told: list[Guarded] = []
         if Ranks.present().decides:
             _open([own.sink for own in callbacks if isinstance(own, SinkCallback)])
@@ -96,8 +98,8 @@ class TrainingLog:
         value = None if loss is None else float(loss.detach() if isinstance(loss, Tensor) else loss)
         name = type(self).__name__
         self._history.note(step=self.steps, controller=name, event="step", plan=session.plan, loss=value)
-        if self._told:
-            figures = StepFigures.of(session, self._formats_of(session), magnitudes=self._magnitudes)
+        figures = self._figures(session) if self._told else None
+        if figures is not None:
             self._tell_all(lambda own: own.on_figures(figures, self.steps))
 
     def report(self, report: PrecisionReport) -> None:
@@ -145,6 +147,19 @@ class TrainingLog:
     def _see(self, row: HistoryRow) -> None:
         plan = None if row.plan is None else self._history.plans[row.plan]
         self._tell_all(lambda own: own.on_row(row, plan))
+
+    def _figures(self, session: Session) -> StepFigures | None:
+        """None where they cannot be made, as of a tensor of the user's own class: told once, and the training goes on."""
+        try:
+            return StepFigures.of(session, self._formats_of(session), magnitudes=self._magnitudes)
+        except Exception as error:  # of whatever kind: a log ends no training
+            if not self._told_of_figures:
+                self._told_of_figures = True
+                warn_caller(
+                    f"the figures of step {self.steps} could not be made ({type(error).__name__}: {error}): the "
+                    f"training goes on without them; {type(self).__name__}(..., magnitudes=False) reads no tensors"
+                )
+            return None
 
     def _formats_of(self, session: Session) -> NetFormats:
         if self._formats is None or self._formats.captures != session.graphs.count:
