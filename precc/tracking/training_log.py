@@ -149,7 +149,7 @@ class TrainingLog:
         self._tell_all(lambda own: own.on_row(row, plan))
 
     def _figures(self, session: Session) -> StepFigures | None:
-        """None where they cannot be made, as of a tensor of the user's own class: told once, and the training goes on."""
+        """None where they cannot be made, as of tensors of a class of the user: told once, and the training goes on."""
         try:
             return StepFigures.of(session, self._formats_of(session), magnitudes=self._magnitudes)
         except Exception as error:  # of whatever kind: a log ends no training
