@@ -78,6 +78,25 @@ def _onnx(model: str, format: str) -> list[float]:
 
 _STEP = "median_ratio_to_eager"
 
+#: Rows of the table of controllers, and the trainings that they are of.
+CONTROLLED = {
+    "bf16": "bf16",
+    "e4m3, scaled": "e4m3, scaled",
+    "e2m3, scaled": "e2m3, scaled",
+    "e2m1, scaled: the coarsest plan": "e2m1, scaled",
+    "a random plan of NoiseAware's bits": "random plan",
+    "**`NoiseAware`**": "NoiseAware",
+    "`MPSGD`": "MPSGD",
+    "`AdaPT`": "AdaPT",
+    "`LateSwitch`, from e2m3": "LateSwitch",
+    "`SharpnessGuard`, from e2m3": "SharpnessGuard",
+    "`TrustRegion`, float32 alone": "TrustRegion, float32",
+    "`TrustRegion`": "TrustRegion",
+    '`TrustRegion(gate="difference")`': "TrustRegion, difference",
+    '`TrustRegion(levels="budget")`': "TrustRegion, budget",
+    "`STORM`": "STORM",
+}
+
 #: A page, what it says, and the numbers that stand there.
 QUOTES: list[tuple[Path, str, Callable[[], tuple[Any, ...]]]] = [
     (
@@ -102,7 +121,49 @@ QUOTES: list[tuple[Path, str, Callable[[], tuple[Any, ...]]]] = [
     ),
     (ANALYSIS, "it is {:.0%} and {:.0%} within 1.5", lambda: _within("error_model_results", "within 1.5")),
     (ANALYSIS, "and {:.1%} and {:.1%} within 3", lambda: _within("error_model_results", "within 3")),
-    (NUMBERS, "| {:.0%}, {:.0%} | the same, `--results`", lambda: _within("error_model_results", "within 1.5")),
+    (
+        NUMBERS,
+        "7 kinds of nets, {:,} cases | {:.0%} |",
+        lambda: (_error_model("error_model", "loss deviation", "n"), _within("error_model", "within 1.5")[0]),
+    ),
+    (
+        NUMBERS,
+        "error of the gradient, within 1.5; {:,} cases | {:.0%} |",
+        lambda: (_error_model("error_model", "gradient", "n"), _within("error_model", "within 1.5")[1]),
+    ),
+    (
+        NUMBERS,
+        "predicted interval of 95% | {:.0%} |",
+        lambda: (_error_model("error_model", "draws within the interval of 95%"),),
+    ),
+    (
+        NUMBERS,
+        "2,000 groups, in seconds | {:.2f} |",
+        lambda: tuple(result("assignment")["summary"]["2000_groups"].values())[:1],
+    ),
+    (NUMBERS, "at bits on average | {:.3f}, {:.1f} |", lambda: _controller("gpt", "NoiseAware")[::3]),
+    (
+        NUMBERS,
+        "LeNet-5 and GPT | {:.1%}, {:.1%} |",
+        lambda: tuple(row["overhead"] for row in result("control_overhead")["rows"][:2]),
+    ),
+    (NUMBERS, "true loss, of {:,} | {} |", _gated),
+    (
+        NUMBERS,
+        "unscaled e4m3 | {:.2f}, {:.2f}, {:.2f}, {:.2f} |",
+        lambda: tuple(map(_llama, ("fp32", "bf16", "scaled e4m3/e5m2", "unscaled e4m3"))),
+    ),
+    (
+        NUMBERS,
+        "a tiny Llama | {:.2f} |",
+        lambda: (next(iter(result("step_overhead")["models"].values()))["median_ratio"]["live slots"],),
+    ),
+    (NUMBERS, "batch of 1 | {:.1f} |", lambda: tuple(_onnx("LeNet-5", "float8_e4m3fn")[:1])),
+    (
+        NUMBERS,
+        "that store results, {:,} and {:,} cases | {:.0%}, {:.0%} |",
+        lambda: (*_within("error_model_results", "n"), *_within("error_model_results", "within 1.5")),
+    ),
     (
         NUMBERS,
         "single slots, median | {:.2f} |",
@@ -142,6 +203,11 @@ QUOTES: list[tuple[Path, str, Callable[[], tuple[Any, ...]]]] = [
     ),
     (
         NUMBERS,
+        "over those of bfloat16 | {:.2f} |",
+        lambda: (result("stored_results")["relative to bfloat16"]["gpt"]["results chosen"]["bytes"],),
+    ),
+    (
+        NUMBERS,
         r"at 6, 8 and 12 bits \* | {:.2f}, {:.2f}, {:.2f} |",
         lambda: tuple(
             result("modelopt_plans")["summary"][f"{bits} bits"]["modelopt gradient"][
@@ -165,12 +231,6 @@ QUOTES: list[tuple[Path, str, Callable[[], tuple[Any, ...]]]] = [
             result("roofline_cpu")["summary"]["held_out_modelled_over_measured"]["float32 x float32"]["within_1.5"],
         ),
     ),
-    (
-        CONTROLLERS,
-        "| **`NoiseAware`** | {:+.2f} ({:+.2f} to {:+.2f}) | {:.1f} |",
-        lambda: _controller("lenet5", "NoiseAware"),
-    ),
-    (CONTROLLERS, "| {:+.3f} ({:+.3f} to {:+.3f}) | {:.1f} | | `MPSGD`", lambda: _controller("gpt", "NoiseAware")),
     (README, "lost {:.3f} nats", lambda: _controller("gpt", "NoiseAware")[:1]),
     (README, "at {:.1f} bits an operand on average", lambda: _controller("gpt", "NoiseAware")[3:]),
     (
@@ -235,6 +295,39 @@ QUOTES: list[tuple[Path, str, Callable[[], tuple[Any, ...]]]] = [
 def test_a_quoted_number_is_that_of_the_file(page: Path, says: str, numbers: Callable[[], tuple[Any, ...]]) -> None:
     text = " ".join(page.read_text(encoding="utf-8").split())
     assert says.format(*numbers()) in text
+
+
+def test_each_number_on_the_page_of_numbers_is_quoted() -> None:
+    """And so checked: no row is left out."""
+    text = " ".join(NUMBERS.read_text(encoding="utf-8").split())
+    rows = [row.split("|")[1:3] for row in NUMBERS.read_text(encoding="utf-8").splitlines() if row.startswith("| ")]
+    rows = [row for row in rows if row[0].strip() not in ("what", "---")]
+    quoted = [says.format(*numbers()) for page, says, numbers in QUOTES if page == NUMBERS]
+    assert len(rows) > 20
+    assert [own for own in quoted if own not in text] == []
+    for what, number in rows:
+        own = " ".join(f"{what}|{number}|".split())
+        assert any(quote.strip("| ") in own for quote in quoted), own
+
+
+def test_the_table_of_controllers_is_that_of_the_file() -> None:
+    table = CONTROLLERS.read_text(encoding="utf-8").partition("| training in |")[2].partition("\n\n")[0]
+    shown = [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()[2:]]
+    made = [
+        [
+            name,
+            *(cell for task, digits in (("lenet5", 2), ("gpt", 3)) for cell in _cells(_controller(task, own), digits)),
+        ]
+        for name, own in CONTROLLED.items()
+    ]
+    assert shown == made
+    assert set(CONTROLLED.values()) == set(result("controllers")["summary"]["gpt"]) - {"float32"}
+
+
+def _cells(numbers: tuple[float, float, float, float], digits: int) -> list[str]:
+    *differences, bits = numbers
+    average, least, most = (f"{own:+.{digits}f}" for own in differences)
+    return [f"{average} ({least} to {most})", f"{bits:.1f}"]
 
 
 def test_no_step_behind_a_gate_raised_the_loss() -> None:

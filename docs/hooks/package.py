@@ -11,6 +11,11 @@ VIEW = ROOT / os.environ.get("PRECC_DOCS_VIEW", "build/view") / "precc"
 BESIDE = ("passes", "backends", "models")
 
 
+def on_startup(**_: Any) -> None:
+    """Make the folder: what is not there when the reference is set up is not searched."""
+    VIEW.mkdir(parents=True, exist_ok=True)
+
+
 def on_pre_build(**_: Any) -> None:
     """Copy the sources as they are now: links would be followed to where the folders are not."""
     shutil.rmtree(VIEW, ignore_errors=True)

@@ -17,7 +17,7 @@ class FilmStrip:
         ops: names of the rows, in the order of the net.
         columns: of the matrix: names of the products' roles and operands that are shown, such as ``fprop.weight``.
         formats: names of formats; the numbers below are positions among them, -1 where an op has no such slot.
-        plans: of each plan that was in force, [plans][columns][ops] positions of formats.
+        plans: of each plan that was in force, ``[plans][columns][ops]`` positions of formats.
         frames: which of the plans each row of the history ended with; -1 before the first that is known.
         rows: of the history, oldest first.
     """
