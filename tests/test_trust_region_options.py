@@ -414,7 +414,7 @@ def test_a_state_dict_goes_on_bit_for_bit(family: str) -> None:
     for _ in range(6):
         saved.append(copy.deepcopy([net.state_dict(), opt.state_dict(), net.precision_state(), torch.get_rng_state()]))
         opt.step(closure)
-    for steps in (0, 1, 4):
+    for steps in (0, 1, 4) if family == "both" else (1, 4):  # before the first step all are alike
         other, resumed, other_closure = start()
         weights, own, precision, generator = saved[steps]
         other.load_state_dict(weights)
