@@ -18,7 +18,7 @@ from precc.commands.train_settings import TrainSettings
 from precc.commands.trainers import AROUND, CLOSURES, LEFT_OUT, OPTIMIZERS, RATES, Trainer
 from precc.commands.training_run import CHECKPOINT, SETTINGS, Stop, TrainingRun, _seed, stopping
 from precc.control.controllers import CONTROLLERS
-from precc.errors import DataError
+from precc.errors import CaptureError, DataError
 from precc.task import Batch
 from tests.command_files import write_files
 
@@ -145,26 +145,28 @@ def test_ctrl_c_leaves_files_whole_and_resume_goes_on(
 
 
 @pytest.mark.parametrize(
-    ("model", "controller"),
-    [
-        ("bad_batch", "--plan e4m3"),
-        ("bad_batch", "--controller TrustRegion"),
-        ("bad_shape", "--controller TrustRegion"),
-        ("bad_shape", "--controller NoiseAware"),
-    ],
+    ("model", "controller"), [("bad_batch", "TrustRegion"), ("bad_shape", "TrustRegion"), ("bad_shape", "NoiseAware")]
 )
 def test_an_error_of_the_users_keeps_the_steps_before_it(
     model: str, controller: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What goes on after it is the training that had none, step by step."""
-    given = f"net.py:{model} {controller} --epochs 3 --backend reference"
-    assert train(f"{given} --out {tmp_path}/failed") == 1
-    error = capsys.readouterr().err
-    assert f"precc: 8 steps are kept: precc train --resume {tmp_path}/failed goes on after them\n" in error
-    assert "net.py:" in error.splitlines()[-1]
+    optimizer = "" if controller in CLOSURES else "sgd"
+    settings = TrainSettings(f"net.py:{model}", None, controller, None, optimizer, 0.1, 2, None, 0, "reference")
+
+    def begun(name: str) -> TrainingRun:
+        (tmp_path / name).mkdir(exist_ok=True)
+        run = TrainingRun(tmp_path / name, settings, Trainer(task_of_spec(settings.model), settings))
+        run.resume()
+        return run
+
+    with pytest.raises(CaptureError, match="a batch of epoch 1 fails|Net fails on these inputs"):
+        begun("failed").go(Silent(), Stop())  # type: ignore[arg-type]
+    assert f"8 steps are kept: precc train --resume {tmp_path}/failed goes on after" in capsys.readouterr().err
     monkeypatch.setenv("GOOD_BATCHES", "1")
-    assert train(f"--resume {tmp_path}/failed") == 0
-    assert train(f"{given} --out {tmp_path}/whole") == 0
+    assert begun("failed").step == 8
+    for name in ("failed", "whole"):
+        begun(name).go(Silent(), Stop())  # type: ignore[arg-type]
     assert losses(tmp_path / "failed") == losses(tmp_path / "whole")
     parts = [torch.load(tmp_path / name / CHECKPOINT, weights_only=True) for name in ("failed", "whole")]
     first, second = (own["states"]["net"]["values"] for own in parts)
