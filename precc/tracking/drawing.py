@@ -8,8 +8,7 @@ import numpy as np
 
 from precc.extras import imported
 from precc.report.film_strip import FilmStrip
-from precc.report.page.colours import short_name
-from precc.report.short_names import short_names
+from precc.report.short_names import short_formats, short_names
 from precc.tracking.pictures import channels_of, film_picture, frames_shown, map_picture
 from precc.tracking.sink import Pixels
 
@@ -144,7 +143,7 @@ class _Page:
             for name, x, _ in line:
                 y = under + _LINE * number
                 draw.rectangle((x, y + 2, x + 10, y + 12), channels_of(name))
-                draw.text((x + 14, y), short_name(name), _INK, self.pen.font)
+                draw.text((x + 14, y), short_formats(name), _INK, self.pen.font)
         pixels: Pixels = np.asarray(canvas, np.uint8)
         return pixels
 
@@ -162,7 +161,7 @@ def _on_one_line(name: str) -> str:
 def _cell_names(page: _Page, film: FilmStrip, plan: int, wide: int) -> None:
     for column, numbers in enumerate(film.plans[plan]):
         for row, number in enumerate(numbers):
-            name = short_name(film.formats[number]) if number >= 0 else ""
+            name = short_formats(film.formats[number]) if number >= 0 else ""
             if name and page.pen.width(name) < wide:
                 place = column * (wide + 1) + wide / 2, (row + 0.5) * page.step
                 page.text(*place, name, "mm", _ink_on(channels_of(film.formats[number])))
@@ -204,7 +203,7 @@ def _wrapped(pen: _Pen, names: Sequence[str], width: int) -> list[list[tuple[str
     lines: list[list[tuple[str, int, int]]] = [[]]
     x = _PAD
     for name in names:
-        own = 14 + pen.width(short_name(name)) + 2 * _PAD
+        own = 14 + pen.width(short_formats(name)) + 2 * _PAD
         if lines[-1] and x + own > width:
             lines.append([])
             x = _PAD
