@@ -1,12 +1,27 @@
-"""JSON read strictly: an entry that stands twice is an error, where Python would take the last."""
+"""JSON that is strict: an entry that stands twice is an error, and numbers that it has not are texts."""
 
 import json
+import math
 from functools import partial
 from typing import Any
 
 from precc.errors import PlanError
 
-__all__ = ["parsed_json"]
+__all__ = ["NOT_FINITE", "json_number", "parsed_json"]
+
+#: What stands for the numbers that JSON has not.
+NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def json_number(value: float) -> float | str:
+    """A number as JSON can hold it.
+
+    >>> json_number(1.5), json_number(float("-inf")), json_number(float("nan"))
+    (1.5, '-Infinity', 'NaN')
+    """
+    if math.isfinite(value):
+        return value
+    return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
 
 
 def parsed_json(text: str, what: str) -> Any:

@@ -3,7 +3,6 @@
 import argparse
 import io
 import json
-import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -14,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from precc.report.precision_report import PrecisionReport
+from precc.strict_json import json_number
 
 __all__ = ["Bar", "alone", "json_text", "note", "progress", "say"]
 
@@ -49,25 +49,25 @@ def note(text: str) -> None:
 
 
 def json_text(document: Any) -> str:
-    """A document as JSON; numbers that are not finite, which JSON has not, are null.
+    """A document as JSON; numbers that it has not are texts: "NaN", "Infinity", "-Infinity".
 
     >>> print(json_text({"a": (1, float("nan"))}))
     {
      "a": [
       1,
-      null
+      "NaN"
      ]
     }
     """
-    return json.dumps(_finite(document), indent=1, ensure_ascii=False)
+    return json.dumps(_written(document), indent=1, ensure_ascii=False)
 
 
-def _finite(own: Any) -> Any:
+def _written(own: Any) -> Any:
     if isinstance(own, Mapping):
-        return {str(name): _finite(entry) for name, entry in own.items()}
+        return {str(name): _written(entry) for name, entry in own.items()}
     if isinstance(own, Sequence) and not isinstance(own, str):
-        return [_finite(entry) for entry in own]
-    return None if isinstance(own, float) and not math.isfinite(own) else own
+        return [_written(entry) for entry in own]
+    return json_number(own) if isinstance(own, float) else own
 
 
 class Bar:

@@ -1,7 +1,6 @@
 """The JSON form of a report: strict, with what is no finite number as text."""
 
 import json
-import math
 from dataclasses import MISSING, fields, is_dataclass
 from functools import lru_cache
 from types import UnionType
@@ -11,7 +10,7 @@ from precc.errors import DataError, PreccError
 from precc.history import TEXT_COLUMNS, History
 from precc.plan import PrecisionPlan
 from precc.slots import Slot
-from precc.strict_json import parsed_json
+from precc.strict_json import NOT_FINITE, json_number, parsed_json
 
 __all__ = ["arguments_of", "text_of"]
 
@@ -21,8 +20,6 @@ _VERSION = 1
 _HEAD = "precc_report"
 #: Whole numbers from which on are no counts.
 _BEYOND = 2**63
-
-_NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def text_of(report: Any) -> str:
@@ -70,9 +67,7 @@ def _written(value: Any) -> Any:
         return {name: _written(own) for name, own in value.items()}
     if isinstance(value, (tuple, list)):
         return [_written(own) for own in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
-    return value
+    return json_number(value) if isinstance(value, float) else value
 
 
 def _arguments(kind: type[Any], document: Any, where: str) -> dict[str, Any]:
@@ -135,8 +130,8 @@ def _plain(kind: Any, value: Any, where: str) -> Any:
 
 def _float(value: Any, where: str) -> float:
     known = type(value) is float or (type(value) is int and abs(value) < _BEYOND)
-    _require(known or (isinstance(value, str) and value in _NOT_FINITE), where, value, "a number")
-    return _NOT_FINITE[value] if isinstance(value, str) else float(value)
+    _require(known or (isinstance(value, str) and value in NOT_FINITE), where, value, "a number")
+    return NOT_FINITE[value] if isinstance(value, str) else float(value)
 
 
 def _require(holds: bool, where: str, value: Any, what: str) -> None:
@@ -151,7 +146,7 @@ def _history(value: Any) -> History:
 
 def _number(name: str, value: Any) -> Any:
     """What may be no finite number, as it was."""
-    return value if name in TEXT_COLUMNS else _NOT_FINITE.get(value, value)
+    return value if name in TEXT_COLUMNS else NOT_FINITE.get(value, value)
 
 
 _READERS: dict[Any, Any] = {

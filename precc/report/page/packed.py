@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from precc.strict_json import json_number
+
 __all__ = ["figure", "figures", "packed", "script_json"]
 
 #: What could end a script element, begin a comment in it, or be read as markup.
@@ -20,12 +22,8 @@ def figure(value: float | None) -> float | str | None:
     >>> figure(1 / 3), figure(float("-inf")), figure(None)
     (0.3333333, '-Infinity', None)
     """
-    if value is None:
-        return None
-    if math.isnan(value):
-        return "NaN"
-    if math.isinf(value):
-        return "Infinity" if value > 0 else "-Infinity"
+    if value is None or not math.isfinite(value):
+        return value if value is None else json_number(value)
     return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
