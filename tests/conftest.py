@@ -20,7 +20,7 @@ ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torc
 
 
 def pytest_collection_finish() -> None:
-    """Garbage is not looked for among what stays, and in larger heaps than Python's: a tenth of the time of all tests.
+    """Garbage is not looked for among what stays, and seldom: it was a tenth of the time of the tests.
 
     Tests of what is freed collect by themselves.
     """

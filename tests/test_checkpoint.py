@@ -21,7 +21,7 @@ STEPS = 14
 
 
 def run_until(path: Path, kind: str, kill_at: int) -> None:
-    """Run the training in a process, killed as soon as it says that it made a step, before or while it writes that."""
+    """Run the training in a process, killed when it says that it made a step, before or while it writes that."""
     command = [sys.executable, "-m", "tests.resumed_training", str(path), kind, str(STEPS)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=SCRIPT.parent.parent) as process:
         assert process.stdout is not None

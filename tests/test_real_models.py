@@ -12,7 +12,7 @@ from tests.zoo import ZOO, Entry
 STEPS = 5
 IN_EVERY_RUN = ("llama", "recommender", "lenet5", "unet")  #: trained by Inductor too; the others in `make test-all`
 
-#: Of others, but for the loss, which is outside of the net, as are those of our own models; trained in `make test-all`.
+#: Of others, with the loss outside of the net, as those of our own models are; trained in `make test-all`.
 VARIANTS = ("gpt2-logits", "llama-logits", "bert-states")
 
 #: Scaled e4m3 forward, e5m2 for gradients, the products of two activations in bfloat16.

@@ -139,7 +139,7 @@ def speech(batch: int, generator: Generator) -> Inputs:
 
 
 def text(vocabulary: int, length: int = LENGTH) -> Callable[[int, Generator], Inputs]:
-    """Tokens by the name that our own models have for them; few for recurrent ones, whose graphs have every step."""
+    """Tokens by the name that our own models have for them; few for recurrent ones: graphs have every step."""
     return lambda batch, generator: {"tokens": torch.randint(vocabulary, (batch, length), generator=generator)}
 
 
