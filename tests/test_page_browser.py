@@ -560,6 +560,27 @@ def test_what_is_missing_is_said_in_its_place(browser: Browser, folder: Path) ->
     own.page.close()
 
 
+def rounding_nothing() -> PrecisionReport:
+    """Measured, and without any error."""
+    report, none = made_up(2), ErrorFigures(0.0, 0.0, 0.0)
+    assert report.step is not None
+    return replace(
+        report,
+        rows=tuple(replace(row, predicted=None, measured=none) for row in report.rows),
+        slots=tuple(replace(row, rounded=False, predicted=None, measured=none) for row in report.slots),
+        step=replace(report.step, predicted=none, measured=none, draws=4),
+    )
+
+
+def test_a_plan_that_rounds_nothing_is_not_taken_for_an_unknown_one(browser: Browser, folder: Path) -> None:
+    own = opened(browser, written(folder, "nothing", page_of(rounding_nothing())))
+    own.draw_all()
+    for chart in ("budget", "calibration"):
+        assert "nothing is rounded" in own.page.locator(f"#{chart} .chart").inner_text(), chart
+    own.check_quiet()
+    own.page.close()
+
+
 def quickly_opened(browser: Browser, path: Path) -> Opened:
     """A page whose first picture was there in time, at the third try at the latest: others may use the machine."""
     seconds = []

@@ -15,15 +15,12 @@ chart("budget", () => {
   const [total, observed] = [predicted, measured].map((own) =>
     own.reduce((sum, one) => sum + (isFiniteNumber(one) ? one : 0), 0),
   );
-  if (!predicted.some(isFiniteNumber))
+  if (!predicted.some(isFiniteNumber) && !DATA.step?.predicted)
     return unknown(
       "budget",
       missing(["errors"], "No errors are known: analysis = net.analyze(x, loss=...), then net.report(analysis)."),
     );
-  if (!total)
-    return unknown("budget", [
-      "No predicted error is larger than 0: nothing is rounded, or nothing of it reaches the step.",
-    ]);
+  if (!total) return unknown("budget", NO_ERROR);
   const [part, names, visible] = by === "ops" ? [OPS, OPS.labels, shownOps] : [SLOTS, SLOTS.labels, shownSlots];
   const entries = names.flatMap((name, k) =>
     visible[k] && isFiniteNumber(predicted[k])

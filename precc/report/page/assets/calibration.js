@@ -44,6 +44,13 @@ function saidTrust() {
   return parts.join(" ");
 }
 
+function whyNoPairs() {
+  const has = (kind, is) => [SLOTS, OPS].some((part) => part[kind].some(is));
+  if (!DATA.step?.measured && !has("measured", isFiniteNumber))
+    return missing(["measure"], "Nothing was measured: net.report(analysis, measure=4).");
+  return has("predicted", isPositive) && has("measured", isPositive) ? NOTHING_FOUND : NO_ERROR;
+}
+
 chart("calibration", () => {
   element("trust").textContent = saidTrust();
   const sets = [
@@ -74,13 +81,7 @@ chart("calibration", () => {
       ink: colour("text"),
     });
   const points = sets.flatMap((set) => set.own);
-  const any = [SLOTS, OPS].some((part) => part.measured.some((own) => own !== null));
-  if (!points.length) {
-    return unknown(
-      "calibration",
-      any ? NOTHING_FOUND : missing(["measure"], "Nothing was measured: net.report(analysis, measure=4)."),
-    );
-  }
+  if (!points.length) return unknown("calibration", whyNoPairs());
   const logs = points.flatMap(({ x, y }) => [Math.log10(x), Math.log10(y)]);
   const range = [Math.min(...logs) - 0.4, Math.max(...logs) + 0.4];
   const ends = range.map((own) => 10 ** own);

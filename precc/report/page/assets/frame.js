@@ -139,4 +139,5 @@ function withText(tag, text) {
 function define(list, pairs) {
   list.replaceChildren(...pairs.flatMap(([name, text]) => [withText("dt", name), withText("dd", text)]));
 }
+const NO_ERROR = ["No error is larger than 0: nothing is rounded, or nothing of it reaches the step."];
 const NOTHING_FOUND = ["Nothing that this chart shows fits the search."];
