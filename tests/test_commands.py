@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -348,7 +349,7 @@ def test_tables_are_whole_where_no_terminal_is(capsys: pytest.CaptureFixture[str
 
 
 def test_numbers_that_json_has_not() -> None:
-    assert json.loads(json_text({"a": [float("nan"), float("inf"), 1.5, (2,)]})) == {"a": [None, None, 1.5, [2]]}
+    assert json.loads(json_text({"a": [float("nan"), float("inf"), 1.5, (2,)]})) == {"a": ["NaN", "Infinity", 1.5, [2]]}
 
 
 def test_a_bar_is_for_terminals(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -393,7 +394,7 @@ def test_a_reader_that_leaves_and_a_user_who_stops(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("precc.commands.plan.load_plan", stopped)
     assert run("plan show", "plan.json") == 130
     assert capsys.readouterr().err == "precc: interrupted\n"
-    command = f"{sys.executable} -m precc ops | head -n 1"  # the command, in a process of its own
+    command = f"{shlex.quote(sys.executable)} -m precc ops | head -n 1"  # the command, in a process of its own
     ended = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, cwd=ROOT, check=False)
     assert ended.stderr == b""
     assert ended.returncode == 0

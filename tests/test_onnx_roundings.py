@@ -404,9 +404,9 @@ def meant_by_qonnx(place: SlotRounding, x: Array) -> NDArray[np.bool_]:
     fmt, mode, magnitude = place.precision.format, place.precision.rounding.mode, np.abs(x)
     same: NDArray[np.bool_] = ~np.isinf(x)
     if mode is not RoundingMode.NEAREST_EVEN:  # next to a power of two the logarithm is wrong
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore"):  # of NaN, on some processors
             above = magnitude.astype(np.float64) * (1 + 2.0**-20)
-        same &= np.frexp(magnitude)[1] == np.frexp(above)[1]
+            same &= np.frexp(magnitude)[1] == np.frexp(above)[1]
     if isinstance(fmt, FloatFormat):
         if not fmt.signed:  # all its floats are signed
             same &= x >= 0
