@@ -405,7 +405,11 @@ def greedy(net: Any, ids: Tensor, count: int) -> Tensor:
     return ids
 
 
-@pytest.mark.parametrize("factory", [lambda: llama(layers=1), lambda: gpt2(0.0, layers=1)], ids=["llama", "gpt2"])
+@pytest.mark.parametrize(
+    "factory",
+    [lambda: llama(layers=1), pytest.param(lambda: gpt2(0.0, layers=1), marks=pytest.mark.slow)],
+    ids=["llama", "gpt2"],
+)
 def test_generation_runs_the_rounded_net(factory: Callable[[], Any]) -> None:
     model, ids = factory(), torch.randint(3, 96, (2, 6))
     net = compiled(model)
