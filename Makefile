@@ -30,8 +30,9 @@ lint: .venv/.complete  ## ruff
 	$(RUN) -m ruff format --check .
 
 # One thread a process, as threads of several processes wait for each other. What trains a net at length comes after:
-# another number of threads is another order of sums, and another training.
-ONE_EACH = OMP_NUM_THREADS=1 $(RUN) -m pytest -n $$(nproc) --dist worksteal --ignore tests/test_training.py
+# another number of threads is another order of sums, and another training. Compiled modules are kept, for the many
+# processes that import them, also where the environment says otherwise.
+ONE_EACH = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(RUN) -m pytest -n $$(nproc) --dist worksteal --ignore tests/test_training.py
 
 test: lint  ## ruff, mypy, doctests and all tests
 	$(ONE_EACH)
