@@ -1,6 +1,5 @@
 """What controllers decided, and why: a table of one row a decision or event, kept with the net."""
 
-import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -8,12 +7,12 @@ from hashlib import sha256
 from typing import Any
 from weakref import WeakMethod
 
-from rich.console import Console
 from rich.table import Table
 
 from precc.errors import PlanError
 from precc.extras import imported
 from precc.plan import PrecisionPlan
+from precc.table_text import table_text
 
 __all__ = ["TEXT_COLUMNS", "History", "HistoryRow"]
 
@@ -22,9 +21,6 @@ _SHOWN = 20
 
 #: Whole numbers from which on nothing is counted or measured.
 _BEYOND = 2**63
-
-#: Columns of text that it may take; the table is as narrow as its cells.
-_WIDEST = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +175,7 @@ class History(Sequence[HistoryRow]):
         table = Table(*names, title=f"history: the last {len(shown)} of {len(self._rows)} rows" if more else "history")
         for row in shown:
             table.add_row(*(_shown(getattr(row, name)) for name in names))
-        text = io.StringIO()
-        Console(file=text, width=_WIDEST, color_system=None, highlight=False, markup=False).print(table)
-        return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+        return table_text(table)
 
     __repr__ = __str__
 

@@ -1,7 +1,6 @@
 """What commands print: a result on stdout, as text or as one JSON document; how far they are, on stderr."""
 
 import argparse
-import io
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,11 +13,9 @@ from rich.table import Table
 
 from precc.report.precision_report import PrecisionReport
 from precc.strict_json import json_number
+from precc.table_text import table_text
 
 __all__ = ["Bar", "alone", "json_text", "note", "progress", "say"]
-
-#: Where no terminal says how wide it is, nothing is cut.
-_WIDEST = 10_000
 
 
 def say(chosen: argparse.Namespace, document: Any, *parts: str | Table | PrecisionReport) -> None:
@@ -117,9 +114,7 @@ def _print(chosen: argparse.Namespace, table: Table) -> None:
     if sys.stdout.isatty():
         _console(chosen).print(table)
         return
-    text = io.StringIO()
-    Console(file=text, width=_WIDEST, color_system=None, highlight=False, markup=False).print(table)
-    print("\n".join(line.rstrip() for line in text.getvalue().splitlines()))
+    print(table_text(table))
 
 
 def _console(chosen: argparse.Namespace) -> Console:

@@ -113,6 +113,13 @@ chart("calibration", () => {
         opacity: 0.85,
       },
     }));
+  const axis = (text) => ({
+    type: "log",
+    range,
+    title: { text },
+    exponentformat: "power",
+    dtick: range[1] - range[0] > 1 ? 1 : undefined,
+  });
   const side = clamp(place("calibration").clientWidth, 260, 560);
   paint(
     "calibration",
@@ -123,20 +130,8 @@ chart("calibration", () => {
       margin: { l: 66, r: 10, t: 40, b: 50 },
       showlegend: true,
       legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom" },
-      xaxis: {
-        type: "log",
-        range,
-        title: { text: "predicted" },
-        exponentformat: "power",
-        dtick: range[1] - range[0] > 1 ? 1 : undefined,
-      },
-      yaxis: {
-        type: "log",
-        range,
-        title: { text: "measured" },
-        exponentformat: "power",
-        dtick: range[1] - range[0] > 1 ? 1 : undefined,
-      },
+      xaxis: axis("predicted"),
+      yaxis: axis("measured"),
     },
     (point) => `${point.customdata}\npredicted ${shown(point.x)}, measured ${shown(point.y)}`,
   );
