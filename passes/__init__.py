@@ -1,8 +1,10 @@
 """Passes: one a file, file name = pass name."""
 
+from precc.passes.fuse import Fuse
 from precc.passes.leave_outside import LeaveOutside
 from precc.passes.name_additions import NameAdditions
 from precc.passes.name_attention import NameAttention
+from precc.passes.pack_operands import PackOperands
 from precc.passes.place_accumulators import PlaceAccumulators
 from precc.passes.place_results import PlaceResults
 from precc.passes.place_rounding import PlaceRounding
@@ -11,7 +13,7 @@ from precc.passes.roles import Roles
 from precc.passes.split_convolution_backward import SplitConvolutionBackward
 from precc.pipeline import Pipeline
 
-__all__ = ["accumulating_pipeline", "analysis_pipeline", "naming_pipeline", "rounding_pipeline"]
+__all__ = ["accumulating_pipeline", "analysis_pipeline", "fusing_pipeline", "naming_pipeline", "rounding_pipeline"]
 
 
 def rounding_pipeline() -> Pipeline:
@@ -28,6 +30,11 @@ def analysis_pipeline() -> Pipeline:
 def accumulating_pipeline() -> Pipeline:
     """What each half goes through after the partition, where plans have accumulators."""
     return Pipeline((PlaceAccumulators(),))
+
+
+def fusing_pipeline() -> Pipeline:
+    """What each half goes through after that, where the backend computes groups of operations."""
+    return Pipeline((PackOperands(), Fuse()))
 
 
 def naming_pipeline() -> Pipeline:

@@ -11,6 +11,7 @@ from precc.analysis.condition import Condition
 from precc.analysis.error_gains import GainedNode
 from precc.analysis.records import SlotRecord
 from precc.analysis.unknown_slots import UnknownDerivative
+from precc.fusion_group import FusionGroup
 from precc.plan import PrecisionPlan
 from precc.precision import Precision
 from precc.slots import Role, Slot
@@ -137,7 +138,7 @@ class InFusedCall:
     """A node of a fused op, which has no slots beside those of the op."""
 
 
-Annotation = Product | Addition | Unrounded | InFusedCall | Slot
+Annotation = Product | Addition | Unrounded | InFusedCall | Slot | FusionGroup
 
 
 @dataclass(frozen=True, slots=True)

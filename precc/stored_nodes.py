@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.fx import Node
+from torch.fx import Graph, Node
 
 from precc.analysis.slot_sites import VIEWS
+from precc.fusible_ops import VIEW_OPS
 
-__all__ = ["CONVOLUTION_BACKWARD", "is_constant", "op_name", "sources_of", "stored_by"]
+__all__ = ["CONVOLUTION_BACKWARD", "is_constant", "op_name", "shown_constants", "sources_of", "stored_by"]
 
 _aten = torch.ops.aten
 
@@ -47,6 +48,15 @@ def stored_by(node: Node, constants: frozenset[str]) -> Node | None:
 def is_constant(node: Node, constants: frozenset[str]) -> bool:
     """Whether a node depends on no input and draws nothing: on these placeholders alone, or on nothing."""
     return not any((own.op == "placeholder" and own.name not in constants) or _draws(own) for own in sources_of(node))
+
+
+def shown_constants(graph: Graph, constants: frozenset[str]) -> frozenset[str]:
+    """Names of the nodes that show the values of these placeholders, views of them, and their own."""
+    shown = set(constants)
+    for node in graph.nodes:
+        if op_name(node) in VIEW_OPS and node.all_input_nodes[0].name in shown:
+            shown.add(node.name)
+    return frozenset(shown)
 
 
 def sources_of(node: Node) -> Iterator[Node]:
