@@ -2,6 +2,7 @@
 
 import math
 from fractions import Fraction
+from functools import cache
 
 from precc.formats import FixedPoint, FloatFormat, Overflow
 from precc.rounding import RoundingMode
@@ -24,12 +25,13 @@ def exact_round(
         magnitude = max(magnitude, Fraction(2) ** fmt.emin)
     rounded = _on_grid(magnitude, fmt, mode, random) * _scale(fmt)
     signed = -rounded if x < 0 else rounded
-    if Fraction(fmt.low) <= signed <= Fraction(fmt.max):
+    low, high = _ends(fmt)
+    if low <= signed <= high:
         value = float(signed)
         return math.copysign(value, x) if value or _keeps_negative_zero(fmt) else 0.0
     if mode is RoundingMode.TOWARD_ZERO:
         return fmt.max if signed > 0 else fmt.low
-    return _overflowed(fmt, signed > Fraction(fmt.max))
+    return _overflowed(fmt, signed > high)
 
 
 def exact_hash(key: int, slot: int, index: int) -> int:
@@ -51,6 +53,12 @@ def exact_hash(key: int, slot: int, index: int) -> int:
     return x ^ (x >> 16)
 
 
+@cache
+def _ends(fmt: FloatFormat | FixedPoint) -> tuple[Fraction, Fraction]:
+    return Fraction(fmt.low), Fraction(fmt.max)
+
+
+@cache
 def _scale(fmt: FloatFormat | FixedPoint) -> Fraction:
     return Fraction(fmt.scale) if isinstance(fmt, FloatFormat) else Fraction(1)
 

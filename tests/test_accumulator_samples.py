@@ -12,7 +12,9 @@ from torch.fx import Node
 from torch.nn import functional as F
 
 import precc
+from precc.accumulation import kernels
 from precc.accumulation.accumulator import Accumulator
+from precc.accumulation.kernels import accumulate_fastest
 from precc.accumulation.product_ops import PRODUCT_OPS
 from precc.accumulation.tensor_ops import accumulate_tensor_ops
 from precc.analysis.accumulator_sample import AccumulatorSample, AdjointTotals, errors_of_sums
@@ -239,10 +241,32 @@ def test_sums_that_overflow_have_infinite_errors() -> None:
 
 def test_both_emulations_agree() -> None:
     sample = sample_of(torch.randn(32, 60), torch.randn(32, 60))
-    for options in ({}, {"order": "blocked", "block": 8}, {"rounding": "stochastic"}):
+    for options in (
+        {},
+        {"product": "e5m3"},
+        {"chunk": 7},
+        {"compensated": True},
+        {"order": "pairwise"},
+        {"order": "blocked", "block": 8},
+        {"order": "aligned", "block": 8, "fraction_bits": 12, "operands": "bf16"},
+        {"rounding": "stochastic"},
+    ):
         accumulator = Accumulator(format="e5m4", **options)  # type: ignore[arg-type]
-        first, second = (errors_of_sums(sample, accumulator, own) for own in (accumulate, accumulate_tensor_ops))
-        assert torch.equal(first.spread + first.variance, second.spread + second.variance)
+        found = [errors_of_sums(sample, accumulator, own) for own in (accumulate_fastest, accumulate_tensor_ops)]
+        for name in ("mean", "spread", "variance"):
+            assert torch.equal(getattr(found[0], name), getattr(found[1], name))
+        assert [found[0].slope, found[0].chance] == [found[1].slope, found[1].chance]
+
+
+def test_predictions_sum_by_the_compiled_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kernels._fastest() is accumulate
+    assert Prediction.accumulate is accumulate_fastest
+    monkeypatch.setattr(kernels, "_offers", [lambda: None])
+    kernels._fastest.cache_clear()
+    try:
+        assert kernels._fastest() is accumulate_tensor_ops, "where they cannot be built"
+    finally:
+        kernels._fastest.cache_clear()
 
 
 @cache

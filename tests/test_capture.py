@@ -515,10 +515,11 @@ def test_a_call_of_the_models_own_is_refused() -> None:
         compiled(Counting(4, 4))
 
 
-@pytest.mark.parametrize("quoted", [True, False])
+@pytest.mark.parametrize("quoted", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_space_in_the_path_of_torch_does_not_break_the_link(
     quoted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from torch._inductor import config
     from torch._inductor.utils import fresh_cache
     from torch.utils import cpp_extension
 
@@ -530,7 +531,7 @@ def test_a_space_in_the_path_of_torch_does_not_break_the_link(
     monkeypatch.setattr(cpp_extension, "TORCH_LIB_PATH", str(library))
     if not quoted:  # the planted defect
         monkeypatch.setattr(inductor, "_quoted_torch_library_path", nullcontext)
-    with fresh_cache():
+    with fresh_cache(), config.patch(cpp_cache_precompile_headers=False):  # which takes longer than to read them once
         net = compiled(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), policy="e4m3", backend="inductor")
         with nullcontext() if quoted else pytest.raises(BackendError, match="failed on a forward graph"):
             net(LINEAR_INPUT)

@@ -131,7 +131,10 @@ def assert_nearer(ours: Tensor, net: Tensor, model: Tensor) -> None:
     assert (ours - net).abs().mean() <= 0.1 * (model - net).abs().mean()
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+# BERT has the layers of GPT; that it has several outputs is also tested of an encoder, in test_onnx_segments.
+@pytest.mark.parametrize(
+    "name", [pytest.param(own, marks=pytest.mark.slow) if own == "bert" else own for own in EXAMPLES]
+)
 @pytest.mark.usefixtures("traced_once")
 def test_models_compute_the_bits_of_the_net_in_every_flavor(name: str, tmp_path: Path) -> None:
     """Of every slot; and as a whole they are much nearer to the net than what is not rounded."""

@@ -10,7 +10,7 @@ import precc
 from tests.zoo import ZOO, Entry
 
 STEPS = 5
-IN_EVERY_RUN = ("llama", "recommender", "lenet5", "unet")  #: trained by Inductor too; the others in `make test-all`
+IN_EVERY_RUN = ("llama", "recommender")  #: trained by Inductor too; the others in `make test-all`
 
 #: Of others, with the loss outside of the net, as those of our own models are; trained in `make test-all`.
 VARIANTS = ("gpt2-logits", "llama-logits", "bert-states")

@@ -419,7 +419,7 @@ def test_generation_runs_the_rounded_net(factory: Callable[[], Any]) -> None:
         F.cross_entropy(net(input_ids=ids).logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()
         optimizer.step()
     net.eval()
-    options = {"attention_mask": torch.ones_like(ids), "do_sample": False, "max_new_tokens": 20, "eos_token_id": None}
+    options = {"attention_mask": torch.ones_like(ids), "do_sample": False, "max_new_tokens": 8, "eos_token_id": None}
     plain = model.generate(input_ids=ids, **options)
     assert torch.equal(net.generate(input_ids=ids, **options), plain)
     graphs = net.compilations
@@ -427,7 +427,7 @@ def test_generation_runs_the_rounded_net(factory: Callable[[], Any]) -> None:
     rounded = net.generate(input_ids=ids, **options)
     assert not torch.equal(rounded, plain)
     assert net.compilations == graphs <= 5
-    assert torch.equal(rounded, greedy(net, ids, 20))
+    assert torch.equal(rounded, greedy(net, ids, 8))
 
 
 @pytest.mark.parametrize("reentrant", [False, True])

@@ -21,9 +21,8 @@ import torch
 from torch import Tensor
 
 from precc.accumulation.accumulator import Accumulator
-from precc.accumulation.kernels import Accumulate
+from precc.accumulation.kernels import Accumulate, accumulate_fastest
 from precc.accumulation.sums import one_pass
-from precc.accumulation.tensor_ops import accumulate_tensor_ops
 from precc.analysis.accumulator_sample import AccumulatorSample, SumErrors, errors_of_sums
 from precc.analysis.calibration import Calibration
 from precc.analysis.condition import Condition
@@ -103,7 +102,7 @@ class Prediction:
     sensitivities: Sensitivities
     gains: ErrorGains
     calibration: Calibration
-    accumulate: Accumulate = accumulate_tensor_ops
+    accumulate: Accumulate = accumulate_fastest
     _sums: dict[tuple[Any, ...], SumErrors] = field(default_factory=dict)
     _numbers: dict[Precision, int] = field(default_factory=dict)
     _rounded: RoundedSamples = field(default_factory=RoundedSamples)
