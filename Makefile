@@ -3,7 +3,7 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: .venv help demo docs test test-all lint bench clean
+.PHONY: .venv .venv-triton36 help demo docs test test-all lint bench gpu clean
 
 help:  ## list the targets
 	@grep -E '^[.a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/'
@@ -16,6 +16,13 @@ help:  ## list the targets
 	$(PIP) "setuptools>=77" torch
 	$(PIP) --no-build-isolation -e ".[test]"
 	@touch .venv/.complete
+
+# The oldest Triton that will do, as a folder that stands before the environment's own.
+.venv-triton36: .venv-triton36/.complete  ## unpack the oldest Triton that will do, for make test-all
+
+.venv-triton36/.complete: .venv/.complete
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv-triton36 triton==3.6.0
+	@touch .venv-triton36/.complete
 
 demo: .venv/.complete  ## train LeNet-5 on MNIST in dynamic precision, beside fp32
 	$(RUN) -m precc demo
@@ -38,7 +45,7 @@ test: lint  ## ruff, mypy, doctests and all tests
 	$(ONE_EACH)
 	$(RUN) -m pytest tests/test_training.py
 
-test-all: lint  ## the same and the slow ones: every real model by Inductor too
+test-all: lint .venv-triton36/.complete  ## the same and the slow ones: every real model by Inductor too
 	$(ONE_EACH) -m "slow or not slow"
 	$(RUN) -m pytest tests/test_training.py
 
@@ -63,5 +70,8 @@ bench: .venv/.complete  ## the published numbers: JSON files in benchmarks/resul
 	$(RUN) benchmarks/onnx_roundings.py
 	$(RUN) benchmarks/onnx_inference.py
 
+gpu: .venv/.complete  ## the kernels' tests and times on this machine's GPU
+	$(RUN) benchmarks/gpu.py
+
 clean:  ## remove the environment and what was built
-	rm -rf .venv build out precc.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-triton36 build out precc.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -5,9 +5,10 @@ torch's own generator, so that masks are those of the reference backend.
 """
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -21,7 +22,7 @@ from precc.backends.eager import implement
 from precc.errors import BackendError
 from precc.protocols import BoxedCallable
 
-__all__ = ["Inductor"]
+__all__ = ["Inductor", "compile_lowered"]
 
 #: Masks from torch's generator; roundings of float16 and bfloat16 tensors must not be optimised away.
 _CONFIG = {"fallback_random": True, "emulate_precision_casts": True}
@@ -48,15 +49,30 @@ class Inductor:
     def compile(
         self, graph: GraphModule, inputs: Sequence[Any], *, visible_outputs: int, backward: bool
     ) -> BoxedCallable:
-        from torch._inductor import config
-        from torch._inductor.compile_fx import compile_fx_inner
-
         implement(graph, ROUND_COMPILED, PRODUCTS_COMPILED)
-        with config.patch(_CONFIG), _quoted_torch_library_path():
-            lowered = _lower(graph, inputs)
-            lowered.graph.output_node().meta["user_visible_output_idxs"] = list(range(visible_outputs))
-            compiled: BoxedCallable = compile_fx_inner(lowered, inputs, is_backward=backward)
-        return compiled
+        return compile_lowered(graph, inputs, visible_outputs=visible_outputs, backward=backward)
+
+
+def compile_lowered(
+    graph: GraphModule,
+    inputs: Sequence[Any],
+    *,
+    visible_outputs: int,
+    backward: bool,
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> BoxedCallable:
+    """A callable by Inductor, of a graph in which operators stand in the place of precc's, as `Backend.compile`.
+
+    `options` are of Inductor's own.
+    """
+    from torch._inductor import config
+    from torch._inductor.compile_fx import compile_fx_inner
+
+    with config.patch({**_CONFIG, **options}), _quoted_torch_library_path():
+        lowered = _lower(graph, inputs)
+        lowered.graph.output_node().meta["user_visible_output_idxs"] = list(range(visible_outputs))
+        compiled: BoxedCallable = compile_fx_inner(lowered, inputs, is_backward=backward)
+    return compiled
 
 
 def _lower(graph: GraphModule, inputs: Sequence[Any]) -> GraphModule:

@@ -39,6 +39,7 @@ from precc.assignment.greedy import Greedy, RandomChoice  # noqa: E402
 from precc.assignment.lagrangian import Lagrangian  # noqa: E402
 from precc.assignment.milp import MILP  # noqa: E402
 from precc.by_hand.numerics import matmul, round_to  # noqa: E402
+from precc.by_hand.softmax import softmax_two_pass  # noqa: E402
 from precc.by_hand.two_pass import TwoPass, convolution_two_pass, matmul_two_pass  # noqa: E402
 from precc.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from precc.control.adapt import AdaPT  # noqa: E402
@@ -222,5 +223,6 @@ __all__ = [
     "save_checkpoint",
     "save_model_explorer_data",
     "scaled",
+    "softmax_two_pass",
 ]
 __version__ = "0.1.0"

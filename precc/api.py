@@ -16,10 +16,19 @@ from precc.compile_options import CompileOptions
 from precc.errors import CaptureError, PlanError, expected_one_of
 from precc.formats import Format
 from precc.module import PrecisionModule, read_plan, wrap
-from precc.passes import accumulating_pipeline, analysis_pipeline, naming_pipeline, rounding_pipeline
+from precc.passes import (
+    accumulating_pipeline,
+    analysis_pipeline,
+    fusing_pipeline,
+    naming_pipeline,
+    rounding_pipeline,
+)
 from precc.passes.analyse import analyse
+from precc.passes.pack_saved import PackSaved
+from precc.pipeline import Pipeline
 from precc.plan import PrecisionPlan
 from precc.policy import Policy, assigned, parse_policy
+from precc.protocols import Backend
 from precc.regions import PrecisionRegion, find_regions, is_uninitialized, matrices_outside
 from precc.rule import Rule, parse_rules
 from precc.rule_checks import check_paths
@@ -40,7 +49,7 @@ def compile(
     regions: str | Sequence[str] | None = None,
     live: bool = True,
     attention: str = "products",
-    backend: str = "auto",
+    backend: Backend | str = "auto",
     fullgraph: bool = False,
     dynamic: bool | None = None,
 ) -> PrecisionModule:
@@ -70,7 +79,9 @@ def compile(
             torch chooses, with the slots ``fprop.query``, ``fprop.key``, ``fprop.value`` and ``dgrad.grad_output``; its
             backward reads the rounded query, key and value, and its sums are those of the kernel.
         backend: ``"inductor"``, ``"cpp"``, ``"reference"``, or ``"auto"``: the first of these that can run on this
-            machine; a `PrecisionWarning` and the report say if that is not the first.
+            machine; a `PrecisionWarning` and the report say if that is not the first. ``"triton"``: generated kernels,
+            on a GPU or by Triton's interpreter; `net.kernels()` shows them. Or an object such as
+            `precc.backends.triton.backend.Triton`, whose fields are its options.
         fullgraph: make graph breaks errors; otherwise the report names them.
         dynamic: as in torch.compile: whether sizes are symbols.
 
@@ -103,6 +114,8 @@ def compile(
     options = CompileOptions(
         pipeline=rounding_pipeline(),
         accumulating=accumulating_pipeline(),
+        fusing=fusing_pipeline() if chosen.name == "triton" else Pipeline(()),
+        saving=(PackSaved(),) if chosen.name == "triton" else (),
         naming=naming_pipeline(),
         backend=chosen,
         tracing=analysis_pipeline(),

@@ -7,7 +7,7 @@ still has that forward's plan, and nothing is compiled again.
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 from typing import Any, Protocol
@@ -35,9 +35,10 @@ from precc.dynamo_graph import (
 from precc.errors import BackendError, PreccError
 from precc.pipeline import Pipeline
 from precc.plan import PrecisionPlan
-from precc.protocols import Backend, BoxedCallable, GraphContext
+from precc.protocols import Backend, BoxedCallable, GraphContext, HalvesPass, KernelOwner
 from precc.rounding import ROW_WIDTH
 from precc.slots import CallNumbers, aliases_of, bound_aliases_of
+from precc.stored_nodes import shown_constants
 from precc.strict_dynamo import opened_products
 from precc.tally import Tally
 
@@ -66,7 +67,9 @@ class GraphCompiler:
 
     Args:
         pipeline: the passes that place the rounding nodes.
-        lowering: the passes that each half goes through after the partition.
+        accumulating: the passes that each half goes through after the partition, so that sums can be rounded.
+        fusing: those that it goes through then.
+        saving: the passes that both halves go through at once, before all these.
         backend: makes graphs run.
         owner: what the graphs are for.
         amax: records of the net's slots.
@@ -81,7 +84,9 @@ class GraphCompiler:
     """
 
     pipeline: Pipeline
-    lowering: Pipeline
+    accumulating: Pipeline
+    fusing: Pipeline
+    saving: tuple[HalvesPass, ...]
     backend: Backend
     owner: "ReferenceType[GraphOwner]"
     amax: AmaxHistory
@@ -106,7 +111,7 @@ class GraphCompiler:
             self._names(example_inputs),
             self.amax,
             region=self.region,
-            accumulates=bool(self.lowering.passes),
+            accumulates=bool(self.accumulating.passes),
             rounds_results=self.results,
             live=self.only_plan is None,
         )
@@ -191,6 +196,7 @@ class _Build:
     layers: Mapping[str, str]
     mkldnn: bool  # whether kernels may use it; it is off while the graph is traced
     context: GraphContext | None = None  # of the graph that has its slots
+    shown_constants: frozenset[str] = frozenset()  # what the forward saves of parameters and buffers
 
     def partition(
         self, joint: GraphModule, joint_inputs: Any, *, num_fwd_outputs: int, **options: Any
@@ -202,6 +208,10 @@ class _Build:
         forward, backward = min_cut_rematerialization_partition(
             joint, joint_inputs, num_fwd_outputs=num_fwd_outputs, **options
         )
+        assert self.context is not None
+        self.shown_constants = shown_constants(forward.graph, self.context.constants)
+        for step in self.compiler.saving:
+            step.run(forward, backward, num_fwd_outputs, self.context)
         return forward, backward
 
     def forward(self, graph: GraphModule, inputs: Sequence[Any]) -> BoxedCallable:
@@ -246,7 +256,9 @@ class _Build:
             inputs = [*inputs[:position], plan.meta["val"], *inputs[position + 1 :]]
         note = self.captured.work_counter(graph.graph)
         assert self.context is not None, "a graph has its slots before it is compiled"
-        self.compiler.lowering.run(graph, self.context)
+        context = replace(self.context, constants=self.context.constants | self.shown_constants)
+        self.compiler.accumulating.run(graph, context)
+        self.compiler.fusing.run(graph, context)
         backend = self.compiler.backend
         tracing = torch._C._get_mkldnn_enabled()
         torch._C._set_mkldnn_enabled(self.mkldnn)
@@ -262,6 +274,8 @@ class _Build:
             ) from error
         finally:
             torch._C._set_mkldnn_enabled(tracing)
+        if isinstance(compiled, KernelOwner):
+            self.captured.kernel_owners.append(compiled)
 
         def run(args: list[Any]) -> Sequence[Any]:
             note(args)

@@ -16,9 +16,11 @@ from precc.amax_history import AmaxHistory
 from precc.annotations import Operand, Product, Size, Unrounded, products_of, results_of, unrounded_of
 from precc.delayed_rows import DelayedRows
 from precc.errors import UnsupportedError
+from precc.packing import PACK, UNPACK
 from precc.plan import PrecisionPlan
 from precc.plan_checks import check_product, check_result
 from precc.plan_rows import draws, plan_rows
+from precc.protocols import KernelOwner
 from precc.round_op import ROUND
 from precc.rounding import KEY_COLUMNS, PLAN_COLUMN, ROW_WIDTH, draw_key, key_halves
 from precc.slots import ADDITION, Role, Slot
@@ -66,6 +68,7 @@ class CapturedGraph:
     results: tuple[Operand, ...] = ()
     unrounded: tuple[Unrounded, ...] = ()
     places: Mapping[str, Place] = field(default_factory=dict)  # of the user's lines, by op
+    kernel_owners: list[KernelOwner] = field(default_factory=list)  # its halves, where they have kernels of their own
     _current: "_Rows" = field(default_factory=lambda: _NO_ROWS)
     _prepared: "OrderedDict[PrecisionPlan, _Rows]" = field(default_factory=OrderedDict)
     _plans: dict[int, PrecisionPlan] = field(default_factory=dict)  # those prepared, by number
@@ -100,6 +103,8 @@ class CapturedGraph:
             number = next(self._numbers)
             self._prepared[plan] = self._rows_of(plan, number)
             self._plans[number] = plan
+            for owner in self.kernel_owners:
+                owner.prepare(self._prepared[plan].tensor)
             if len(self._prepared) > KEPT_PLANS:
                 _, dropped = self._prepared.popitem(last=False)
                 self._plans.pop(dropped.number, None)
@@ -238,10 +243,9 @@ def _work(products: Sequence[Product], plan: PrecisionPlan | None, bindings: Map
 
 def plan_position(graph: Graph) -> int | None:
     """Position of the plan among the inputs of a half; None if it rounds nothing."""
-    roundings = graph.find_nodes(op="call_function", target=ROUND)
-    if not roundings:
-        return None
-    return list(graph.find_nodes(op="placeholder")).index(roundings[0].args[1])
+    readers = (node for target in (ROUND, PACK, UNPACK) for node in graph.find_nodes(op="call_function", target=target))
+    first = next(iter(readers), None)
+    return None if first is None else list(graph.find_nodes(op="placeholder")).index(first.args[1])
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from precc.analysis.findings import Analyzer
 from precc.pipeline import Pipeline
-from precc.protocols import Backend
+from precc.protocols import Backend, HalvesPass
 from precc.rounding import Row, quantize
 
 __all__ = ["CompileOptions"]
@@ -17,6 +17,7 @@ __all__ = ["CompileOptions"]
 class CompileOptions:
     """How a net is compiled; everything that a copy of the net needs to be compiled alike.
 
+    `saving` is what both halves go through after the partition, `accumulating` and `fusing` what each does then.
     `tracing` places the slots of an analysed step, `measuring` is the backend that runs it, `analyzer` its passes.
     `regions` are the paths of the modules that are compiled one by one; empty if the net is compiled as a whole.
     `fused_attention` is whether attention is one op with slots of its own, or its products.
@@ -28,6 +29,8 @@ class CompileOptions:
 
     pipeline: Pipeline
     accumulating: Pipeline
+    fusing: Pipeline
+    saving: tuple[HalvesPass, ...]
     naming: Pipeline
     backend: Backend
     tracing: Pipeline

@@ -61,6 +61,8 @@ class GraphBuilds:
         compiler = GraphCompiler(
             options.pipeline,
             options.accumulating if self.reach.sums else Pipeline(()),
+            options.fusing,
+            options.saving,
             options.backend,
             self.owner,
             self.amax,

@@ -16,6 +16,8 @@ from precc.cost.cost_model import CostModel
 from precc.errors import AnalysisError, CaptureError, PlanError
 from precc.formats import ALIASES, FORMATS
 from precc.history import History
+from precc.kernel_listing import KernelListing
+from precc.net_kernels import kernels_of
 from precc.plan import PrecisionPlan
 from precc.precision_state import load_state, state_of
 from precc.regions import check_regions, with_regions
@@ -40,6 +42,7 @@ PUBLIC_NAMES = (
     "analyze",
     "explain",
     "history",
+    "kernels",
 )
 
 _SESSION = "_precc_session"
@@ -148,6 +151,17 @@ class PrecisionModule(SharedClone):
     def history(self) -> History:
         """What controllers decided while the net trained, step by step, with reasons and figures: a table."""
         return session_of(self).history
+
+    def kernels(self) -> KernelListing:
+        """The generated kernels that the net's graphs run by, with their sources, and what runs without one and why.
+
+        Each graph says how it ran last: a plan that was set since shows after the next step.
+
+        Raises:
+            CaptureError: the net was not called yet.
+            BackendError: its backend has no kernels of this kind.
+        """
+        return kernels_of(session_of(self), base_name(self))
 
     def precision_state(self) -> dict[str, Any]:
         """What precc knows beside the parameters, as plain data.

@@ -7,23 +7,24 @@ from precc.annotations import Operand, Product
 from precc.plan import PrecisionPlan
 from precc.rounding import slot_number
 
-__all__ = ["draws", "plan_rows"]
+__all__ = ["draws", "operand_row", "plan_rows"]
 
 
 def plan_rows(products: Iterable[Product], results: Iterable[Operand], plan: PrecisionPlan) -> list[tuple[float, ...]]:
     """Those of the products of a graph, then those of the results that have slots."""
     rows = [row for product in products for row in _rows_of_product(product, plan)]
-    return rows + [_operand_row(result, plan) for result in results]
+    return rows + [operand_row(result, plan) for result in results]
 
 
 def _rows_of_product(product: Product, plan: PrecisionPlan) -> list[tuple[float, ...]]:
     """One for each operand, then that of the accumulator, if the product has a slot for one."""
-    rows = [_operand_row(operand, plan) for operand in product.operands]
+    rows = [operand_row(operand, plan) for operand in product.operands]
     names = [slot.name for slot in product.accumulators]
     return rows + [accumulator_row(plan.accumulator(name), slot_number(name)) for name in names]
 
 
-def _operand_row(operand: Operand, plan: PrecisionPlan) -> tuple[float, ...]:
+def operand_row(operand: Operand, plan: PrecisionPlan) -> tuple[float, ...]:
+    """That of one operand, or of a result."""
     name = operand.slot.name
     precision = plan.precision(name)
     signs = slot_number(operand.slot.accumulator.name) & 0xFFFFFFFF  # the same for all operands

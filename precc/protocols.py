@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
+from torch import Tensor
 from torch.fx import GraphModule
 
+from precc.kernel_listing import KernelListing
 from precc.plan import PrecisionPlan
 from precc.slots import CallNumbers
 
-__all__ = ["Backend", "BoxedCallable", "ControlRule", "GraphContext", "Pass"]
+__all__ = ["Backend", "BoxedCallable", "ControlRule", "GraphContext", "HalvesPass", "KernelOwner", "Pass"]
 
 Seen = TypeVar("Seen", contravariant=True)
 State = TypeVar("State")
@@ -55,6 +57,17 @@ class Pass(Protocol):
     def run(self, graph: GraphModule, context: GraphContext) -> None: ...
 
 
+class HalvesPass(Protocol):
+    """A change of both halves of a partitioned graph, in place."""
+
+    @property
+    def name(self) -> str: ...
+
+    def run(self, forward: GraphModule, backward: GraphModule, visible_outputs: int, context: GraphContext) -> None:
+        """Change a forward, whose first outputs a caller sees, and its backward."""
+        ...
+
+
 class Backend(Protocol):
     """Makes a partitioned graph run. Its fields are its options."""
 
@@ -76,6 +89,19 @@ class Backend(Protocol):
             visible_outputs: how many of the first outputs a caller sees (their strides must be kept).
             backward: whether it is a backward graph.
         """
+        ...
+
+
+@runtime_checkable
+class KernelOwner(Protocol):
+    """What a backend may return from `Backend.compile` beside: a callable that knows its kernels."""
+
+    def prepare(self, plan: Tensor) -> None:
+        """Have the kernels that the live tensor of a plan needs, as far as sizes are known, before it is used."""
+        ...
+
+    def listing(self) -> KernelListing:
+        """Its kernels, and what remains without one."""
         ...
 
 

@@ -2,9 +2,14 @@
 
 import functools
 import gc
+import os
 from collections.abc import Iterator
 
 import pytest
+
+#: Kernels run by Triton's interpreter, which is chosen when Triton is imported, as torch does; other processes compile.
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
 import torch
 import torch._dynamo.guards
 from torch.onnx._internal.exporter._registration import ONNXRegistry
@@ -12,11 +17,14 @@ from torch.onnx._internal.exporter._registration import ONNXRegistry
 gc.disable()  # until the tests begin: what imports and their collection make is there to stay
 
 import precc  # noqa: E402, F401  (the finder for precc.passes, precc.backends and precc.models)
+from tests.interpreted_functions import patch_once  # noqa: E402
 
 #: It flushes the caches of the processor, of all processes, to say in a log how long guards take.
 torch._dynamo.guards.profile_guard_manager = lambda *_: 0.0
+torch._dynamo.config.run_gc_after_compile = False  # after each graph; below is when garbage is looked for
 #: From the sources of all translations, half a second in each export; precc adds none of its own.
 ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
+patch_once()
 
 
 def pytest_collection_finish() -> None:

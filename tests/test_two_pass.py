@@ -192,7 +192,7 @@ def test_planted_defects_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
     defects: dict[str, tuple[Any, Any]] = {
         "magnitude": (two_pass_rule, lambda numerator, a, b, accumulate: norm_product(a, b)),
-        "_slot": (two_pass_rule, lambda slot: slot_number("two_pass/low.a")),
+        "slot_of": (two_pass_rule, lambda slot: slot_number("two_pass/low.a")),
         "_KERNELS": (two_pass, Kernels(compiled_or_tensor_ops, accumulated, later)),
         "activation_condition": (two_pass_rule, lambda v, activation: torch.ones_like(v, dtype=torch.float64)),
     }

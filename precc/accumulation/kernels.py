@@ -1,7 +1,9 @@
 """By what products are computed that are made of precc's arithmetic: tensor operations, or kernels of a backend."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cache
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -10,7 +12,7 @@ from precc.accumulation.patches import Patches
 from precc.accumulation.tensor_ops import accumulate_tensor_ops
 from precc.rounding import Row, quantize
 
-__all__ = ["TENSOR_OPS", "Accumulate", "Kernels", "Rounded", "Selected", "whole"]
+__all__ = ["TENSOR_OPS", "Accumulate", "Kernels", "Rounded", "Selected", "accumulate_fastest", "offer", "whole"]
 
 
 class Accumulate(Protocol):
@@ -69,12 +71,36 @@ class Kernels:
         rounded: rounds operands.
         accumulate: multiplies matrices.
         selected: likewise where only some components count.
+        two_pass: a product in two passes at once, as `precc.accumulation.two_pass_rule.compute`, or None where it
+            cannot; None where each pass is a product of its own.
     """
 
     rounded: Rounded
     accumulate: Accumulate
     selected: Selected
+    two_pass: Callable[..., Any] | None = None
 
 
 #: Of any device, fake tensors too.
 TENSOR_OPS = Kernels(quantize, accumulate_tensor_ops, whole(accumulate_tensor_ops))
+
+
+_offers: list[Callable[[], Accumulate | None]] = []
+
+
+def offer(kernel: Callable[[], Accumulate | None]) -> None:
+    """Have `accumulate_fastest` compute by this one, of a backend, unless it is None: this machine cannot build it."""
+    _offers.append(kernel)
+    _fastest.cache_clear()
+
+
+def accumulate_fastest(
+    a: Tensor, b: Tensor | Patches, accumulator: Accumulator, key: int = 0, *, slot: int = 0, first: int = 0
+) -> Tensor:
+    """As `accumulate_tensor_ops`, bit for bit, by a compiled kernel where this machine has one."""
+    return _fastest()(a, b, accumulator, key, slot=slot, first=first)
+
+
+@cache
+def _fastest() -> Accumulate:
+    return next(filter(None, (kernel() for kernel in _offers)), accumulate_tensor_ops)

@@ -14,7 +14,7 @@ from precc.accumulation.accumulator import Accumulator
 from precc.accumulation.kernels import Accumulate
 from precc.float64_functions import root
 
-__all__ = ["Numerator", "absolute_product", "magnitude", "norm_product"]
+__all__ = ["Numerator", "absolute_product", "magnitude", "norm_product", "vector_norms"]
 
 _FLOAT64 = Accumulator(format="float64")
 
@@ -42,7 +42,7 @@ def norm_product(a: Tensor, b: Tensor) -> Tensor:
 
     Each row and column is first divided by the power of two below its largest magnitude: no square underflows.
     """
-    rows, columns = _norms(a.transpose(1, 2)), _norms(b)
+    rows, columns = vector_norms(a.transpose(1, 2)), vector_norms(b)
     return _per_item(rows[:, :, None], b) * columns[:, None, :]
 
 
@@ -51,8 +51,8 @@ def _per_item(a: Tensor, b: Tensor) -> Tensor:
     return a if a.shape[0] == b.shape[0] else a.repeat(b.shape[0] // max(1, a.shape[0]), 1, 1)
 
 
-def _norms(x: Tensor) -> Tensor:
-    """Of the vectors along dimension 1."""
+def vector_norms(x: Tensor) -> Tensor:
+    """The norms of the vectors along dimension 1 of [A, K, N], float64: [A, N]."""
     if not x.shape[1]:
         return x.new_zeros(x.shape[0], x.shape[2])
     exponents = torch.frexp(x.abs().amax(1, keepdim=True)).exponent - 1

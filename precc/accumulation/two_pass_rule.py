@@ -14,9 +14,9 @@ from precc.accumulation.product_arithmetic import ProductArithmetic
 from precc.accumulation.two_passes import checked_tau
 from precc.condition_numbers import Activation, activation_condition, check_activation, inner_product_condition
 from precc.errors import FormatError, member_of
-from precc.rounding import slot_number
+from precc.rounding import Row, slot_number
 
-__all__ = ["Choice", "MatrixProduct", "Problem", "TwoPass", "compute"]
+__all__ = ["Choice", "MatrixProduct", "Problem", "TwoPass", "compute", "slot_of"]
 
 #: How matrices [A, M, K] and [B, K, N] are multiplied; the last argument is the number of the first output.
 MatrixProduct = Callable[[Tensor, Tensor | Patches, int], Tensor]
@@ -71,10 +71,16 @@ class Problem:
     def rounded(self, arithmetic: ProductArithmetic, kernels: Kernels, key: int, name: str) -> tuple[Tensor, Tensor]:
         """Both operands; their stochastic bits are those of slots of this name."""
         first, second = (
-            kernels.rounded(x.resolve_neg(), arithmetic.operands.row(axis=axis, channel=channel, slot=slot), key)
-            for x, (axis, channel), slot in zip(
-                self.operands, self.axes, (_slot(f"{name}.a"), _slot(f"{name}.b")), strict=True
-            )
+            kernels.rounded(x.resolve_neg(), row, key)
+            for x, row in zip(self.operands, self.rows(arithmetic, name), strict=True)
+        )
+        return first, second
+
+    def rows(self, arithmetic: ProductArithmetic, name: str) -> tuple[Row, Row]:
+        """To what both operands are rounded."""
+        first, second = (
+            arithmetic.operands.row(axis=axis, channel=channel, slot=slot_of(f"{name}.{operand}"))
+            for operand, (axis, channel) in zip("ab", self.axes, strict=True)
         )
         return first, second
 
@@ -133,6 +139,10 @@ def compute(
 ) -> TwoPass:
     """Both passes; the bias is not in the result."""
     with torch.no_grad():
+        if kernels.two_pass is not None:
+            at_once: TwoPass | None = kernels.two_pass(problem, low, high, choice, key, kernels)
+            if at_once is not None:
+                return at_once
         a, b = problem.rounded(low, kernels, key, "low")
         result = problem.product(a, b, _whole(low, key, kernels))
         condition: Tensor | None = None
@@ -149,13 +159,14 @@ def compute(
     return TwoPass(result, again, condition)
 
 
-def _slot(name: str) -> int:
+def slot_of(name: str) -> int:
+    """The number of the slot that an operand or a sum of a pass draws from: ``low.a``, ``high.sum``..."""
     return slot_number(f"two_pass/{name}")
 
 
 def _whole(arithmetic: ProductArithmetic, key: int, kernels: Kernels) -> MatrixProduct:
     def multiply(a: Tensor, b: Tensor | Patches, first: int) -> Tensor:
-        return kernels.accumulate(a, b, arithmetic.accumulator, key, slot=_slot("low.sum"), first=first)
+        return kernels.accumulate(a, b, arithmetic.accumulator, key, slot=slot_of("low.sum"), first=first)
 
     return multiply
 
@@ -167,7 +178,7 @@ def _selected(arithmetic: ProductArithmetic, key: int, select: Tensor, start: in
         right = b.matrices() if isinstance(b, Patches) else b
         shape = (*right.shape[:-2], a.shape[-2], right.shape[-1])
         mask = chosen[first - start : first - start + math.prod(shape)].reshape(shape)
-        return kernels.selected(a, right, mask, arithmetic.accumulator, key, slot=_slot("high.sum"), first=first)
+        return kernels.selected(a, right, mask, arithmetic.accumulator, key, slot=slot_of("high.sum"), first=first)
 
     return multiply
 

@@ -29,6 +29,7 @@ def graph_notes(net: NetFacts, work: Sequence[int]) -> list[str]:
     notes += _narrower(plan, graphs)
     notes += _unscaled_integers(plan, graphs)
     notes += _inside_kernels(graphs)
+    notes += _without_kernels(graphs)
     notes += _uncounted(graphs)
     notes += _executed(net.executed)
     if net.events:
@@ -125,6 +126,16 @@ def _inside_kernels(graphs: Sequence[CapturedGraph]) -> list[str]:
     if not fused:
         return []
     return [f"scores and sums as the kernel computes them, whatever the plan: {', '.join(sorted(fused))}"]
+
+
+def _without_kernels(graphs: Sequence[CapturedGraph]) -> list[str]:
+    """What a backend with kernels of its own ran without one, by reason."""
+    found: dict[str, dict[str, None]] = {}
+    for graph in graphs:
+        for owner in graph.kernel_owners:
+            for own in owner.listing().remaining:
+                found.setdefault(own.reason, {})[f"{own.half} {own.name}"] = None
+    return [f"without a kernel of precc's: {', '.join(names)}: {reason}" for reason, names in found.items()]
 
 
 def _uncounted(graphs: Sequence[CapturedGraph]) -> list[str]:

@@ -1,0 +1,1 @@
+"""Text of Triton functions: roundings, scales, codes, and pointwise operations."""

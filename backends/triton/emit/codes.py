@@ -1,0 +1,153 @@
+"""The codes of rounded values in packed tensors, and the text of device functions to them and back.
+
+A code is the index of the magnitude on the grid with the sign bit right above it, for OCP and IEEE formats exactly
+their bit patterns; of fixed point the multiple of the quantum in two's complement. Storage has 4, 8 or 16 bits; values
+of wider formats are stored as the carrier's own bits. A NaN is all ones of the storage but its highest bit, where no
+value has that code.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from precc.backends.triton.emit.device_functions import JIT, TYPES, Types, literal, named_after
+from precc.rounding import Row
+from precc.rounding.row import Grid
+from precc.rounding.tensor_ops import carrier_of, nested_grid
+
+__all__ = ["CodeText", "code_text"]
+
+#: Grids with one quantum everywhere have an exponent beyond all as that of their first normal number.
+_NO_NORMAL = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class CodeText:
+    """Device functions between unscaled rounded values and codes.
+
+    Args:
+        storage: bits of one code: 4, 8 or 16; 32 or 64 for the carrier's own.
+        holds_nan: whether a NaN has a code; where it has not, it becomes some other.
+        encode: expression, with ``{}`` for a block of values of the carrier; gives integers of 32 or 64 bits.
+        decode: expression, with ``{}`` for a block of codes as integers without sign; gives values of the carrier.
+        encoder: text of what encodes.
+        decoder: text of what decodes.
+    """
+
+    storage: int
+    holds_nan: bool
+    encode: str
+    decode: str
+    encoder: str = ""
+    decoder: str = ""
+
+
+def code_text(row: Row, dtype: torch.dtype) -> CodeText:
+    """The codes of the elements of a row, of tensors of a dtype."""
+    types = TYPES[carrier_of(torch.empty(0, dtype=dtype), row).dtype]
+    grid = nested_grid(row) if row.shift else row.grid
+    own = 32 if types.float == "tl.float32" else 64
+    if row.power or not math.isfinite(grid.high):
+        return _own_bits(own, types)
+    if grid.emin >= _NO_NORMAL:
+        return _fixed(grid, types, own)
+    return _float(grid, types, own)
+
+
+def _own_bits(own: int, types: Types) -> CodeText:
+    encode = f"{{}}.to({types.integer}, bitcast=True)"
+    return CodeText(own, True, encode, f"{{}}.to({types.integer}).to({types.float}, bitcast=True)")
+
+
+def _storage(bits: int, own: int) -> int:
+    return next((storage for storage in (4, 8, 16) if bits <= storage), own)
+
+
+def _fixed(grid: Grid, types: Types, own: int) -> CodeText:
+    low, high = (int(math.ldexp(bound, -grid.k_min)) for bound in (grid.low, grid.high))
+    storage = _storage(1 + max(high.bit_length(), (-low - 1).bit_length() if low < 0 else 0), own)
+    if storage == own:
+        return _own_bits(own, types)
+    nan = (1 << (storage - 1)) - 1
+    holds_nan = high < nan
+    ones, sign = (1 << storage) - 1, 1 << (storage - 1)
+    encode = [
+        f"# x / 2**{grid.k_min} in two's complement of {storage} bits",
+        f"code = tl.where(x == x, {_times('x', -grid.k_min)}, 0.0).to(tl.int32)",
+        *([f"code = tl.where(x == x, code, 0x{nan:X})"] if holds_nan else []),
+        f"return code & 0x{ones:X}",
+    ]
+    decode = [
+        f"# code * 2**{grid.k_min}, of {storage} bits in two's complement",
+        f"code = ((code.to(tl.int32) & 0x{ones:X}) ^ 0x{sign:X}) - 0x{sign:X}",
+        f"x = {_times(f'code.to({types.float})', grid.k_min)}",
+        *([f'x = tl.where(code == 0x{nan:X}, float("nan"), x)'] if holds_nan else []),
+        "return x",
+    ]
+    return _made(f"fixed{storage}_k{grid.k_min}", storage, holds_nan, encode, decode)
+
+
+def _float(grid: Grid, types: Types, own: int) -> CodeText:
+    largest = _index(grid, grid.high) + int(math.isinf(grid.above))
+    signed, sign = grid.low < 0, 1 << largest.bit_length()
+    storage = _storage(largest.bit_length() + int(signed), own)
+    if storage == own:
+        return _own_bits(own, types)
+    nan = (1 << (storage - 1)) - 1
+    holds_nan = nan > (largest | sign if signed else largest) or largest < nan < sign
+    m, dropped = grid.mantissa_bits, types.mantissa_bits - grid.mantissa_bits
+    offset = ((grid.emin + types.bias) << m) - (1 << (grid.emin - grid.k_min))
+    normal, infinite = literal(2.0**grid.emin), math.isinf(grid.above)
+    encode = [
+        f"# sign, and the index on the grid: |x| / 2**{grid.k_min} below 2**{grid.emin}, above it the upper bits",
+        f"bits = x.to({types.integer}, bitcast=True)",
+        f"size = (bits & 0x{types.magnitude_mask:X}).to({types.float}, bitcast=True)",
+        f"index = ((bits & 0x{types.magnitude_mask:X}) >> {dropped}) - {offset}",
+        f"small = tl.where(size < {normal}, size, 0.0)",
+        f"index = tl.where(size < {normal}, ({_times('small', -grid.k_min)}).to({types.integer}), index)",
+        *([f'index = tl.where(size == float("inf"), 0x{largest:X}, index)'] if infinite else []),
+        *([f"index = index | tl.where(bits < 0, 0x{sign:X}, 0)"] if signed else []),
+        *([f"index = tl.where(x == x, index, 0x{nan:X})"] if holds_nan else []),
+        "return index.to(tl.int32)",
+    ]
+    one = 1 << (grid.emin - grid.k_min)
+    decode = [
+        f"# sign, and the value of the index: below 0x{one:X} a multiple of 2**{grid.k_min}, above it the upper bits",
+        f"code = code.to({types.integer}) & 0x{(1 << storage) - 1:X}",
+        f"index = code & 0x{sign - 1:X}" if signed else "index = code",
+        f"small = {_times(f'index.to({types.float})', grid.k_min)}",
+        f"x = ((index + {offset}) << {dropped}).to({types.float}, bitcast=True)",
+        f"x = tl.where(index < 0x{one:X}, small, x)",
+        *([f'x = tl.where(index == 0x{largest:X}, float("inf"), x)'] if infinite else []),
+        *([f"x = tl.where(code >= 0x{sign:X}, -x, x)"] if signed else []),
+        *([f'x = tl.where(code == 0x{nan:X}, float("nan"), x)'] if holds_nan else []),
+        "return x",
+    ]
+    return _made(f"m{m}_k{grid.k_min}", storage, holds_nan, encode, decode)
+
+
+def _index(grid: Grid, magnitude: float) -> int:
+    """The index of a magnitude on the grid."""
+    fraction, exponent = math.frexp(magnitude)
+    if exponent - 1 < grid.emin:
+        return int(math.ldexp(magnitude, -grid.k_min))
+    upper = int(math.ldexp(2 * fraction - 1, grid.mantissa_bits))
+    return ((exponent - 1 - grid.emin) << grid.mantissa_bits) + upper + (1 << (grid.emin - grid.k_min))
+
+
+def _times(x: str, exponent: int) -> str:
+    """By a power of two, in two factors where float32 does not hold it."""
+    if -126 <= exponent <= 127:
+        return f"{x} * {literal(2.0**exponent)}"
+    half = exponent // 2
+    return f"({x} * {literal(2.0**half)}) * {literal(2.0 ** (exponent - half))}"
+
+
+def _made(kind: str, storage: int, holds_nan: bool, encode: list[str], decode: list[str]) -> CodeText:
+    bodies = ["".join(f"    {line}\n" for line in lines) for lines in (encode, decode)]
+    to_code, from_code = (
+        named_after(f"{verb}_{kind}", body) for verb, body in zip(("encoded", "decoded"), bodies, strict=True)
+    )
+    texts = (f"{JIT}def {to_code}(x):\n{bodies[0]}", f"{JIT}def {from_code}(code):\n{bodies[1]}")
+    return CodeText(storage, holds_nan, f"{to_code}({{}})", f"{from_code}({{}})", *texts)
