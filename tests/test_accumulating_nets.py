@@ -225,7 +225,9 @@ def test_other_dtypes(dtype: torch.dtype) -> None:
     assert torch.equal(net(x), precc.matmul(x.to(wide), layer.weight.detach().to(wide).T, NARROW).to(dtype))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "backend", [pytest.param(name, marks=[pytest.mark.slow] * (name == "triton")) for name in BACKENDS]
+)
 def test_memory_formats_sizes_and_modes(backend: str) -> None:
     model = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 3, stride=2)).eval()
     net = precc.compile(model, policy=precc.Uniform("e4m3", accumulator=HALF), backend=backend, dynamic=True)

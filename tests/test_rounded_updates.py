@@ -118,8 +118,16 @@ def by_hand(net: nn.Module, optimizer: Optimizer, formats: dict[str, str], steps
                 own.copy_(rounded(moved.detach(), "master"))
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("kinds", [("gradient",), ("momentum",), ("step", "master"), tuple(FORMATS)])
+ALONE = [("gradient",), ("momentum",), ("step", "master")]
+#: All kinds at once with every optimizer; one alone with those that differ most, and with all in `make test-all`.
+STEPPED = [(name, tuple(FORMATS)) for name in OPTIMIZERS] + [
+    pytest.param(name, kinds, marks=[pytest.mark.slow] * (name not in ("sgd", "adam", "fused")))
+    for kinds in ALONE
+    for name in OPTIMIZERS
+]
+
+
+@pytest.mark.parametrize(("name", "kinds"), STEPPED)
 def test_optimizers_step_as_by_hand(name: str, kinds: tuple[str, ...]) -> None:
     formats = {what: FORMATS[what] for what in kinds}
     nets = [compiled(mlp(), formats), compiled(mlp()), compiled(mlp())]

@@ -130,7 +130,7 @@ def test_only_what_is_selected_counts() -> None:
     assert (selected(a, b, torch.zeros_like(chosen), accumulator) == 0).all()
 
 
-@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("transposed", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_convolutions_of_patches(transposed: bool) -> None:
     geometry = Geometry((2, 1), (1, 0), (1, 2), transposed, (0, 0), 2)
     x, weight = torch.randn(2, 4, 6, 6), torch.randn(4, 2, 3, 2)

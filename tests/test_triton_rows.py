@@ -81,7 +81,9 @@ def copies_of(kind: str, make: Callable[[Tensor, Tensor], tuple[Tensor, ...]]) -
     return run
 
 
-@pytest.mark.parametrize("device", [INTERPRETER, STEPPING], ids=["at_once", "in_steps"])
+@pytest.mark.parametrize(
+    "device", [INTERPRETER, pytest.param(STEPPING, marks=pytest.mark.slow)], ids=["at_once", "in_steps"]
+)
 @pytest.mark.parametrize("scaling", sorted(SCALINGS))
 def test_rounds_what_it_computes(scaling: str, device: Device) -> None:
     precision = Precision("e2m1" if scaling == "two_level" else "e4m3", scaling=SCALINGS[scaling])

@@ -97,6 +97,7 @@ def test_losses_are_those_of_the_reference(own: Net) -> None:
     assert not listing.remaining
 
 
+@pytest.mark.slow  # the same kernels by themselves: test_triton_product_sums.py
 def test_a_layer_with_rounded_sums() -> None:
     net = check(NETS["mlp"], [precc.PrecisionPlan("e4m3", rules=(precc.Rule("fc2", accumulator="e6m9"),))])
     assert not net.kernels().remaining
