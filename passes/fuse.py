@@ -11,9 +11,9 @@ from precc.annotations import Product, annotate, annotation_of
 from precc.fusion_group import FusionGroup
 from precc.passes.fusion_modules import into_submodule, sort_topologically
 from precc.passes.fusion_search import FoundGroup, find_groups
-from precc.passes.fusion_values import behind_views
 from precc.protocols import GraphContext
 from precc.slots import Slot
+from precc.stored_nodes import behind_views
 
 __all__ = ["Fuse"]
 

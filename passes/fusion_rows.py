@@ -11,8 +11,8 @@ from torch.fx import Node
 from precc.annotations import Product, annotation_of
 from precc.fusible_ops import POINTWISE_OPS, ROW_OPS, SWAPS, VIEW_OPS
 from precc.passes.fusion_units import FusionUnits
-from precc.passes.fusion_values import are_equal, behind_views
-from precc.stored_nodes import op_name
+from precc.passes.fusion_values import are_equal
+from precc.stored_nodes import behind_views, op_name
 
 __all__ = ["RowSpace", "RowsBefore", "rows_before"]
 

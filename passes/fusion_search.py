@@ -14,8 +14,8 @@ from precc.fusion_group import GroupKind
 from precc.packing import UNPACK
 from precc.passes.fusion_rows import RowSpace, rows_before
 from precc.passes.fusion_units import FusionUnits
-from precc.passes.fusion_values import ROUNDINGS, RoundedValue, are_equal, behind_views, rounded_values
-from precc.stored_nodes import op_name
+from precc.passes.fusion_values import ROUNDINGS, RoundedValue, are_equal, rounded_values
+from precc.stored_nodes import behind_views, op_name
 
 __all__ = ["FoundGroup", "find_groups"]
 

@@ -5,12 +5,11 @@ from typing import Any
 
 from torch.fx import Graph, Node
 
-from precc.fusible_ops import VIEW_OPS
 from precc.packing import PACK
 from precc.round_op import ROUND
-from precc.stored_nodes import op_name
+from precc.stored_nodes import behind_views
 
-__all__ = ["ROUNDINGS", "RoundedValue", "are_equal", "behind_views", "rounded_values"]
+__all__ = ["ROUNDINGS", "RoundedValue", "are_equal", "rounded_values"]
 
 ROUNDINGS = (ROUND, PACK)
 
@@ -44,13 +43,6 @@ def are_equal(first: Any, second: Any) -> bool:
     from torch.fx.experimental.symbolic_shapes import statically_known_true
 
     return bool(statically_known_true(first == second))
-
-
-def behind_views(node: Node) -> Node:
-    """The node whose values this one shows."""
-    while op_name(node) in VIEW_OPS and isinstance(node.args[0], Node):
-        node = node.args[0]
-    return node
 
 
 def rounded_values(graph: Graph) -> dict[Node, RoundedValue]:

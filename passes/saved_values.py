@@ -11,13 +11,12 @@ from torch.fx import GraphModule, Node
 
 from precc.annotations import Operand, Product, annotation_of
 from precc.fusible_ops import VIEW_OPS
-from precc.passes.fusion_values import behind_views
 from precc.passes.pack_operands import operand_of
 from precc.plan import PrecisionPlan
 from precc.plan_rows import operand_row
 from precc.round_op import ROUND
 from precc.rounding import parse_row
-from precc.stored_nodes import op_name, sources_of
+from precc.stored_nodes import behind_views, op_name, sources_of
 
 __all__ = ["SavedRounding", "SavedValue", "saved_values"]
 

@@ -10,7 +10,15 @@ from torch.fx import Graph, Node
 from precc.analysis.slot_sites import VIEWS
 from precc.fusible_ops import VIEW_OPS
 
-__all__ = ["CONVOLUTION_BACKWARD", "is_constant", "op_name", "shown_constants", "sources_of", "stored_by"]
+__all__ = [
+    "CONVOLUTION_BACKWARD",
+    "behind_views",
+    "is_constant",
+    "op_name",
+    "shown_constants",
+    "sources_of",
+    "stored_by",
+]
 
 _aten = torch.ops.aten
 
@@ -48,6 +56,13 @@ def stored_by(node: Node, constants: frozenset[str]) -> Node | None:
 def is_constant(node: Node, constants: frozenset[str]) -> bool:
     """Whether a node depends on no input and draws nothing: on these placeholders alone, or on nothing."""
     return not any((own.op == "placeholder" and own.name not in constants) or _draws(own) for own in sources_of(node))
+
+
+def behind_views(node: Node) -> Node:
+    """The node whose values this one shows."""
+    while op_name(node) in VIEW_OPS and isinstance(node.args[0], Node):
+        node = node.args[0]
+    return node
 
 
 def shown_constants(graph: Graph, constants: frozenset[str]) -> frozenset[str]:

@@ -16,7 +16,7 @@ from precc.rounding import Row
 from precc.rounding.row import Grid
 from precc.rounding.tensor_ops import carrier_of, nested_grid
 
-__all__ = ["Codes", "codes_of"]
+__all__ = ["Codes", "codes_of", "index_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +130,14 @@ def _fixed(grid: Grid) -> Codes:
 
 
 def _float(grid: Grid) -> Codes:
-    largest, signed = _index(grid, grid.high) + int(math.isinf(grid.above)), grid.low < 0
+    largest, signed = index_of(grid, grid.high) + int(math.isinf(grid.above)), grid.low < 0
     storage = _storage(largest.bit_length() + int(signed))
     nan, sign = (1 << (storage - 1)) - 1, 1 << largest.bit_length()
     free = nan > (largest | sign if signed else largest) or largest < nan < sign
     return Codes(storage, grid, signed=signed, largest=largest, nan=nan if free else -1)
 
 
-def _index(grid: Grid, magnitude: float) -> int:
+def index_of(grid: Grid, magnitude: float) -> int:
     """How many magnitudes of the grid are below this one of it."""
     fraction, exponent = math.frexp(magnitude)
     if exponent - 1 < grid.emin:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from precc.backends.triton.emit.device_functions import JIT, TYPES, Types, literal, named_after
+from precc.packing.codes import index_of
 from precc.rounding import Row
 from precc.rounding.row import Grid
 from precc.rounding.tensor_ops import carrier_of, nested_grid
@@ -89,7 +90,7 @@ def _fixed(grid: Grid, types: Types, own: int) -> CodeText:
 
 
 def _float(grid: Grid, types: Types, own: int) -> CodeText:
-    largest = _index(grid, grid.high) + int(math.isinf(grid.above))
+    largest = index_of(grid, grid.high) + int(math.isinf(grid.above))
     signed, sign = grid.low < 0, 1 << largest.bit_length()
     storage = _storage(largest.bit_length() + int(signed), own)
     if storage == own:
@@ -125,15 +126,6 @@ def _float(grid: Grid, types: Types, own: int) -> CodeText:
         "return x",
     ]
     return _made(f"m{m}_k{grid.k_min}", storage, holds_nan, encode, decode)
-
-
-def _index(grid: Grid, magnitude: float) -> int:
-    """The index of a magnitude on the grid."""
-    fraction, exponent = math.frexp(magnitude)
-    if exponent - 1 < grid.emin:
-        return int(math.ldexp(magnitude, -grid.k_min))
-    upper = int(math.ldexp(2 * fraction - 1, grid.mantissa_bits))
-    return ((exponent - 1 - grid.emin) << grid.mantissa_bits) + upper + (1 << (grid.emin - grid.k_min))
 
 
 def _times(x: str, exponent: int) -> str:

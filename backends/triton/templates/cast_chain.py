@@ -9,28 +9,14 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from precc.errors import BackendError
+from precc.fusible_ops import VIEW_OPS
 from precc.round_op import ROUND
+from precc.stored_nodes import op_name
 
 __all__ = ["CastNode", "cast_nodes", "viewed"]
 
-_aten = torch.ops.aten
-#: What changes no value and no number of elements; first argument the value.
-_VIEWS = {
-    _aten.t.default,
-    _aten.transpose.int,
-    _aten.permute.default,
-    _aten.view.default,
-    _aten._unsafe_view.default,
-    _aten.reshape.default,
-    _aten.expand.default,
-    _aten.unsqueeze.default,
-    _aten.squeeze.default,
-    _aten.squeeze.dim,
-    _aten.alias.default,
-    _aten.detach.default,
-    _aten.slice.Tensor,
-    _aten.select.int,
-}
+#: What a value may go through before it is rounded; first argument the value.
+_VIEWS = VIEW_OPS | {f"aten.{name}" for name in ("detach", "expand", "select", "slice")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +46,7 @@ def cast_nodes(module: GraphModule) -> tuple[Node, list[CastNode]]:
     found: list[CastNode] = []
     roots: dict[Node, None] = {}
     for node in module.graph.nodes:
-        if node.op in ("placeholder", "output") or node.target in _VIEWS:
+        if node.op in ("placeholder", "output") or op_name(node) in _VIEWS:
             continue
         if node.op != "call_function" or not _rounds(node.target):
             raise BackendError(f"triton: {node.name} is no rounding of a cast")
@@ -79,7 +65,7 @@ def _rounds(target: Any) -> bool:
 
 def _chain(node: Any) -> tuple[Node, tuple[Node, ...]]:
     chain: list[Node] = []
-    while node.op == "call_function" and node.target in _VIEWS:
+    while node.op == "call_function" and op_name(node) in _VIEWS:
         chain.append(node)
         node = node.args[0]
     if node.op != "placeholder":

@@ -31,11 +31,11 @@ from precc.backends.triton.templates.product_text import WITHOUT_INTERPRETER, Pr
 from precc.backends.triton.tiles import ProductSize, Tile, product_tiles
 from precc.backends.triton.tuning import can_be_timed, milliseconds, quickest_here
 from precc.errors import BackendError, FormatError
-from precc.fusible_ops import MATRIX_PRODUCTS, VIEW_OPS
+from precc.fusible_ops import MATRIX_PRODUCTS
 from precc.fusion_group import GroupKind
 from precc.packing import PACK, PackedLayout
 from precc.round_op import ROUND
-from precc.stored_nodes import op_name
+from precc.stored_nodes import behind_views, op_name
 
 __all__ = ["ProductTemplate"]
 
@@ -148,7 +148,7 @@ class ProductProgram:
             packed |= {node} if node.target is PACK else set()
         stored = dict.fromkeys(own for own in outputs_of(self._group.module) if own not in apart | packed)
         stored |= dict.fromkeys(later)
-        for node in dict.fromkeys(map(_before_views, stored)):
+        for node in dict.fromkeys(map(behind_views, stored)):
             reader.store(node)
         return reader.done(), later
 
@@ -364,13 +364,6 @@ class ProductProgram:
             for n, node, layout in layouts
             if layout.blocks
         }
-
-
-def _before_views(node: Any) -> Node:
-    while op_name(node) in VIEW_OPS:
-        node = node.args[0]
-    assert isinstance(node, Node)
-    return node
 
 
 def _value(node: Any, made: dict[Node, Any]) -> Any:

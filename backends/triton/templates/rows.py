@@ -12,10 +12,11 @@ from precc.backends.triton.device import Device
 from precc.backends.triton.kernel_source import KernelSource
 from precc.backends.triton.program import Built, Group, LiveRow, Program, Rows
 from precc.backends.triton.templates.cast import CastTemplate
+from precc.backends.triton.templates.cast_chain import CastNode
 from precc.backends.triton.templates.cast_kernels import CastKernels, programs_of
 from precc.backends.triton.templates.cast_text import CastText, cast_text
 from precc.backends.triton.templates.rows_copies import InlineCopies, inline_copies, rows_text_of
-from precc.backends.triton.templates.rows_group import RowsGroup, RowsRounding, float_dtypes
+from precc.backends.triton.templates.rows_group import RowsGroup, float_dtypes
 from precc.backends.triton.templates.rows_text import RowsText
 from precc.errors import BackendError, FormatError
 from precc.fusion_group import GroupKind
@@ -62,10 +63,10 @@ class RowsProgram:
     group: RowsGroup
     text: RowsText
     cast: CastKernels
-    inline: tuple[RowsRounding, ...]
+    inline: tuple[CastNode, ...]
     stored: tuple[Node, ...]
     behind: Program | None
-    later: tuple[RowsRounding, ...]
+    later: tuple[CastNode, ...]
 
     @classmethod
     def of(cls, group: RowsGroup, rows: Rows, device: Device) -> "RowsProgram":
@@ -139,7 +140,7 @@ class RowsProgram:
         dtype = torch.float64 if self.text.carrier == "tl.float64" else torch.float32
         return torch.zeros(count, self.group.shape[1], dtype=dtype, device=device)
 
-    def _shaped(self, own: RowsRounding, copy: Tensor) -> Tensor:
+    def _shaped(self, own: CastNode, copy: Tensor) -> Tensor:
         return copy if own.packed else copy.view(self.group.values[own.node].shape)
 
 
@@ -186,7 +187,7 @@ def _bytes(value: Tensor) -> int:
     return value.numel() * value.element_size()
 
 
-def _behind(group: RowsGroup, roundings: Sequence[RowsRounding], rows: Rows, device: Device) -> Program:
+def _behind(group: RowsGroup, roundings: Sequence[CastNode], rows: Rows, device: Device) -> Program:
     """A cast of the value that the first kernel wrote."""
     graph = Graph()
     new: dict[Node, Node] = {group.base: graph.placeholder(group.base.name)}

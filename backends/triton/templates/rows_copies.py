@@ -8,13 +8,13 @@ from torch import Tensor
 
 from precc.backends.triton.device import Device
 from precc.backends.triton.program import Rows
-from precc.backends.triton.templates.cast_chain import viewed
+from precc.backends.triton.templates.cast_chain import CastNode, viewed
 from precc.backends.triton.templates.cast_copies import Copy, alike, contiguous_strides, packed_parts
 from precc.backends.triton.templates.cast_kernels import check_pairs, is_wide
 from precc.backends.triton.templates.cast_text import CastText
 from precc.backends.triton.templates.cast_tiles import CastTile, Extent
 from precc.backends.triton.templates.cast_view import EACH, WHOLE, CastView, dim_of
-from precc.backends.triton.templates.rows_group import RowsGroup, RowsRounding
+from precc.backends.triton.templates.rows_group import RowsGroup
 from precc.errors import BackendError
 from precc.formats import Granularity
 from precc.rounding.scales import block_shape
@@ -34,14 +34,14 @@ _TALLEST = 128
 class InlineCopies:
     """Roundings that the kernel does, and those that kernels behind it do."""
 
-    inline: tuple[tuple[RowsRounding, Copy], ...]
-    behind: tuple[RowsRounding, ...]
+    inline: tuple[tuple[CastNode, Copy], ...]
+    behind: tuple[CastNode, ...]
 
 
 def inline_copies(group: RowsGroup, rows: Rows) -> InlineCopies:
     """Tell them apart: scales of rows and of blocks in a tile are found at once; of the tensor or a channel, later."""
-    inline: list[tuple[RowsRounding, Copy]] = []
-    behind: list[RowsRounding] = []
+    inline: list[tuple[CastNode, Copy]] = []
+    behind: list[CastNode] = []
     carriers: set[Carrier] = set()
     heights: set[int] = set()
     for own in group.roundings:
@@ -54,7 +54,7 @@ def inline_copies(group: RowsGroup, rows: Rows) -> InlineCopies:
     return InlineCopies(tuple(inline), tuple(behind))
 
 
-def _copy(group: RowsGroup, own: RowsRounding, rows: Rows) -> Copy | None:
+def _copy(group: RowsGroup, own: CastNode, rows: Rows) -> Copy | None:
     """A rounding as one of a matrix of the group's rows; None if it is none."""
     row = rows[own.row].row
     if row is None or row.transform is not None:
@@ -78,7 +78,7 @@ def _copy(group: RowsGroup, own: RowsRounding, rows: Rows) -> Copy | None:
     return Copy(same, (0, 1), own.packed, False, (matrix[1], 1), numbers)
 
 
-def _operand(group: RowsGroup, own: RowsRounding) -> Tensor:
+def _operand(group: RowsGroup, own: CastNode) -> Tensor:
     value = group.values[group.base]
     return viewed(own.chain, {**group.values, group.base: value}) if own.chain else value
 

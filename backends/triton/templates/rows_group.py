@@ -11,33 +11,15 @@ from torch.fx import Node
 
 from precc.backends.triton.emit.row_ops import REDUCTIONS
 from precc.backends.triton.program import Group
-from precc.backends.triton.templates.cast_chain import viewed
+from precc.backends.triton.templates.cast_chain import CastNode, viewed
 from precc.backends.triton.templates.group_values import group_values, outputs_of, placeholders_of
 from precc.errors import BackendError
 from precc.fusible_ops import VIEW_OPS
 from precc.packing import PACK
 from precc.round_op import ROUND
-from precc.stored_nodes import op_name
+from precc.stored_nodes import behind_views, op_name
 
-__all__ = ["RowsGroup", "RowsRounding", "float_dtypes"]
-
-
-@dataclass(frozen=True, slots=True)
-class RowsRounding:
-    """A rounding of the group's value.
-
-    Args:
-        node: of the graph.
-        chain: views from the value to what is rounded.
-        row: number of its row in the plan.
-        packed, transposed: whether codes are wanted, and in which order.
-    """
-
-    node: Node
-    chain: tuple[Node, ...]
-    row: int
-    packed: bool
-    transposed: bool
+__all__ = ["RowsGroup", "float_dtypes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +37,7 @@ class RowsGroup:
     group: Group
     values: Mapping[Node, Any]
     base: Node
-    roundings: tuple[RowsRounding, ...]
+    roundings: tuple[CastNode, ...]
     computed: tuple[Node, ...]
 
     @classmethod
@@ -68,7 +50,7 @@ class RowsGroup:
         values = group_values(group.module, args)
         nodes = [node for node in group.module.graph.nodes if node.op == "call_function"]
         roundings = tuple(_rounding(node) for node in nodes if node.target in (ROUND, PACK))
-        bases = dict.fromkeys(_root(own.node.args[0]) for own in roundings)
+        bases = dict.fromkeys(behind_views(own.node.args[0]) for own in roundings)  # type: ignore[arg-type]  # a value
         if len(bases) != 1:
             raise BackendError(
                 f"triton: a kernel of rows rounds one value, not {len(bases)}: {', '.join(map(str, bases))}"
@@ -82,7 +64,7 @@ class RowsGroup:
             if node not in rounded and not (node in chained and _is_passed_on(node, rounded | chained))
         )
         for node in left:
-            read = next((own for own in node.all_input_nodes if _root(own) in rounded), None)
+            read = next((own for own in node.all_input_nodes if behind_views(own) in rounded), None)
             if read is not None:
                 raise BackendError(f"triton: {node.name} reads what {read.name} rounded inside the group")
         return cls(group, values, base, roundings, left)
@@ -109,14 +91,6 @@ class RowsGroup:
         """Of the group."""
         return outputs_of(self.group.module)
 
-    def has_rows(self, node: Node) -> bool:
-        """Whether a node's value has the rows of the group, or one number of each."""
-        value = self.values[node]
-        rows, length = self.shape
-        if not isinstance(value, Tensor) or not value.dim():
-            return False
-        return value.numel() == rows * length and value.shape[-1] == length
-
     def from_values(self, node: Node, made: Mapping[Node, Any]) -> Any:
         """The value of a node that is a view of a value there is."""
         chain: list[Node] = []
@@ -127,10 +101,10 @@ class RowsGroup:
 
     def root(self, node: Node) -> Node:
         """What a node is a view of."""
-        return _root(node)
+        return behind_views(node)
 
 
-def _rounding(node: Node) -> RowsRounding:
+def _rounding(node: Node) -> CastNode:
     chain: list[Node] = []
     own: Any = node.args[0]
     while op_name(own) in VIEW_OPS:
@@ -138,19 +112,12 @@ def _rounding(node: Node) -> RowsRounding:
         own = own.args[0]
     number: Any = node.args[2]
     packed = node.target is PACK
-    return RowsRounding(node, tuple(reversed(chain)), int(number), packed, packed and bool(node.args[3]))
+    return CastNode(node, tuple(reversed(chain)), int(number), packed, packed and bool(node.args[3]))
 
 
 def _is_passed_on(node: Node, roundings: set[Node]) -> bool:
     """Whether roundings alone, and others behind the group, read a view."""
     return all(user in roundings or user.op == "output" for user in node.users)
-
-
-def _root(node: Any) -> Node:
-    while op_name(node) in VIEW_OPS:
-        node = node.args[0]
-    assert isinstance(node, Node)
-    return node
 
 
 def float_dtypes(group: RowsGroup) -> set[torch.dtype]:
