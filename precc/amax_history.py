@@ -17,7 +17,7 @@ from torch import Tensor
 from precc.formats import MAX_HISTORY
 from precc.rounding import RECORD_COLUMNS
 
-__all__ = ["AmaxHistory", "AmaxState", "record"]
+__all__ = ["AmaxHistory", "AmaxState", "record", "record_amax"]
 
 _histories: "WeakValueDictionary[int, AmaxHistory]" = WeakValueDictionary()
 _history_numbers = itertools.count(1)
@@ -125,7 +125,13 @@ def _with(records: _Records, forward: int, amax: float) -> _Records:
 def record(x: Tensor, values: Sequence[float], row: int) -> None:
     """Note the largest magnitude of what is rounded by a row of these values, where the row asks for it."""
     number, forward = (int(values[column]) for column in RECORD_COLUMNS)
-    history = _histories.get(number) if forward else None
-    if history is not None and x.numel():
+    if forward and x.numel():
         low, high = torch.aminmax(x)
-        history.note(forward, row, torch.maximum(-low, high))
+        record_amax(torch.maximum(-low, high), number, forward, row)
+
+
+def record_amax(amax: Tensor, number: int, forward: int, row: int) -> None:
+    """Note a largest magnitude in the history of a number, as of a row of a forward; it is read when it is needed."""
+    history = _histories.get(number)
+    if history is not None:
+        history.note(forward, row, amax)

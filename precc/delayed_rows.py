@@ -12,7 +12,7 @@ from precc.plan import PrecisionPlan
 from precc.rounding import RECORD_COLUMNS, Row
 from precc.rounding.row import ScaleRow, set_static_scales
 from precc.rounding.scales import block_scales
-from precc.rounding.tensor_ops import carrier_of
+from precc.rounding.tensor_ops import carrier_of_dtype
 from precc.slots import Slot
 
 __all__ = ["DelayedRows"]
@@ -27,7 +27,7 @@ class _Alike:
 
     @classmethod
     def of(cls, row: Row, dtype: torch.dtype) -> "_Alike":
-        carrier = carrier_of(torch.empty(0, dtype=dtype), row)
+        carrier = carrier_of_dtype(dtype, row)
         return cls(replace(row.scale, axis=-1), carrier.dtype)
 
 

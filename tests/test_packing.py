@@ -73,6 +73,14 @@ def test_small_and_empty(shape: tuple[int, int]) -> None:
         assert same_bits(unpacked(x, plan, True), round_by_tensor_ops(x, plan, 0).contiguous())
 
 
+def test_a_number_has_its_scale_too() -> None:
+    x = torch.tensor(3.3)
+    for scaling in (None, Scaling("tensor"), Scaling("static", value=0.3)):
+        for name in ("e4m3", "int8", "float64"):
+            plan = plan_of(Precision(name, scaling=scaling))
+            assert same_bits(unpacked(x, plan, False), round_by_tensor_ops(x, plan, 0).contiguous())
+
+
 @pytest.mark.parametrize(
     ("name", "bits"),
     [("e4m3", 8.0), ("e2m1", 4.0), ("mxfp4", 5.0), ("float16", 16.0), ("float32", 32.0), ("e2m3", 8.0)],

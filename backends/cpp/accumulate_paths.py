@@ -14,14 +14,14 @@ from precc.accumulation.accumulator import Accumulator, Order
 from precc.accumulation.tensor_ops import grid_of
 from precc.rounding import RoundingMode
 from precc.rounding.row import Grid
-from precc.rounding.tensor_ops import Carrier, carrier_of
+from precc.rounding.tensor_ops import Carrier, carrier_of_dtype
 
 __all__ = ["FLOAT32", "FLOAT64", "UNREACHED", "Facts", "Kind", "Path", "choose_path", "is_fixed", "kind_of"]
 
 #: What a path does at the ends of the formats; as Limit in accumulate.cpp.
 UNREACHED, CLAMPED, WATCHED = 0, 1, 2
-FLOAT32 = carrier_of(torch.empty(0, dtype=torch.float32))
-FLOAT64 = carrier_of(torch.empty(0, dtype=torch.float64))
+FLOAT32 = carrier_of_dtype(torch.float32)
+FLOAT64 = carrier_of_dtype(torch.float64)
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,10 @@ def cache_folder() -> Path:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.stat()
     except OSError as error:
-        raise BackendError(f"the folder for compiled kernels {str(folder)!r} cannot be made: {error}") from error
+        raise BackendError(
+            f"the folder for compiled kernels {str(folder)!r} cannot be made: {error}; "
+            "set PRECC_CACHE to a folder that you can write"
+        ) from error
     if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise BackendError(
             f"others can write the folder for compiled kernels {str(folder)!r}: make it your own with mode 700, "

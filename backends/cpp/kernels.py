@@ -15,7 +15,7 @@ from precc.backends.cpp.structures import GridStructure, grid_structure, random_
 from precc.errors import BackendError
 from precc.rounding import MAX_RANDOM_BITS, Row, quantize
 from precc.rounding.scales import block_shape, scale_grid
-from precc.rounding.tensor_ops import Carrier, carrier_of
+from precc.rounding.tensor_ops import Carrier, carrier_of_dtype
 from precc.warn_caller import warn_caller
 
 __all__ = ["compiled_or_tensor_ops", "random_numbers", "round_compiled", "warn_without_kernels"]
@@ -142,7 +142,7 @@ class _Call:
 def _prepared(row: Row, dtype: torch.dtype) -> _Call | None:
     if row.is_identity(dtype) or not _has_kernel(row):
         return None
-    carrier = carrier_of(torch.empty(0, dtype=dtype), row)
+    carrier = carrier_of_dtype(dtype, row)
     kind = "double" if carrier.dtype is torch.float64 else "float"
     one_scale = not row.finds_scales
     function = getattr(load_library(), f"precc_round_{'' if one_scale else 'blocks_'}{kind}")

@@ -8,7 +8,7 @@ import torch
 from precc.formats import Scaling
 from precc.precision import Precision
 from precc.rounding.scales import block_scales
-from precc.rounding.tensor_ops import carrier_of
+from precc.rounding.tensor_ops import carrier_of_dtype
 
 __all__ = ["settled"]
 
@@ -28,7 +28,7 @@ def settled(precision: Precision, largest: Callable[[str, int], float], slot: st
     if not amax:
         return _with_scaling(precision, _own(precision))
     row = precision.row()
-    carrier = carrier_of(torch.empty(0, dtype=dtype), row).dtype
+    carrier = carrier_of_dtype(dtype, row).dtype
     most = torch.finfo(carrier).max
     scale = block_scales(torch.tensor([min(amax, most)], dtype=carrier), replace(row.scale, axis=-1))
     return _with_scaling(precision, Scaling("static", value=float(scale)))

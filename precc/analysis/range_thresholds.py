@@ -20,7 +20,7 @@ from precc.precision import Precision
 from precc.rounding import RoundingMode, Row
 from precc.rounding.random_bits import truncated
 from precc.rounding.scales import divisor_of
-from precc.rounding.tensor_ops import carrier_of, nested_grid, round_elements, round_grid
+from precc.rounding.tensor_ops import carrier_of_dtype, nested_grid, round_elements, round_grid
 
 __all__ = ["RangeThresholds", "Thresholds"]
 
@@ -72,7 +72,7 @@ class RangeThresholds:
             raise UnsupportedError(
                 f"what {self.row.transform.value} and rounding lose is not decided by single values: measure it"
             )
-        self.carrier = carrier_of(torch.empty(0, dtype=self.dtype), self.row).dtype
+        self.carrier = carrier_of_dtype(self.dtype, self.row).dtype
 
     @classmethod
     def of(cls, precision: Precision, dtype: torch.dtype) -> "RangeThresholds":

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from precc.rounding import Row
 from precc.rounding.row import Grid
-from precc.rounding.tensor_ops import carrier_of, nested_grid
+from precc.rounding.tensor_ops import carrier_of_dtype, nested_grid
 
-__all__ = ["Codes", "codes_of", "index_of"]
+__all__ = ["Codes", "codes_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +109,12 @@ def _scaled(x: Tensor, exponent: int) -> Tensor:
 @lru_cache(maxsize=1024)
 def codes_of(row: Row, dtype: torch.dtype) -> Codes:
     """The codes of the elements of a row, of tensors of a dtype."""
-    carrier = carrier_of(torch.empty(0, dtype=dtype, device="cpu"), row)
+    carrier = carrier_of_dtype(dtype, row)
     grid = nested_grid(row) if row.shift else row.grid
     own = Codes(carrier.dtype.itemsize * 8)
     if row.power or not math.isfinite(grid.high):
         return own
-    found = _fixed(grid) if grid.mantissa_bits >= carrier.mantissa_bits else _float(grid)
+    found = _fixed(grid) if grid.has_one_quantum else _float(grid)
     return found if found is not None and found.storage < own.storage else own
 
 
@@ -130,14 +130,14 @@ def _fixed(grid: Grid) -> Codes:
 
 
 def _float(grid: Grid) -> Codes:
-    largest, signed = index_of(grid, grid.high) + int(math.isinf(grid.above)), grid.low < 0
+    largest, signed = _index_of(grid, grid.high) + int(math.isinf(grid.above)), grid.low < 0
     storage = _storage(largest.bit_length() + int(signed))
     nan, sign = (1 << (storage - 1)) - 1, 1 << largest.bit_length()
     free = nan > (largest | sign if signed else largest) or largest < nan < sign
     return Codes(storage, grid, signed=signed, largest=largest, nan=nan if free else -1)
 
 
-def index_of(grid: Grid, magnitude: float) -> int:
+def _index_of(grid: Grid, magnitude: float) -> int:
     """How many magnitudes of the grid are below this one of it."""
     fraction, exponent = math.frexp(magnitude)
     if exponent - 1 < grid.emin:

@@ -26,11 +26,16 @@ def pack(x: Tensor, plan: Tensor, row: int, transposed: bool) -> Tensor:
     values = plan[row].tolist()
     parsed, key = parse_row(values)
     layout = PackedLayout.of(parsed, x.shape, x.dtype, transposed)
-    record(x, values, row)
+
+    def recorded(x: Tensor, parsed: Row, key: int) -> Tensor:
+        record(x, values, row)
+        return quantize(x, parsed, key)
+
     result = torch.zeros(layout.bytes, dtype=torch.uint8, device=x.device)
     if _stores_result(layout, parsed, x.dtype):
-        rounded, scales = transformed(x, parsed, key, quantize), None
+        rounded, scales = transformed(x, parsed, key, recorded), None
     else:
+        record(x, values, row)
         rounded, scales = _unscaled(x, parsed, key)
     if layout.marks_nan:
         scales = torch.where(rounded.isnan().any(), math.nan, 1.0).to(rounded.dtype)
@@ -80,7 +85,9 @@ def _scales_of(packed: Tensor, layout: PackedLayout, row: Row) -> Tensor:
         return static * scales[0] if layout.marks_nan else static
     if not math.prod(layout.shape):
         return scales.new_ones(())
-    return spread_scales(scales.reshape(layout.blocks), block_shape(layout.shape, row), layout.shape)
+    return spread_scales(
+        scales.reshape(layout.blocks if layout.shape else ()), block_shape(layout.shape, row), layout.shape
+    )
 
 
 def _bytes_of(rounded: Tensor, layout: PackedLayout) -> Tensor:

@@ -11,7 +11,7 @@ from precc.precision import Precision
 from precc.report.slot_row import Band
 from precc.rounding import Row
 from precc.rounding.scales import block_scales, scale_of
-from precc.rounding.tensor_ops import carrier_of
+from precc.rounding.tensor_ops import carrier_of_dtype
 
 __all__ = ["precision_band"]
 
@@ -56,6 +56,6 @@ def _scale(row: Row, amax: float, dtype: torch.dtype) -> float:
     own = row.current
     if not own.finds_scales:
         return float(scale_of(torch.empty(0, dtype=torch.float64), own))
-    carrier = carrier_of(torch.empty(0, dtype=dtype), own).dtype
+    carrier = carrier_of_dtype(dtype, own).dtype
     largest = torch.tensor([min(amax, torch.finfo(carrier).max)], dtype=carrier)
     return float(block_scales(largest, replace(own.scale, axis=-1)))

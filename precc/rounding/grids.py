@@ -35,6 +35,11 @@ class Grid:
     ties: int
     tiny: float
 
+    @property
+    def has_one_quantum(self) -> bool:
+        """Whether it is ``2**k_min`` everywhere, as of fixed point."""
+        return self.emin >= _FAR
+
 
 def grid_of_element(fmt: ElementFormat) -> Grid:
     """The grid of the (first) rounding into a format of single values."""

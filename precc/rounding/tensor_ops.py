@@ -18,7 +18,16 @@ from precc.rounding.modes import RoundingMode
 from precc.rounding.random_bits import hashed, truncated
 from precc.rounding.row import Grid, Row, ScaleRow
 
-__all__ = ["Carrier", "GridScalars", "carrier_of", "nested_grid", "random_of", "round_elements", "round_grid"]
+__all__ = [
+    "Carrier",
+    "GridScalars",
+    "carrier_of",
+    "carrier_of_dtype",
+    "nested_grid",
+    "random_of",
+    "round_elements",
+    "round_grid",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +66,12 @@ _CARRIERS = {
 
 
 def carrier_of(x: Tensor, row: Row | None = None) -> Carrier:
-    """The carrier in which values are rounded as a row says.
+    """The carrier in which a tensor's values are rounded as a row says: `carrier_of_dtype`."""
+    return carrier_of_dtype(x.dtype, row)
+
+
+def carrier_of_dtype(dtype: torch.dtype, row: Row | None = None) -> Carrier:
+    """The carrier in which values of a dtype are rounded as a row says.
 
     float32 would round the values below its normal numbers too coarsely for a grid that is finer there, and cannot add
     the constant of a very coarse one, nor hold every scale: such rows have float64.
@@ -66,10 +80,10 @@ def carrier_of(x: Tensor, row: Row | None = None) -> Carrier:
         FormatError: the dtype holds no floats, or floats that cannot be computed with.
     """
     try:
-        own = _CARRIERS[x.dtype]
+        own = _CARRIERS[dtype]
     except KeyError:
         valid = ", ".join(str(dtype).removeprefix("torch.") for dtype in _CARRIERS)
-        raise FormatError(f"cannot round a {x.dtype} tensor: expected one of {valid}") from None
+        raise FormatError(f"cannot round a {dtype} tensor: expected one of {valid}") from None
     if own is _FLOAT64 or row is None or (_fits_float32(row.grid) and _scales_fit_float32(row.scale)):
         return own
     return _FLOAT64

@@ -13,7 +13,7 @@ from precc.backends.onnx.slot_rounding import SlotRounding
 from precc.formats import FORMATS, ElementFormat, FixedPoint, FloatFormat, NestedInteger, ScaleRule, Scaling
 from precc.rounding import RoundingMode, Row, row_of
 from precc.rounding.row import ScaleRow
-from precc.rounding.tensor_ops import carrier_of
+from precc.rounding.tensor_ops import carrier_of_dtype
 
 __all__ = ["LEAST_OPSET", "portable_problem"]
 
@@ -82,7 +82,7 @@ def _scale_problem(scaling: Scaling | None, row: Row) -> str:
 
 
 def _needs_float64(row: Row) -> bool:
-    return carrier_of(torch.empty(0), row).dtype is torch.float64
+    return carrier_of_dtype(torch.float32, row).dtype is torch.float64
 
 
 def _unscaled(row: Row) -> Row:

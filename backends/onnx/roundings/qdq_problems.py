@@ -8,7 +8,7 @@ from precc.backends.onnx.slot_rounding import SlotRounding
 from precc.backends.onnx.weights.storage import Floats, Integers, Storage
 from precc.formats import ElementFormat, FloatFormat, Granularity, Overflow, ScaleRule, Scaling
 from precc.rounding import RoundingMode, Row, row_of
-from precc.rounding.tensor_ops import carrier_of
+from precc.rounding.tensor_ops import carrier_of_dtype
 
 __all__ = ["PORTABLE_MAY", "qdq_opset", "qdq_problem", "storage_of"]
 
@@ -83,7 +83,7 @@ def _element_problem(element: ElementFormat, row: Row) -> str:
     storage = native_storage(element)
     if storage is None:
         return f"ONNX has no type with the values of {element.name!r}, and no others"
-    if carrier_of(torch.empty(0), row).dtype is not torch.float32:
+    if carrier_of_dtype(torch.float32, row).dtype is not torch.float32:
         return "precc rounds it in float64, and standard ops in float32"
     if isinstance(storage, Integers):
         if _divides_exactly(storage.step, row):

@@ -16,7 +16,6 @@ __all__ = ["ProbeLimits", "one_hot", "probe_values", "probes_like", "with_specia
 _EXPONENTS = 24
 
 #: Beyond every grid that float32 values see.
-_FAR = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,7 @@ def _steps(row: Row) -> list[float]:
     grid = row.grid
     m, quantum = min(grid.mantissa_bits, 23), 2.0 ** max(grid.k_min, -149)
     found = [quantum * quarters / 4 for quarters in (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 20, 22, 26)]
-    if grid.emin > _FAR:  # one quantum everywhere
+    if grid.has_one_quantum:
         top = max(int(min(grid.high, 2.0**100) / quantum), 1)
         steps = {*range(min(top, 64)), *(top // n for n in range(1, 9)), *(top - n for n in range(min(top, 8)))}
         return [*found, *(quantum * (step + half) for step in steps for half in (0.0, 0.5))]
