@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from precc.accumulation.product_ops import PRODUCT_OPS
+from precc.packing import PACK, UNPACK
 from precc.protocols import BoxedCallable
 from precc.round_op import ROUND
 
@@ -14,10 +15,21 @@ __all__ = ["implement", "run_eagerly"]
 
 
 def implement(
-    graph: GraphModule, rounding: Callable[..., Tensor], products: Mapping[str, Callable[..., Tensor]]
+    graph: GraphModule,
+    rounding: Callable[..., Tensor],
+    products: Mapping[str, Callable[..., Tensor]],
+    packing: tuple[Callable[..., Tensor], Callable[..., Tensor]] = (PACK, UNPACK),
 ) -> None:
-    """Put these in the place of precc's operators: `rounding(x, plan, row)`, and the products by name."""
-    targets = {ROUND: rounding, **{operator: products[name] for name, operator in PRODUCT_OPS.items()}}
+    """Put these in the place of precc's operators: `rounding(x, plan, row)`, the products by name, and the packing.
+
+    Args:
+        graph: that has them.
+        rounding: in the place of `precc.round_op.ROUND`.
+        products: of those in `precc.accumulation.product_ops.PRODUCT_OPS`.
+        packing: of `precc.packing.PACK` and `UNPACK`.
+    """
+    targets = {ROUND: rounding, PACK: packing[0], UNPACK: packing[1]}
+    targets |= {operator: products[name] for name, operator in PRODUCT_OPS.items()}
     for node in graph.graph.nodes:
         if node.op == "call_function" and node.target in targets:
             node.target = targets[node.target]

@@ -60,8 +60,12 @@ def _name(found: FoundGroup) -> str:
     return _identifier(f"{found.kind.value}/{slot.name}")
 
 
+#: Letters of a name: files of kernels are called after it, here and by Triton.
+_MOST = 120
+
+
 def _identifier(name: str) -> str:
-    cleaned = re.sub(r"\W+", "_", name).strip("_")
+    cleaned = re.sub(r"\W+", "_", name).strip("_")[:_MOST]
     return cleaned if cleaned[:1].isalpha() else f"net_{cleaned}"
 
 

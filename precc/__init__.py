@@ -38,6 +38,7 @@ from precc.assignment.candidates import ACCUMULATOR_CANDIDATES, CANDIDATES, scal
 from precc.assignment.greedy import Greedy, RandomChoice  # noqa: E402
 from precc.assignment.lagrangian import Lagrangian  # noqa: E402
 from precc.assignment.milp import MILP  # noqa: E402
+from precc.backends.triton.cast_cache import drop_casts  # noqa: E402
 from precc.by_hand.numerics import matmul, round_to  # noqa: E402
 from precc.by_hand.softmax import softmax_two_pass  # noqa: E402
 from precc.by_hand.two_pass import TwoPass, convolution_two_pass, matmul_two_pass  # noqa: E402
@@ -86,6 +87,7 @@ from precc.formats import (  # noqa: E402
     parse_format,
 )
 from precc.history import History  # noqa: E402
+from precc.kernel_listing import KernelListing, ListedKernel, Remaining  # noqa: E402
 from precc.loss_scaling import LossScaling  # noqa: E402
 from precc.module import PrecisionModule  # noqa: E402
 from precc.plan import PrecisionPlan  # noqa: E402
@@ -158,8 +160,10 @@ __all__ = [
     "History",
     "ImportanceBudget",
     "InfeasibleError",
+    "KernelListing",
     "Lagrangian",
     "LateSwitch",
+    "ListedKernel",
     "LossScaler",
     "LossScaling",
     "Memory",
@@ -180,6 +184,7 @@ __all__ = [
     "ProductArithmetic",
     "RandomChoice",
     "Recomputed",
+    "Remaining",
     "Roofline",
     "RoundedUpdates",
     "Rounding",
@@ -205,6 +210,7 @@ __all__ = [
     "WeightBits",
     "compile",
     "convolution_two_pass",
+    "drop_casts",
     "export_onnx",
     "load_plan",
     "model_explorer_data",

@@ -103,13 +103,14 @@ class CapturedGraph:
             number = next(self._numbers)
             self._prepared[plan] = self._rows_of(plan, number)
             self._plans[number] = plan
-            for owner in self.kernel_owners:
-                owner.prepare(self._prepared[plan].tensor)
             if len(self._prepared) > KEPT_PLANS:
                 _, dropped = self._prepared.popitem(last=False)
                 self._plans.pop(dropped.number, None)
         self._prepared.move_to_end(plan)
-        self._current = self._prepared[plan]
+        if self._current is not self._prepared[plan]:
+            self._current = self._prepared[plan]
+            for owner in self.kernel_owners:
+                owner.prepare(self._current.tensor)
 
     def retire(self) -> None:
         """Give back what switching plans needs; a backward of an earlier forward still finds its plan."""

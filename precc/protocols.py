@@ -97,7 +97,7 @@ class KernelOwner(Protocol):
     """What a backend may return from `Backend.compile` beside: a callable that knows its kernels."""
 
     def prepare(self, plan: Tensor) -> None:
-        """Have the kernels that the live tensor of a plan needs, as far as sizes are known, before it is used."""
+        """A plan is used from now on: have the kernels that its live tensor needs, as far as sizes are known."""
         ...
 
     def listing(self) -> KernelListing:

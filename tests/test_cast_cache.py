@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 import precc
-from precc.backends.triton.cast_cache import drop_casts
 from precc.backends.triton.compiled_graph import CompiledGraph
 from precc.module import session_of
 
@@ -43,7 +42,7 @@ WRITES: dict[str, Callable[[nn.Linear], object]] = {
     "a part": lambda model: model.weight[3].zero_(),
     "an optimizer": lambda model: torch.optim.SGD(model.parameters(), 0.5).step(),
     "other memory": lambda model: setattr(model.weight, "data", torch.full((16, 16), 0.5)),
-    "data and drop_casts": lambda model: (model.weight.data.mul_(2), drop_casts()),
+    "data and drop_casts": lambda model: (model.weight.data.mul_(2), precc.drop_casts()),
 }
 
 

@@ -12,7 +12,9 @@ from precc.backends.triton.toolchain import OLDEST
 ROOT = Path(__file__).resolve().parent.parent
 #: With the package ``triton`` in it; `make .venv-triton36` makes it.
 FOLDER = Path(os.environ.get("PRECC_TRITON_36") or ROOT / ".venv-triton36")
-FILES = sorted(path.name for path in (ROOT / "tests").glob("test_triton_*.py"))
+#: Others that run or compile kernels.
+OTHERS = ["cast_cache", "delayed_scaling", "gpu_benchmark", "kernels_command", "pack_saved"]
+FILES = sorted(path.name for own in ("triton_*", *OTHERS) for path in (ROOT / "tests").glob(f"test_{own}.py"))
 
 pytestmark = [
     pytest.mark.slow,

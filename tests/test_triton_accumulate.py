@@ -31,7 +31,7 @@ from precc.backends.triton.templates.accumulate import (
 )
 from precc.backends.triton.templates.accumulate_operands import Operand
 from precc.errors import BackendError
-from precc.formats import parse_format
+from precc.formats import Scaling, parse_format
 from precc.rounding import quantize
 from precc.rounding.modes import parse_rounding
 from precc.rounding.row import row_of
@@ -158,19 +158,23 @@ def test_convolutions_of_patches(transposed: bool) -> None:
 def test_operands_rounded_as_they_are_loaded_and_a_bias(dtype: torch.dtype, rounding: str) -> None:
     a, b = (torch.randn(3, 2, 6) * 3).to(dtype), (torch.randn(3, 6, 5) * 3).to(dtype)
     bias = torch.randn(5).to(dtype)
-    rows = [row_of(parse_format("e4m3"), parse_rounding(rounding), slot=5), row_of(parse_format("e2m1"), slot=6)]
+    rows = [
+        row_of(parse_format("e4m3"), parse_rounding(rounding), slot=5),
+        row_of(parse_format("e2m1"), scaling=Scaling("static", value=0.5), slot=6),
+    ]
     accumulator = Accumulator(format="e5m10")
     left, right = (Operand(dtype, rounding_text(row, dtype), scaled=n == 1) for n, row in enumerate(rows))
     shape = Shape(3, 3, 2, 5, 6)
     source = accumulate_source(accumulator, left, right, shape, INTERPRETER, bias=True)
-    result, scale = a.new_empty(3, 2, 5), torch.tensor([0.5], dtype=torch.promote_types(dtype, torch.float32))
-    assert left.rounding is not None
-    states = left.rounding.values(LiveRow(rows[0], None, KEY, 5))
-    first, second = (a, *a.stride(), *states), (b, *b.stride(), scale)
-    values = accumulate_values(accumulator, shape)
+    result = a.new_empty(3, 2, 5)
+    (drawn, given), device = (LiveRow(row, None, KEY, row.slot) for row in rows), torch.device("cpu")
+    assert [own.reads_numbers for own in (left, right)] == [rows[0].is_stochastic, True]
+    first, second = (a, *a.stride()), (b, *b.stride(), given.on(device))
+    first = (*first, drawn.on(device)) if left.reads_numbers else first
+    values = accumulate_values(accumulator, shape, LiveRow(None, accumulator, 0, 0), device)
     launch(source, grid_of_programs(shape, dict(source.tile)), (*first, *second, result, bias, 0, 0, 1, *values))
     carrier = torch.promote_types(dtype, torch.float32)
-    x, y = quantize(a, rows[0], KEY), (quantize(b.to(carrier) / 0.5, rows[1]) * 0.5).to(dtype)
+    x, y = quantize(a, rows[0], KEY), quantize(b, rows[1])
     total = accumulate_tensor_ops(x.to(carrier), y.to(carrier), accumulator).to(dtype)
     assert torch.equal(result, total + bias)
 

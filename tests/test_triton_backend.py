@@ -10,6 +10,7 @@ import precc
 from precc.backends import BACKENDS
 from precc.backends.triton.backend import Triton
 from precc.backends.triton.running_group import RunningGroup
+from precc.errors import BackendError
 from tests.llama_block import LlamaBlock, example
 
 
@@ -42,10 +43,10 @@ def test_kernels_are_shown() -> None:
 
 
 def test_the_report_names_what_has_no_kernel() -> None:
-    net = linear(precc.PrecisionPlan(precc.Precision("e4m3", scaling=precc.Scaling("tensor", history=4))))
+    net = linear(precc.PrecisionPlan(precc.Precision("e4m3", transform="hadamard")))
     step(net, torch.randn(4, 24))
     (note,) = [line for line in net.report().notes if line.startswith("without a kernel")]
-    assert note.endswith("largest magnitudes are recorded for delayed scales, node by node")
+    assert note.endswith("operands are transformed before they are rounded (hadamard), node by node")
     remaining = net.kernels().remaining
     assert remaining
     assert all(f"{own.half} {own.name}" in note for own in remaining)
@@ -109,3 +110,26 @@ def test_rows_may_be_one_number(width: int) -> None:
     model = nn.Sequential(nn.Linear(5, width), nn.LayerNorm(width), nn.GELU(), nn.Linear(width, 1))
     for own, expected in alike(model, torch.randn(1, 5), precc.PrecisionPlan("e4m3")):
         torch.testing.assert_close(own, expected, rtol=1e-5, atol=1e-6)
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "is no device: expected None or one of DEVICES": {"target": "sm_90"},
+    "expected 'auto', 'inductor' or 'eager'": {"between": "Inductor"},
+    "expected True or False": {"force_low": "no"},
+}
+
+
+@pytest.mark.parametrize("said", OPTIONS)
+def test_options_that_there_are_not(said: str) -> None:
+    with pytest.raises(BackendError, match=said):
+        Triton(**OPTIONS[said])
+
+
+def test_long_names_of_modules() -> None:
+    """Files are called after kernels."""
+    model = nn.Sequential()
+    model.add_module("layer" * 60, nn.Linear(8, 4))
+    net = precc.compile(model, policy="e4m3", backend="triton")
+    net(torch.randn(2, 8)).sum().backward()
+    assert not net.kernels().remaining
+    assert all(len(kernel.path.name) < 200 for kernel in net.kernels().kernels)

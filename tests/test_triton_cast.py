@@ -5,7 +5,9 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, Node
 
+from precc.backends.triton.compiler import compiled
 from precc.backends.triton.device import DEVICES, INTERPRETER
+from precc.backends.triton.facts import CompiledFacts
 from precc.backends.triton.rounding import round_triton
 from precc.backends.triton.templates.cast import CastTemplate
 from precc.errors import FormatError
@@ -33,6 +35,9 @@ SCALINGS = {
     "two_level": Scaling("block", size=16, scale_format="e4m3", two_level=True),
     "two_level_tile": Scaling("tile", size=16, scale_format="e4m3", two_level=True),
 }
+FORMATS = (
+    "e4m3 e5m2 e3m4 e2m1 e8m0 e4m3fnuz e5m10 bf16 fp16 tf32 int8 int16 fixed8.4 mxfp8 mxfp4 nvfp4 bfp8.16 dfp8".split()
+)
 #: Those that cost the interpreter most.
 SLOW = ("tile", "tile_odd", "two_level_tile", "tensor", "block16")
 
@@ -185,3 +190,40 @@ def test_golden_texts(name: str, nodes: object, row: Row) -> None:
     x = torch.empty(4096, 4096, dtype=torch.bfloat16, device="meta")
     program = built(nodes, x, row, device=DEVICES["sm_90"])  # type: ignore[arg-type]
     check_golden(f"triton_cast_{name}.py.txt", "\n\n".join(kernel.text for kernel in program.kernels))
+
+
+def check_compiled(name: str, fmt: str, mode: str, dtype: torch.dtype, target: str) -> None:
+    """All that a cast of a tensor and its transpose writes, without spills, in the shared memory that there is."""
+    x = torch.empty(512, 768, dtype=dtype)
+    rows = [row_of(parse_format(fmt), parse_rounding(mode), SCALINGS[name], axis=-1, slot=n) for n in (1, 2)]
+    kernels = built(dual, x, *rows, device=DEVICES[target]).kernels
+    for source, facts in zip(kernels, compiled(kernels, DEVICES[target]), strict=True):
+        assert isinstance(facts, CompiledFacts), facts
+        assert facts.spills == 0, (source.name, source.tile, source.num_warps)
+        assert facts.shared_memory <= DEVICES[target].shared_memory
+
+
+@pytest.mark.parametrize("target", DEVICES)
+def test_kernels_compile(target: str) -> None:
+    check_compiled("block128", "e4m3", "nearest_even", torch.bfloat16, target)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", DEVICES)
+@pytest.mark.parametrize("name", SCALINGS)
+def test_kernels_of_every_granularity_compile(name: str, target: str) -> None:
+    for fmt, mode, dtype in (
+        ("e4m3", "stochastic", torch.bfloat16),
+        ("e3m2", "nearest_even", torch.float32),
+        ("int8", "stochastic", torch.float16),
+    ):
+        check_compiled(name, fmt, mode, dtype, target)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", DEVICES)
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_kernels_of_every_format_compile(fmt: str, target: str) -> None:
+    for mode in ("nearest_even", "stochastic"):
+        check_compiled("none", fmt, mode, torch.bfloat16, target)
+    check_compiled("none", fmt, "toward_zero", torch.float64, target)

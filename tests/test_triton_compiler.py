@@ -12,6 +12,7 @@ from precc.backends.triton import compiler
 from precc.backends.triton.compiler import compiled
 from precc.backends.triton.device import DEVICES, INTERPRETER, device_named
 from precc.backends.triton.facts import CompiledFacts
+from precc.backends.triton.kernel_source import KernelSource
 from precc.errors import BackendError
 from tests.triton_sources import DOUBLED, WRONG, product
 
@@ -51,7 +52,12 @@ def test_opcodes_that_multiply_matrices(device: str, kind: str, opcode: str) -> 
     assert 0 < facts.shared_memory <= device_named(device).shared_memory
 
 
-def test_registers_that_do_not_fit_are_spills() -> None:
+def test_registers_that_do_not_fit_are_spills(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variant that has none is taken; where there is none, they are said."""
+    (facts,) = compiled([product("fp16", 128, num_warps=1)], SM_90)
+    assert isinstance(facts, CompiledFacts)
+    assert (facts.spills, facts.num_warps, facts.num_stages) == (0, 4, 3)
+    monkeypatch.setattr(KernelSource, "variants", lambda own: ())
     (facts,) = compiled([product("fp16", 128, num_warps=1)], SM_90)
     assert isinstance(facts, CompiledFacts)
     assert facts.spills > 0

@@ -8,19 +8,21 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, Node
 
+from precc.backends.triton.alike_rows import alike
 from precc.backends.triton.device import INTERPRETER
 from precc.backends.triton.emit.codes import code_text
 from precc.backends.triton.emit.device_functions import joined
 from precc.backends.triton.kernel_source import Argument, KernelSource
 from precc.backends.triton.load import launch
-from precc.backends.triton.templates.cast_copies import Copy, alike, packed_parts, scale_counts
+from precc.backends.triton.templates.cast_copies import Copy
 from precc.backends.triton.templates.cast_kernels import kernels_of
 from precc.formats import FORMATS, BlockFormat, FixedPoint, FloatFormat, Format, Scaling, parse_format
 from precc.packing import PACK, PackedLayout
+from precc.packing.layout import scale_counts
 from precc.precision import Precision
 from precc.rounding import Row, quantize, row_of
 from precc.rounding.scales import block_shape, spread_scales
-from precc.rounding.tensor_ops import carrier_of, nested_grid
+from precc.rounding.tensor_ops import carrier_of_dtype, nested_grid
 from tests.test_rounding import named
 from tests.triton_casts import built, live, pack_op, same_bits
 
@@ -68,14 +70,14 @@ def value_of_index(index: int, row: Row) -> float:
 
 def codes_of(packed: Tensor, row: Row, shape: tuple[int, ...], dtype: torch.dtype, transposed: bool) -> Tensor:
     """The unsigned codes of a packed tensor, in the shape of what was packed."""
-    parts = packed_parts(shape, dtype, row, transposed)
-    payload = packed[: parts.codes]
-    if parts.storage == 4:
+    layout = PackedLayout.of(row, shape, dtype, transposed)
+    payload = packed[: layout.code_bytes]
+    if layout.storage == 4:
         codes = torch.stack([payload & 15, payload >> 4], -1).flatten().long()
     else:
-        integer = {8: torch.uint8, 16: torch.int16, 32: torch.int32, 64: torch.int64}[parts.storage]
+        integer = {8: torch.uint8, 16: torch.int16, 32: torch.int32, 64: torch.int64}[layout.storage]
         codes = payload.view(integer).long()
-        codes = codes & ((1 << parts.storage) - 1) if parts.storage < 64 else codes
+        codes = codes & ((1 << layout.storage) - 1) if layout.storage < 64 else codes
     stored = (*shape[:-2], shape[-1], shape[-2]) if transposed else shape
     codes = codes.reshape(stored)
     return codes.mT if transposed else codes
@@ -83,24 +85,24 @@ def codes_of(packed: Tensor, row: Row, shape: tuple[int, ...], dtype: torch.dtyp
 
 def unpacked(packed: Tensor, row: Row, shape: tuple[int, ...], dtype: torch.dtype, transposed: bool) -> Tensor:
     """The values that a packed tensor stands for, by tables of codes."""
-    parts = packed_parts(shape, dtype, row, transposed)
+    layout = PackedLayout.of(row, shape, dtype, transposed)
     codes = codes_of(packed, row, shape, dtype, transposed)
     if row.is_identity(dtype):
         return codes.to({2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]).view(dtype)
-    carrier = carrier_of(torch.empty(0, dtype=dtype), row)
+    carrier = carrier_of_dtype(dtype, row)
     text = code_text(row, dtype)
-    if text.storage > 16:
+    if text.codes.storage > 16:
         values = codes.to(carrier.integer).view(carrier.dtype)
     else:
         found, places = codes.unique(return_inverse=True)
-        table = [value_of(code, row, text.storage, text.holds_nan) for code in found.tolist()]
+        table = [value_of(code, row, text.codes.storage, text.codes.holds_nan) for code in found.tolist()]
         values = torch.tensor(table, dtype=torch.float64).to(carrier.dtype)[places]
-    scales = packed[parts.offset :].view(carrier.dtype)
+    scales = packed[layout.scale_offset :].view(carrier.dtype)
     if row.finds_scales:
         scales = spread_scales(scales.reshape(scale_counts(shape, row)), block_shape(shape, row), shape)
     elif row.granularity is not None:
-        scales = values.new_tensor(row.scale.value) * (scales if parts.scales else 1)
-    return (values * scales if row.granularity is not None or parts.scales else values).to(dtype)
+        scales = values.new_tensor(row.scale.value) * (scales if layout.scale_count else 1)
+    return (values * scales if row.granularity is not None or layout.scale_count else values).to(dtype)
 
 
 def both(graph: Graph, x: Node, plan: Node) -> list[Node]:
@@ -143,7 +145,7 @@ def test_every_scaling(name: str) -> None:
     scalings += [Scaling("channel", axis=0), Scaling("tile", size=(4, 8)), Scaling("block", size=24, axis=0)]
     for scaling in scalings:
         row = row_of(parse_format(name), scaling=scaling)
-        if scaling.granularity.value == "static" and not code_text(row, torch.float32).holds_nan:
+        if scaling.granularity.value == "static" and not code_text(row, torch.float32).codes.holds_nan:
             continue
         check(x, row)
 
@@ -174,10 +176,10 @@ def test_what_decodes_undoes_what_encodes(name: str) -> None:
     for dtype in (torch.float32, torch.float64):
         row = row_of(parse_format(name))
         text = code_text(row, dtype)
-        carrier = carrier_of(torch.empty(0, dtype=dtype), row)
+        carrier = carrier_of_dtype(dtype, row)
         pointer = "*fp32" if carrier.dtype is torch.float32 else "*fp64"
         x = quantize(torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.bfloat16).to(carrier.dtype), row)
-        x = x if text.holds_nan else x.nan_to_num(1.0)
+        x = x if text.codes.holds_nan else x.nan_to_num(1.0)
         module = f"""import triton
 import triton.language as tl
 
@@ -206,7 +208,8 @@ def test_nothing_is_packed_into_nothing() -> None:
 
 
 def test_storage_is_the_least_that_holds_the_codes() -> None:
-    bits = {name: code_text(row_of(parse_format(name)), torch.float32).storage for name in FORMATS if "x" not in name}
+    rows = {name: row_of(parse_format(name)) for name in FORMATS if "x" not in name}
+    bits = {name: code_text(row, torch.float32).codes.storage for name, row in rows.items()}
     assert bits["float4_e2m1fn"] == bits["int4"] == 4
     assert bits["float6_e3m2fn"] == bits["float8_e5m2"] == bits["int8"] == 8
     assert bits["bfloat16"] == bits["float16"] == bits["int16"] == 16

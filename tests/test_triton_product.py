@@ -73,7 +73,7 @@ def within_bound(made: MadeProduct) -> None:
 @pytest.mark.parametrize("packed", ["", "b", "ab"])
 def test_exact_sums_are_those_of_the_reference(name: str, packed: str) -> None:
     made = MadeProduct("mm", few_bits(37, 45), few_bits(45, 29), rows(name), packed=packed)
-    assert made.program()._kind is KINDS[name]
+    assert made.program().product.kind is KINDS[name]
     if name == "nvfp4":  # its scales are no powers of two
         return within_bound(made)
     assert same_bits(made.ours()[0], made.reference()[0])
@@ -140,7 +140,7 @@ def test_tensors_of_16_bits(dtype: torch.dtype) -> None:
     a, b = few_bits(20, 30).to(dtype), few_bits(30, 18).to(dtype)
     for name in ("float32", "e4m3", "e8m12"):
         made = MadeProduct("mm", a, b, rows(name))
-        assert made.program()._kind in (Arithmetic.FP8, Arithmetic.BF16, Arithmetic.FP16)
+        assert made.program().product.kind in (Arithmetic.FP8, Arithmetic.BF16, Arithmetic.FP16)
         assert same_bits(made.ours()[0], made.reference()[0])
 
 
@@ -221,7 +221,6 @@ def compiles(made: MadeProduct) -> CompiledFacts:
     [
         ("sm_80", "e4m3", "bf16.bf16"),
         ("sm_89", "e5m2", "e5m2.e5m2"),
-        ("sm_90", "e4m3", "wgmma"),
         ("sm_90", "mxfp4", "wgmma"),
     ],
 )
@@ -230,13 +229,23 @@ def test_kernels_compile(target: str, name: str, opcode: str) -> None:
     assert opcode in instruction
 
 
+@pytest.mark.parametrize("a", ["e4m3", "e5m2"])
+@pytest.mark.parametrize("b", ["e4m3", "e5m2"])
+def test_a_hopper_gpu_multiplies_8_bit_floats_of_either_kind(a: str, b: str) -> None:
+    both = [rounding_row(a), rounding_row(b, None, -2)]
+    made = MadeProduct("mm", few_bits(256, 256), few_bits(256, 256), both, packed="ab", device=DEVICES["sm_90"])
+    (instruction,) = compiles(made).instructions
+    assert instruction.startswith("wgmma.mma_async.sync.aligned.m64n")
+    assert instruction.endswith(f"k32.f32.{a}.{b}")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("packed", ["", "ab"])
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("target", DEVICES)
 def test_all_kernels_compile(target: str, name: str, packed: str) -> None:
     made = made_for(target, name, packed=packed)
-    facts, kind = compiles(made), made.program()._kind
+    facts, kind = compiles(made), made.program().product.kind
     assert bool(facts.instructions) is (kind is not Arithmetic.IEEE)
     if kind is Arithmetic.FP8 and target == "sm_90":
         element = "e5m2" if name == "e5m2" else "e4m3"

@@ -1,6 +1,7 @@
 """Products with rounded sums in the kernels of their groups: the bits of the nodes, one after the other."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -10,9 +11,14 @@ from precc.accumulation.accumulator import Accumulator
 from precc.accumulation.named import ACCUMULATORS, parse_accumulator
 from precc.accumulation.sums import Sums
 from precc.accumulation.two_passes import TwoPasses
+from precc.backends.triton.backend import Triton
 from precc.backends.triton.compiler import compiled
 from precc.backends.triton.device import DEVICES
 from precc.backends.triton.facts import CompiledFacts
+from precc.backends.triton.live_rows import PlanRows, rows_read
+from precc.backends.triton.native import ProductOptions
+from precc.backends.triton.templates.product import ProductProgram, ProductTemplate
+from precc.errors import BackendError
 from precc.formats import Scaling
 from precc.packing import PACK
 from precc.round_op import ROUND
@@ -135,6 +141,27 @@ def large(sums: Sums, target: str) -> MadeProduct:
     return MadeProduct(
         "mm", torch.randn(256, 512), torch.randn(512, 256), operand_rows(sums), device=DEVICES[target], sums=sums
     )
+
+
+@pytest.mark.parametrize("interval", [32, 64, 128, 256])
+def test_promotion_is_an_option(interval: int) -> None:
+    """The terms of one tile, or of its steps, that a Hopper GPU sums before it adds to float32; 128 unless said."""
+    made = MadeProduct(
+        "mm", torch.randn(128, 512), torch.randn(512, 128), [rounding_row("e4m3")] * 2, device=DEVICES["sm_90"]
+    )
+    rows = PlanRows.of(rows_read(made.group.module), made.plan)
+    usual = ProductTemplate().build(made.group, made.args, rows.rows, made.device)
+    own = ProductTemplate(ProductOptions(promotion=interval)).build(made.group, made.args, rows.rows, made.device)
+    assert isinstance(usual, ProductProgram)
+    assert isinstance(own, ProductProgram)
+    assert f"max_num_imprecise_acc=BLOCK_K if BLOCK_K < {interval} else {interval}" in own.kernels[-1].text
+    assert (own.kernels[-1].text == usual.kernels[-1].text) is (interval == 128)
+
+
+@pytest.mark.parametrize("interval", [0, -32, 48, 16, 128.0, True])
+def test_promotions_that_are_none(interval: Any) -> None:
+    with pytest.raises(BackendError, match="expected a multiple of 32, the terms of one instruction"):
+        Triton(promotion=interval)
 
 
 @pytest.mark.parametrize(("name", "interval"), [("hopper_fp8", 0), ("hopper_fp8_e5m2_promoted", 128)])

@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from precc.backends.triton.alike_rows import alike
 from precc.backends.triton.device import INTERPRETER
 from precc.backends.triton.emit.random_bits import random_call, random_functions
 from precc.backends.triton.emit.rounding import rounding_text
 from precc.backends.triton.kernel_source import Argument, KernelSource
 from precc.backends.triton.load import launch
 from precc.backends.triton.rounding import ROUND_TRITON, round_triton
-from precc.backends.triton.templates.cast_copies import Copy, alike
+from precc.backends.triton.templates.cast_copies import Copy
 from precc.backends.triton.templates.cast_kernels import kernels_of
 from precc.errors import BackendError, FormatError
 from precc.formats import FORMATS, BlockFormat, ElementFormat, Scaling, parse_format

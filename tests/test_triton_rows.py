@@ -245,6 +245,22 @@ def test_compiles_without_spills(kind: str) -> None:
 @pytest.mark.parametrize("kind", sorted(VALUES))
 @pytest.mark.parametrize("length", [64, 768, 4096])
 def test_compiles_at_all_lengths(kind: str, length: int) -> None:
-    for precision in (Precision("e4m3", scaling=Scaling("row")), Precision("mxfp8"), Precision("mxfp4")):
+    pairs = [] if "layer_norm" in kind and length == 4096 else [Precision("mxfp4")]
+    for precision in (Precision("e4m3", scaling=Scaling("row")), Precision("mxfp8"), *pairs):
         for dtype in (torch.float32, torch.bfloat16):
             compiles(kind, precision, length, dtype, ["sm_80", "sm_90"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "longest"),
+    [("rms_norm", "mxfp8", 8192), ("layer_norm", "mxfp8", 4096), ("layer_norm", "mxfp4", 2048)],
+)
+def test_the_longest_rows(kind: str, name: str, longest: int) -> None:
+    """A layer norm has twice the values in registers, and codes of 4 bits take two rows at once."""
+    plan = plan_of(Precision(name), Precision(name))
+    for length in (longest, longest + 32):
+        args = arguments(kind, 64, length, torch.bfloat16)
+        group, rows = group_of(copies_of(kind, packed), args, plan, kind)
+        built = RowsTemplate().build(group, args, rows, DEVICES["sm_90"])
+        assert isinstance(built, str) is (length > longest)
+        assert not isinstance(built, str) or f"at most {longest}" in built

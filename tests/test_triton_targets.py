@@ -1,5 +1,7 @@
 """Kernels of nets of real sizes compile for GPUs that need not be there, and multiply as those do."""
 
+import re
+
 import pytest
 from torch import nn
 
@@ -19,6 +21,7 @@ def tensor_scaled(fmt: str) -> precc.PrecisionPlan:
 
 PLANS = {
     "e4m3": precc.Uniform("e4m3").assign(),
+    "e4m3 and e5m2": precc.PrecisionPlan("e4m3", rules=(precc.Rule(operand="grad_output", format="e5m2"),)),
     "e4m3/tensor": tensor_scaled("e4m3"),
     "mxfp8": precc.PrecisionPlan("mxfp8"),
     "nvfp4": precc.PrecisionPlan("nvfp4"),
@@ -54,15 +57,23 @@ def layer() -> nn.Module:
     return nn.Sequential(nn.RMSNorm(WIDTH), nn.Linear(WIDTH, HIDDEN))
 
 
-def test_a_layer_for_hopper() -> None:
-    """One that has a kernel of each template, and multiplies nothing but 8-bit floats."""
-    device = DEVICES["sm_90"]
-    listing = listed(layer(), PLANS["e4m3"], device)
+@pytest.mark.parametrize("device", DEVICES.values(), ids=DEVICES.keys())
+def test_every_template(device: Device) -> None:
+    """A layer has a kernel of each; where 8-bit floats are multiplied, nothing else is."""
+    listing = listed(layer(), PLANS["e4m3 and e5m2"], device)
     assert not listing.left
     assert {own.template for own in listing.kernels} == {str(kind.value) for kind in TEMPLATES}
     instructions = check(listing, device)
-    assert instructions
-    assert all(own.startswith("wgmma") and own.endswith("f32.e4m3.e4m3") for own in instructions)
+    if device.has_fp8:
+        assert {own for own in instructions if FP8[device.name] not in own} == set()
+        assert {pair for own in instructions for pair in operands(own)} == {"e4m3.e4m3", "e5m2.e4m3"}
+    else:
+        assert instructions
+        assert all("bf16.bf16" in own for own in instructions)
+
+
+def operands(opcode: str) -> list[str]:
+    return re.findall(r"f32\.(e\dm\d\.e\dm\d)", opcode) or [opcode]
 
 
 @pytest.mark.slow

@@ -152,6 +152,7 @@ for _ in range(100):
 """
 
 
+@pytest.mark.slow  # threads, and processes that compile: test_triton_bad_input.py, test_triton_compiler.py
 def test_processes_race(tmp_path: Path) -> None:
     """Each sees the whole text, and they leave nothing beside it."""
     racing = [

@@ -8,10 +8,10 @@ import torch
 
 from precc.backends.triton.device import DEVICES
 from precc.backends.triton.live_rows import PlanRows, rows_read
-from precc.backends.triton.load import kernels_folder
+from precc.backends.triton.load import kernels_folder, launches
 from precc.backends.triton.templates import product
 from precc.backends.triton.tiles import Tile
-from precc.backends.triton.tuning import TIMED, quickest
+from precc.backends.triton.tuning import TIMED, known, quickest
 from precc.errors import PrecisionWarning
 from tests.triton_products import MadeProduct, rounding_row
 
@@ -39,6 +39,9 @@ def test_the_quickest_of_the_first_is_timed_once() -> None:
     assert asked == TILES[:TIMED]
     assert found(asked) == TILES[2]
     assert len(asked) == TIMED
+    assert known(TILES, "k", "NVIDIA H100 80GB HBM3", "3.9.0") == TILES[2]
+    assert known(TILES, "k", "NVIDIA H100 80GB HBM3", "3.6.0") is None
+    assert known(TILES, "another", "NVIDIA H100 80GB HBM3", "3.9.0") is None
     found(asked, "another")
     assert len(asked) == 2 * TIMED
 
@@ -67,7 +70,9 @@ def test_a_product_takes_the_quickest_tile(monkeypatch: pytest.MonkeyPatch) -> N
     used: list[dict[str, int]] = []
 
     def timed(run: Callable[[], None]) -> float:
-        used.append(dict(program.kernels[-1].tile))
+        with launches() as ran:
+            run()
+        used.append(dict(ran[-1].source.tile))
         return 1.0 if len(used) == 3 else 2.0
 
     monkeypatch.setattr(product, "can_be_timed", lambda device: True)

@@ -6,6 +6,7 @@ from precc.accumulation.accumulator import Accumulator
 from precc.accumulation.patches import Patches
 from precc.accumulation.tensor_ops import accumulate_tensor_ops, check_operands
 from precc.backends.triton.load import launch
+from precc.backends.triton.program import LiveRow
 from precc.backends.triton.templates.accumulate import (
     Shape,
     accumulate_source,
@@ -68,7 +69,8 @@ def _run(
         accumulator, *operands, sizes, device_of(a), first=stream[2], selected=select is not None
     )
     behind = () if select is None else (select,)
-    values = accumulate_values(accumulator, sizes, *stream)
+    live = LiveRow(None, accumulator, *stream[:2])
+    values = accumulate_values(accumulator, sizes, live, result.device, stream[2])
     args = (left, *left.stride(), *_placed(b), result, *behind, *values)
     launch(source, grid_of_programs(sizes, dict(source.tile)), args)
     return result

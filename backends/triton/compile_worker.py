@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 import re
+import struct
 import subprocess
 import sys
 import tempfile
@@ -44,8 +45,6 @@ def _answer(wanted: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _facts(wanted: Mapping[str, Any]) -> dict[str, Any]:
-    import triton
-    from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     signature = {**dict(wanted["arguments"]), **dict.fromkeys(wanted["tile"], "constexpr")}
@@ -56,12 +55,47 @@ def _facts(wanted: Mapping[str, Any]) -> dict[str, Any]:
         constexprs=wanted["tile"],
         attrs={(n,): [["tt.divisibility", 16]] for n in aligned},
     )
-    made = triton.compile(source, target=GPUTarget("cuda", wanted["capability"], 32), options=wanted["options"])
+    made = _compiled(source, wanted["capability"], wanted["options"])
     ptx = made.asm["ptx"]
     registers, spills = _usage(made.asm["cubin"], ptx)
     opcodes = sorted(set(_OPCODE.findall(ptx)))
     shared = made.metadata.shared
-    return {"registers": registers, "spills": spills, "shared_memory": shared, "instructions": opcodes, "ptx": ptx}
+    return {
+        "registers": registers,
+        "spills": spills,
+        "shared_memory": shared,
+        "instructions": opcodes,
+        "ptx": ptx,
+        "num_warps": wanted["options"]["num_warps"],
+        "num_stages": wanted["options"]["num_stages"],
+    }
+
+
+def _compiled(source: Any, capability: int, options: Mapping[str, Any]) -> Any:
+    """What Triton makes of a source, or has in its cache; anew where a file of that was cut."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    target = GPUTarget("cuda", capability, 32)
+    try:
+        made = triton.compile(source, target=target, options=options)
+        if _is_whole(made.asm["ptx"], made.asm["cubin"]):
+            return made
+    except ValueError:  # of what is no JSON document, or says so again
+        pass
+    with triton.knobs.compilation.scope():
+        triton.knobs.compilation.always_compile = True
+        return triton.compile(source, target=target, options=options)
+
+
+def _is_whole(ptx: str, cubin: bytes) -> bool:
+    """Whether the blocks of a text are closed, and an ELF file has the tables that its header names."""
+    closed = ptx.rstrip().endswith("}") and ptx.count("{") == ptx.count("}")
+    if not closed or ".entry" not in ptx or len(cubin) < 64:
+        return False
+    header: tuple[int, ...] = struct.unpack_from("<QQIHHHHH", cubin, 32)
+    programs, sections, _, _, of_program, n_programs, of_section, n_sections = header
+    return max(programs + of_program * n_programs, sections + of_section * n_sections) <= len(cubin)
 
 
 def _function(path: str, name: str) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from precc.backends.triton.live_plan import LivePlan
 from precc.backends.triton.running_group import RunningGroup
 from precc.kernel_listing import KernelListing, Remaining
 from precc.protocols import BoxedCallable
@@ -20,11 +21,13 @@ class CompiledGraph:
     Args:
         run: the graph.
         groups: those in it, in the order in which they run.
+        live: the plan that they read.
         remaining: nodes that round or multiply without a kernel, in no group.
     """
 
     run: BoxedCallable
     groups: tuple[RunningGroup, ...]
+    live: LivePlan
     remaining: tuple[Remaining, ...]
 
     def __call__(self, args: list[Any]) -> Sequence[Any]:
@@ -32,8 +35,10 @@ class CompiledGraph:
 
     def prepare(self, plan: Tensor) -> None:
         """Have the kernels for the live tensor of a plan, for all sizes that have been seen."""
+        rows = self.live.parsed(plan)
         for group in self.groups:
-            group.prepare(plan)
+            group.prepare(rows)
+        self.live.renew(plan)
 
     def listing(self) -> KernelListing:
         """The kernels of the last run."""

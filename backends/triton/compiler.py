@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from precc.backends.triton.computation import Computed, computed
 from precc.backends.triton.device import Device
 from precc.backends.triton.facts import CompiledFacts
 from precc.backends.triton.kernel_source import KernelSource
@@ -32,7 +33,9 @@ def compiled(
 ) -> list[CompiledFacts | str]:
     """What the compiler makes of kernels for a device: its facts, or why there are none.
 
-    Pointers are taken to be divisible by 16, as those of whole tensors are.
+    Pointers are taken to be divisible by 16, as those of whole tensors are. Where registers spill, `variants` are
+    tried, as they are on a GPU; the facts say which it is. Of kernels that differ in names alone one
+    is compiled, and its facts are those of all: the PTX is of the first.
 
     Args:
         sources: the kernels.
@@ -45,12 +48,34 @@ def compiled(
     require_triton()
     if device.interpreted:
         raise BackendError("the interpreter runs kernels without compiling them: name a GPU, such as sm_90")
+    answers: dict[Computed, dict[str, Any]] = {}
     found: list[CompiledFacts | str] = []
     for source in sources:
-        found.append(_facts(source, device))
+        own = computed(source)
+        if own not in answers:
+            answers[own] = _answer(source, device)
+        found.append(_facts(source, device, answers[own]))
         if done is not None:
             done(source)
     return found
+
+
+def _answer(source: KernelSource, device: Device) -> dict[str, Any]:
+    """The facts of a kernel, or of its first variant that does not spill; its own where each does."""
+    first = _worker.ask(_question(source, device))
+    if not _spills(first):
+        return first
+    others = (_worker.ask(_question(own, device)) for own in source.variants())
+    return next((own for own in others if "facts" in own and not _spills(own) and _fits(own, device)), first)
+
+
+def _spills(answer: dict[str, Any]) -> bool:
+    return "facts" in answer and answer["facts"]["spills"] > 0
+
+
+def _fits(answer: dict[str, Any], device: Device) -> bool:
+    found: int = answer["facts"]["shared_memory"]
+    return found <= device.shared_memory
 
 
 def _question(source: KernelSource, device: Device) -> dict[str, Any]:
@@ -64,8 +89,7 @@ def _question(source: KernelSource, device: Device) -> dict[str, Any]:
     }
 
 
-def _facts(source: KernelSource, device: Device) -> CompiledFacts | str:
-    answer = _worker.ask(_question(source, device))
+def _facts(source: KernelSource, device: Device, answer: dict[str, Any]) -> CompiledFacts | str:
     if "error" in answer:
         return f"{source.name} does not compile for {device.name}: {answer['error']}"
     facts = answer["facts"]

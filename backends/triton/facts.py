@@ -15,6 +15,7 @@ class CompiledFacts:
         shared_memory: bytes of one program.
         instructions: the distinct opcodes of PTX that multiply matrices, in full, sorted: ``wgmma.mma_async...``.
         ptx: the text.
+        num_warps, num_stages: with which it was compiled: those of the kernel, or of the variant that does not spill.
     """
 
     registers: int
@@ -22,3 +23,5 @@ class CompiledFacts:
     shared_memory: int
     instructions: tuple[str, ...]
     ptx: str
+    num_warps: int
+    num_stages: int

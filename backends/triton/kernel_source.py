@@ -6,6 +6,9 @@ from dataclasses import dataclass, field, replace
 
 __all__ = ["Argument", "KernelSource"]
 
+#: Of one program: with 32 a thread has 64 registers at most.
+_MOST_WARPS = 16
+
 
 @dataclass(frozen=True, slots=True)
 class Argument:
@@ -45,7 +48,7 @@ class KernelSource:
     template: str
     text: str
     arguments: tuple[Argument, ...]
-    tile: Mapping[str, int] = field(default_factory=dict, hash=False)
+    tile: Mapping[str, int] = field(default_factory=dict)
     num_warps: int = 4
     num_stages: int = 3
     nodes: tuple[str, ...] = ()
@@ -53,10 +56,23 @@ class KernelSource:
     bytes: int = 0
     flops: int = 0
 
+    def __hash__(self) -> int:
+        """Of its text, which Python keeps: a source is looked up at each launch."""
+        return hash((self.name, self.text))
+
     @property
     def digest(self) -> str:
         """Of its text, which names its file in the cache."""
         return hashlib.sha256(self.text.encode()).hexdigest()[:16]
+
+    def variants(self) -> tuple["KernelSource", ...]:
+        """The same with more warps, in fewer stages, with fewer warps: in this order tried where registers spill."""
+        more = [own for own in (2 * self.num_warps, 4 * self.num_warps) if own <= _MOST_WARPS]
+        return (
+            *(replace(self, num_warps=own) for own in more),
+            *(replace(self, num_stages=own) for own in reversed(range(1, self.num_stages))),
+            *([replace(self, num_warps=self.num_warps // 2)] if self.num_warps > 1 else []),
+        )
 
     def standing_for(self, nodes: tuple[str, ...], slots: tuple[str, ...]) -> "KernelSource":
         """Itself, with the nodes and slots of its group where it names none of its own."""

@@ -1,21 +1,26 @@
 """From the text of a kernel to a function of Triton's that runs: by a file in the cache folder."""
 
 import importlib.util
-import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from precc.backends.cpp.build import cache_folder
+from precc.backends.triton.computation import computation
+from precc.backends.triton.interpreter import interpreting
 from precc.backends.triton.kernel_source import KernelSource
+from precc.backends.triton.toolchain import is_asked
 from precc.errors import BackendError
 from precc.files import write_whole
 
-__all__ = ["OPTIONS", "Launch", "kernels_folder", "launch", "launches", "source_path"]
+__all__ = ["OPTIONS", "Launch", "compiling", "kernels_folder", "launch", "launches", "source_path", "variant_of"]
 
 #: Of every compilation. A multiply and an add stay two roundings.
 OPTIONS = {"enable_fp_fusion": False}
@@ -60,20 +65,29 @@ def _cannot(folder: Path, error: OSError) -> str:
     return f"kernels cannot be kept in {str(folder)!r}: {error}; set PRECC_CACHE to a folder that you can write"
 
 
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """A kernel in a file; equal to what computes the same, whatever it is called."""
+
+    computation: str
+    name: str = field(compare=False)
+    path: Path = field(compare=False)
+
+
 @lru_cache(_LOADED)
 def _function(source: KernelSource) -> Any:
-    return _text_function(source.name, source.text, str(source_path(source)))
+    return _text_function(_Text(computation(source.text, source.name), source.name, source_path(source)))
 
 
 @lru_cache(_LOADED)
-def _text_function(name: str, text: str, path: str) -> Any:
-    """One function for all sources of one text, whatever their tiles: Triton keeps what it compiled in it."""
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+def _text_function(text: _Text) -> Any:
+    """One function for all that compute the same, whatever their tiles: Triton keeps what it compiled in it."""
+    spec = importlib.util.spec_from_file_location(text.path.stem, text.path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return getattr(module, name)
+    return getattr(module, text.name)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,8 +101,6 @@ class Launch:
     def __call__(self) -> None:
         launch(self.source, self.grid, self.args)
 
-
-_interpreting = threading.RLock()
 
 #: Where launches are noted; None where nobody asks.
 _noted: list[Launch] | None = None
@@ -105,23 +117,69 @@ def launches() -> Iterator[list[Launch]]:
         _noted = before
 
 
-def launch(source: KernelSource, grid: tuple[int, ...], args: Sequence[Any]) -> None:
-    """Run a kernel on the device of its arguments, or by the interpreter."""
-    if _noted is not None:
-        _noted.append(Launch(source, grid, tuple(args)))
-    kernel = _function(source)[grid]
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    with _interpreter() if interpreted else nullcontext():
-        kernel(*args, **source.tile, num_warps=source.num_warps, num_stages=source.num_stages, **OPTIONS)
+_own = threading.local()
 
 
 @contextmanager
-def _interpreter() -> Iterator[None]:
-    """One kernel at a time: the interpreter puts its own functions into Triton's language meanwhile, for all threads.
-
-    A GPU does not warn of infinities and NaN, nor of what masks leave out; neither does the interpreter here.
-    """
-    import numpy as np
-
-    with _interpreting, np.errstate(all="ignore"):
+def compiling() -> Iterator[None]:
+    """Kernels that this thread launches meanwhile are only compiled, for tensors that may be without data."""
+    _own.compiles = True
+    try:
         yield
+    finally:
+        _own.compiles = False
+
+
+#: By source and GPU, the variant that runs.
+_chosen: dict[tuple[KernelSource, int], KernelSource] = {}
+
+
+def variant_of(source: KernelSource) -> KernelSource:
+    """The variant that runs on the GPU in use; itself where none has been chosen."""
+    return _chosen.get((source, torch.cuda.current_device()), source) if _chosen else source
+
+
+def _without_spills(source: KernelSource, grid: tuple[int, ...], args: Sequence[Any]) -> KernelSource:
+    """The source or the first variant of it of which nothing is spilled; itself where each spills. Found once a GPU."""
+    key = source, torch.cuda.current_device()
+    if key not in _chosen:
+        some = (source, *source.variants())
+        _chosen[key] = next((own for own in some if not _spills(_compile(own, grid, args))), source)
+    return _chosen[key]
+
+
+def _spills(kernel: Any) -> bool:
+    """Whether a compiled kernel spills registers, or does not fit the GPU."""
+    from triton.runtime.errors import OutOfResources
+
+    try:
+        kernel.run  # noqa: B018  # what loads it, and finds out
+    except OutOfResources:
+        return True
+    return int(kernel.n_spills) > 0
+
+
+def _compile(source: KernelSource, grid: tuple[int, ...], args: Sequence[Any]) -> Any:
+    """What Triton compiles for such arguments; pointers are taken to be multiples of 16, as new tensors' are."""
+    like = [own.dtype if isinstance(own, Tensor) else own for own in args]
+    options = {"num_warps": source.num_warps, "num_stages": source.num_stages, **OPTIONS}
+    return _function(source).warmup(*like, grid=grid, **source.tile, **options)
+
+
+def launch(source: KernelSource, grid: tuple[int, ...], args: Sequence[Any]) -> None:
+    """Run a kernel on the device of its arguments, or by the interpreter."""
+    if getattr(_own, "compiles", False):
+        _without_spills(source, grid, args)
+        return
+    if _noted is not None:
+        _noted.append(Launch(source, grid, tuple(args)))
+    if is_asked():
+        with interpreting():
+            _run(source, grid, args)
+    else:
+        _run(_without_spills(source, grid, args), grid, args)
+
+
+def _run(own: KernelSource, grid: tuple[int, ...], args: Sequence[Any]) -> None:
+    kernel = _function(own)[grid]
+    kernel(*args, **own.tile, num_warps=own.num_warps, num_stages=own.num_stages, **OPTIONS)

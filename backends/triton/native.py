@@ -4,10 +4,10 @@ Products of the values of all these formats are exact; they are added in float32
 terms within ``(K + 3) u sum |a b|`` of the exact sum, u = 2**-24, where three are for scales by which sums are
 multiplied (of tensors of 16 bits that is a product of values that were not rounded to the dtype once more).
 
-Of 8-bit operands a Hopper GPU keeps 14 bits of a sum between promotions: every P = `PROMOTION` terms, or fewer where a
-tile or a block of one scale has fewer, it is added to a float32 sum; that is within ``(P / 32 + 1) 2**-13`` of the
-largest sum of magnitudes of P terms (DeepSeek-AI 2024, V3, section 3.3.2; the models ``hopper_fp8..._promoted`` of
-`precc.accumulation.named`).
+Of 8-bit operands a Hopper GPU keeps 14 bits of a sum between promotions: every P = `ProductOptions.promotion` terms, or
+fewer where a tile or a block of one scale has fewer, it is added to a float32 sum; that is within
+``(P / 32 + 1) 2**-13`` of the largest sum of magnitudes of P terms (DeepSeek-AI 2024, V3, section 3.3.2; the models
+``hopper_fp8..._promoted`` of `precc.accumulation.named`).
 
 A type holds an operand if its grid does and its scales are apart from the values: one for all terms of a sum, or for a
 block of them whose partial sum is then multiplied by it; or if they are powers of two that the type holds as well.
@@ -20,14 +20,55 @@ from enum import Enum
 import torch
 
 from precc.backends.triton.device import Device
+from precc.errors import BackendError
 from precc.formats import ScaleRule
 from precc.rounding import Row
 from precc.rounding.row import Grid
 
-__all__ = ["PROMOTION", "Arithmetic", "KnownValues", "arithmetic_of", "fp8_of", "holds_codes", "least_terms"]
+__all__ = [
+    "USUAL",
+    "PROMOTION",
+    "Arithmetic",
+    "ProductOptions",
+    "KnownValues",
+    "arithmetic_of",
+    "fp8_of",
+    "holds_codes",
+    "least_terms",
+]
 
 #: Terms that a Hopper GPU sums in 8-bit products before it adds to float32; Triton's own default is all of them.
 PROMOTION = 128
+
+
+@dataclass(frozen=True, slots=True)
+class ProductOptions:
+    """How products of 8-bit operands are computed where the plan does not say it.
+
+    Args:
+        force_low: in 8 bits also where bfloat16 is faster.
+        promotion: terms that are summed in 8-bit products before they are added to float32, or those of a step of the
+            kernel, if they are fewer: a multiple of 32, the terms of one instruction.
+
+    Raises:
+        BackendError: another promotion, or no bool.
+    """
+
+    force_low: bool = True
+    promotion: int = PROMOTION
+
+    def __post_init__(self) -> None:
+        if type(self.force_low) is not bool:
+            raise BackendError(f"triton: force_low={self.force_low!r}: expected True or False")
+        if type(self.promotion) is not int or self.promotion < 32 or self.promotion % 32:
+            raise BackendError(
+                f"triton: 8-bit products are added to float32 every promotion={self.promotion!r} terms: expected a "
+                "multiple of 32, the terms of one instruction"
+            )
+
+
+#: Those of a backend without options.
+USUAL = ProductOptions()
 
 
 class Arithmetic(Enum):

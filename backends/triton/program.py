@@ -4,14 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
 from precc.accumulation.sums import Sums
 from precc.backends.triton.device import Device
+from precc.backends.triton.emit.live_numbers import STREAMS, WIDTH
 from precc.backends.triton.kernel_source import KernelSource
 from precc.fusion_group import FusionGroup, GroupKind
 from precc.rounding import Row
+from precc.rounding.random_bits import stream_state
 
 __all__ = ["Built", "Group", "LiveRow", "Program", "Template"]
 
@@ -25,14 +28,44 @@ class LiveRow:
         sums: the accumulator; None for the tensors' own arithmetic, and where the row is one of an operand.
         key: of the stochastic bits of this forward.
         slot: number of the slot.
-        records: whether the largest magnitude of what is rounded is to be noted.
+        record: numbers of the amax history and of the forward that are to have the largest magnitude of what is
+            rounded; None: none are.
+        numbers: what kernels read of it as they run, on their device: `values`, kept up to date; None where there is
+            no such memory.
+        amax: where kernels put that magnitude, as the bits of float64; None where nothing is recorded.
     """
 
     row: Row | None
     sums: Sums | None
     key: int
     slot: int
-    records: bool = False
+    record: tuple[int, int] | None = None
+    numbers: Tensor | None = None
+    amax: Tensor | None = None
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """What kernels read: the static scale, and the states of the random streams, if any draws from them."""
+        slot, scale = (self.slot, 1.0) if self.row is None else (self.row.slot, self.row.scale.value)
+        if not any(own is not None and own.is_stochastic for own in (self.row, self.sums)):
+            return (scale, *_NO_STREAMS)
+        count = STREAMS if self.row is None else 2 if self.row.shift else 1  # a nested integer is rounded twice
+        states = (float(half) for n in range(count) for half in stream_state(self.key, slot + n))
+        return (scale, *states, *_NO_STREAMS[2 * count :])
+
+    @property
+    def records(self) -> bool:
+        """Whether the largest magnitude of what is rounded is to be noted."""
+        return self.record is not None
+
+    def on(self, device: torch.device) -> Tensor:
+        """These values in the memory of a device."""
+        if self.numbers is not None and self.numbers.device == device:
+            return self.numbers
+        return torch.tensor(self.values, dtype=torch.float64, device=device)
+
+
+_NO_STREAMS = (0.0,) * (WIDTH - 1)
 
 
 #: The rows of a plan that a group reads, by their number in the plan.

@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
+from precc.backends.triton.alike_rows import alike
 from precc.backends.triton.device import Device
 from precc.backends.triton.program import LiveRow
-from precc.backends.triton.templates.cast_copies import Copy, alike
+from precc.backends.triton.templates.cast_copies import Copy
 from precc.backends.triton.templates.cast_kernels import kernels_of
 from precc.backends.triton.toolchain import device_of
 from precc.errors import BackendError

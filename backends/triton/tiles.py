@@ -9,6 +9,7 @@ from functools import lru_cache
 
 from precc.backends.triton.constraints import Constraint, Polynomial, solutions
 from precc.backends.triton.device import Device
+from precc.backends.triton.powers import power_from
 
 __all__ = ["ProductSize", "Tile", "product_tiles"]
 
@@ -23,6 +24,8 @@ _BALANCE = 64
 #: Multiprocessors by capability: A100, L40S or RTX 4090, H100.
 _PROCESSORS = {80: 108, 89: 128, 90: 132}
 _LARGEST = 256
+#: Terms at once where operands go through the registers before Hopper: of more, ptxas spills a few bytes there.
+_THROUGH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,8 @@ def _constraints(size: ProductSize, device: Device) -> list[Constraint]:
         Constraint(Polynomial(((4.0, sums),)), "<=", number(device.shared_memory)),
         Constraint(kept, "<=", Polynomial(((registers, ("warps",)),))),
     ]
+    if through and device.capability < 90:
+        found.append(Constraint(Polynomial(((1.0, ("terms",)),)), "<=", number(max(_THROUGH, size.least))))
     if size.divides:
         found.append(Constraint(number(size.divides), "%", Polynomial(((1.0, ("terms",)),))))
     return found
@@ -128,4 +133,4 @@ def _cost(tile: Tile, size: ProductSize, processors: int) -> tuple[float, ...]:
 
 def _power(length: int, most: int) -> int:
     """The smallest power of two from a length on, within limits."""
-    return min(most, max(16, 1 << max(0, length - 1).bit_length()))
+    return min(most, max(16, power_from(length)))

@@ -11,7 +11,7 @@ from torch import Tensor
 from precc.backends.triton.device import INTERPRETER, Device
 from precc.errors import BackendError
 
-__all__ = ["OLDEST", "check", "current_device", "device_of", "interprets", "require_triton"]
+__all__ = ["OLDEST", "check", "current_device", "device_of", "interprets", "is_asked", "require_triton"]
 
 #: What the kernels are tested with; older ones name options otherwise.
 OLDEST = (3, 6)
@@ -98,6 +98,11 @@ def _gpu(index: int) -> Device:
     return Device(f"sm_{capability}", capability, shared, int(found.regs_per_multiprocessor))
 
 
+def is_asked() -> bool:
+    """Whether the environment asks for the interpreter, as triton.knobs reads it."""
+    return os.environ.get(_VARIABLE, "0").lower() in ("1", "true", "on", "yes", "y")
+
+
 def interprets() -> bool:
     """Whether Triton's interpreter runs the kernels of this process, which was settled when Triton was imported.
 
@@ -109,8 +114,7 @@ def interprets() -> bool:
     from triton.runtime.interpreter import InterpretedFunction
 
     settled = isinstance(standard.zeros, InterpretedFunction)
-    wanted = os.environ.get(_VARIABLE, "0").lower() in ("1", "true", "on", "yes", "y")  # as triton.knobs reads it
-    if settled != wanted:
+    if settled != is_asked():
         value = os.environ.get(_VARIABLE)
         now = f"{_VARIABLE} is {value!r}" if value is not None else f"{_VARIABLE} is not set"
         was = "with" if settled else "without"

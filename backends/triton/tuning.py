@@ -17,7 +17,7 @@ from precc.backends.triton.toolchain import interprets, require_triton
 from precc.errors import BackendError, PrecisionWarning
 from precc.files import write_whole
 
-__all__ = ["TIMED", "can_be_timed", "milliseconds", "quickest", "quickest_here"]
+__all__ = ["TIMED", "can_be_timed", "known", "known_here", "milliseconds", "quickest", "quickest_here"]
 
 #: Tiles of the best rank that are timed.
 TIMED = 6
@@ -35,23 +35,42 @@ def quickest(tiles: Sequence[Tile], kernel: str, device: str, version: str, time
         version: of Triton.
         timed: milliseconds in a tile; infinity where the kernel does not compile.
     """
-    some = tiles[:TIMED]
     path = _path(device)
-    known = {} if path is None else _read(path)
-    key = f"{kernel} triton {version}"
-    found = [tile for tile in some if asdict(tile) == known.get(key)]
-    if found:
-        return found[0]
-    best = min(some, key=timed)
+    found = None if path is None else _known(tiles, path, kernel, version)
+    if found is not None:
+        return found
+    best = min(tiles[:TIMED], key=timed)
     if path is not None:
-        _write(path, _read(path) | {key: asdict(best)})
+        _write(path, _read(path) | {_key(kernel, version): asdict(best)})
     return best
+
+
+def known(tiles: Sequence[Tile], kernel: str, device: str, version: str) -> Tile | None:
+    """The tile that `quickest` found before, in whichever process; None if it did not."""
+    path = _path(device)
+    return None if path is None else _known(tiles, path, kernel, version)
+
+
+def _known(tiles: Sequence[Tile], path: Path, kernel: str, version: str) -> Tile | None:
+    kept = _read(path).get(_key(kernel, version))
+    return next((tile for tile in tiles[:TIMED] if asdict(tile) == kept), None)
+
+
+def _key(kernel: str, version: str) -> str:
+    return f"{kernel} triton {version}"
 
 
 def quickest_here(tiles: Sequence[Tile], kernel: str, timed: Callable[[Tile], float]) -> Tile:
     """`quickest` on the GPU of this process."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return quickest(tiles, kernel, name, require_triton().__version__, timed)
+
+
+def known_here(tiles: Sequence[Tile], kernel: str) -> Tile | None:
+    """`known` on the GPU of this process; None without one."""
+    if not torch.cuda.is_available() or interprets():
+        return None
+    return known(tiles, kernel, torch.cuda.get_device_name(), require_triton().__version__)
 
 
 def can_be_timed(device: torch.device) -> bool:

@@ -19,7 +19,6 @@ from precc.backends.triton.templates.two_pass import Passes, Question, two_pass_
 from precc.backends.triton.toolchain import device_of
 from precc.formats import Granularity
 from precc.rounding import Row
-from precc.rounding.tensor_ops import carrier_of
 
 __all__ = ["two_pass", "why_not_fused"]
 
@@ -67,8 +66,11 @@ def two_pass(
     source = two_pass_source(passes, question, sizes, device_of(result), first=problem.first)
     args: list[Any] = [value for own in (*of_low, *of_high) for value in own.values(key)]
     args += [result, again, *_asked(problem, choice, condition, norms, of_low, shape)]
-    slots = slot_of("low.sum"), slot_of("high.sum")
-    args += two_pass_values(passes, sizes, key, slots, problem.first)
+    sums = (
+        LiveRow(None, low.accumulator, key, slot_of("low.sum")),
+        LiveRow(None, high.accumulator, key, slot_of("high.sum")),
+    )
+    args += two_pass_values(passes, sizes, sums, result.device, problem.first)
     launch(source, grid_of_programs(sizes, dict(source.tile)), args)
     return TwoPass(result, again, condition)
 
@@ -117,12 +119,8 @@ class _Rounded:
         found: list[Any] = [self.x, *self.x.stride()]
         if self.row is None:
             return found
-        if self._scaled:
-            carrier = carrier_of(self.x, self.row).dtype
-            found.append(torch.tensor([self.row.scale.value], dtype=carrier, device=self.x.device))
-        text = self.text.rounding
-        assert text is not None
-        return [*found, *text.values(LiveRow(self.row, None, key, self.row.slot))]
+        live = LiveRow(self.row, None, key, self.row.slot)
+        return [*found, live.on(self.x.device)] if self.text.reads_numbers else found
 
 
 def _texts(operands: tuple[_Rounded, _Rounded]) -> tuple[Operand, Operand]:

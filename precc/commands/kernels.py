@@ -47,8 +47,8 @@ class _Row:
             "nodes": list(own.nodes),
             "slots": list(own.slots),
             "tile": dict(own.tile),
-            "num_warps": own.num_warps,
-            "num_stages": own.num_stages,
+            "num_warps": facts.num_warps if facts else own.num_warps,
+            "num_stages": facts.num_stages if facts else own.num_stages,
             "registers": facts and facts.registers,
             "spills": facts and facts.spills,
             "shared_memory": facts and facts.shared_memory,
@@ -103,7 +103,8 @@ def _kernels(rows: Sequence[_Row]) -> Table:
     for row in rows:
         own = row.source
         tile = " ".join(f"{name}={size}" for name, size in own.tile.items())
-        heads = own.name, "\n".join(own.nodes), tile, str(own.num_warps), str(own.num_stages)
+        compiled = own if isinstance(row.facts, str) else row.facts
+        heads = own.name, "\n".join(own.nodes), tile, str(compiled.num_warps), str(compiled.num_stages)
         table.add_row(*heads, *_cells(row.facts))
     return table
 

@@ -12,15 +12,12 @@ from dataclasses import dataclass
 import torch
 
 from precc.backends.triton.emit.device_functions import JIT, TYPES, Types, literal, named_after
-from precc.packing.codes import index_of
+from precc.packing.codes import Codes, codes_of
 from precc.rounding import Row
 from precc.rounding.row import Grid
-from precc.rounding.tensor_ops import carrier_of, nested_grid
+from precc.rounding.tensor_ops import carrier_of_dtype
 
 __all__ = ["CodeText", "code_text"]
-
-#: Grids with one quantum everywhere have an exponent beyond all as that of their first normal number.
-_NO_NORMAL = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +25,14 @@ class CodeText:
     """Device functions between unscaled rounded values and codes.
 
     Args:
-        storage: bits of one code: 4, 8 or 16; 32 or 64 for the carrier's own.
-        holds_nan: whether a NaN has a code; where it has not, it becomes some other.
+        codes: what they are; a NaN that has none becomes some other.
         encode: expression, with ``{}`` for a block of values of the carrier; gives integers of 32 or 64 bits.
         decode: expression, with ``{}`` for a block of codes as integers without sign; gives values of the carrier.
         encoder: text of what encodes.
         decoder: text of what decodes.
     """
 
-    storage: int
-    holds_nan: bool
+    codes: Codes
     encode: str
     decode: str
     encoder: str = ""
@@ -46,32 +41,16 @@ class CodeText:
 
 def code_text(row: Row, dtype: torch.dtype) -> CodeText:
     """The codes of the elements of a row, of tensors of a dtype."""
-    types = TYPES[carrier_of(torch.empty(0, dtype=dtype), row).dtype]
-    grid = nested_grid(row) if row.shift else row.grid
-    own = 32 if types.float == "tl.float32" else 64
-    if row.power or not math.isfinite(grid.high):
-        return _own_bits(own, types)
-    if grid.emin >= _NO_NORMAL:
-        return _fixed(grid, types, own)
-    return _float(grid, types, own)
+    types = TYPES[carrier_of_dtype(dtype, row).dtype]
+    codes = codes_of(row, dtype)
+    if codes.grid is None:
+        encode = f"{{}}.to({types.integer}, bitcast=True)"
+        return CodeText(codes, encode, f"{{}}.to({types.integer}).to({types.float}, bitcast=True)")
+    return _fixed(codes, codes.grid, types) if codes.fixed else _float(codes, codes.grid, types)
 
 
-def _own_bits(own: int, types: Types) -> CodeText:
-    encode = f"{{}}.to({types.integer}, bitcast=True)"
-    return CodeText(own, True, encode, f"{{}}.to({types.integer}).to({types.float}, bitcast=True)")
-
-
-def _storage(bits: int, own: int) -> int:
-    return next((storage for storage in (4, 8, 16) if bits <= storage), own)
-
-
-def _fixed(grid: Grid, types: Types, own: int) -> CodeText:
-    low, high = (int(math.ldexp(bound, -grid.k_min)) for bound in (grid.low, grid.high))
-    storage = _storage(1 + max(high.bit_length(), (-low - 1).bit_length() if low < 0 else 0), own)
-    if storage == own:
-        return _own_bits(own, types)
-    nan = (1 << (storage - 1)) - 1
-    holds_nan = high < nan
+def _fixed(codes: Codes, grid: Grid, types: Types) -> CodeText:
+    storage, nan, holds_nan = codes.storage, codes.nan, codes.holds_nan
     ones, sign = (1 << storage) - 1, 1 << (storage - 1)
     encode = [
         f"# x / 2**{grid.k_min} in two's complement of {storage} bits",
@@ -86,17 +65,11 @@ def _fixed(grid: Grid, types: Types, own: int) -> CodeText:
         *([f'x = tl.where(code == 0x{nan:X}, float("nan"), x)'] if holds_nan else []),
         "return x",
     ]
-    return _made(f"fixed{storage}_k{grid.k_min}", storage, holds_nan, encode, decode)
+    return _made(f"fixed{storage}_k{grid.k_min}", codes, encode, decode)
 
 
-def _float(grid: Grid, types: Types, own: int) -> CodeText:
-    largest = index_of(grid, grid.high) + int(math.isinf(grid.above))
-    signed, sign = grid.low < 0, 1 << largest.bit_length()
-    storage = _storage(largest.bit_length() + int(signed), own)
-    if storage == own:
-        return _own_bits(own, types)
-    nan = (1 << (storage - 1)) - 1
-    holds_nan = nan > (largest | sign if signed else largest) or largest < nan < sign
+def _float(codes: Codes, grid: Grid, types: Types) -> CodeText:
+    largest, signed, sign, nan, holds_nan = codes.largest, codes.signed, codes.sign, codes.nan, codes.holds_nan
     m, dropped = grid.mantissa_bits, types.mantissa_bits - grid.mantissa_bits
     offset = ((grid.emin + types.bias) << m) - (1 << (grid.emin - grid.k_min))
     normal, infinite = literal(2.0**grid.emin), math.isinf(grid.above)
@@ -113,19 +86,20 @@ def _float(grid: Grid, types: Types, own: int) -> CodeText:
         "return index.to(tl.int32)",
     ]
     one = 1 << (grid.emin - grid.k_min)
+    # times -1: in Triton 3.6 -x is 0 - x, which is 0 where x is
     decode = [
         f"# sign, and the value of the index: below 0x{one:X} a multiple of 2**{grid.k_min}, above it the upper bits",
-        f"code = code.to({types.integer}) & 0x{(1 << storage) - 1:X}",
+        f"code = code.to({types.integer}) & 0x{(1 << codes.storage) - 1:X}",
         f"index = code & 0x{sign - 1:X}" if signed else "index = code",
         f"small = {_times(f'index.to({types.float})', grid.k_min)}",
         f"x = ((index + {offset}) << {dropped}).to({types.float}, bitcast=True)",
         f"x = tl.where(index < 0x{one:X}, small, x)",
         *([f'x = tl.where(index == 0x{largest:X}, float("inf"), x)'] if infinite else []),
-        *([f"x = tl.where(code >= 0x{sign:X}, -x, x)"] if signed else []),
+        *([f"x = tl.where(code >= 0x{sign:X}, x * -1.0, x)"] if signed else []),
         *([f'x = tl.where(code == 0x{nan:X}, float("nan"), x)'] if holds_nan else []),
         "return x",
     ]
-    return _made(f"m{m}_k{grid.k_min}", storage, holds_nan, encode, decode)
+    return _made(f"m{m}_k{grid.k_min}", codes, encode, decode)
 
 
 def _times(x: str, exponent: int) -> str:
@@ -136,10 +110,10 @@ def _times(x: str, exponent: int) -> str:
     return f"({x} * {literal(2.0**half)}) * {literal(2.0 ** (exponent - half))}"
 
 
-def _made(kind: str, storage: int, holds_nan: bool, encode: list[str], decode: list[str]) -> CodeText:
+def _made(kind: str, codes: Codes, encode: list[str], decode: list[str]) -> CodeText:
     bodies = ["".join(f"    {line}\n" for line in lines) for lines in (encode, decode)]
     to_code, from_code = (
         named_after(f"{verb}_{kind}", body) for verb, body in zip(("encoded", "decoded"), bodies, strict=True)
     )
     texts = (f"{JIT}def {to_code}(x):\n{bodies[0]}", f"{JIT}def {from_code}(code):\n{bodies[1]}")
-    return CodeText(storage, holds_nan, f"{to_code}({{}})", f"{from_code}({{}})", *texts)
+    return CodeText(codes, f"{to_code}({{}})", f"{from_code}({{}})", *texts)

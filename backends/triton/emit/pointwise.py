@@ -75,7 +75,8 @@ class _Call:
         return f"tl.sqrt({x})" if self.double else f"tl.sqrt_rn({x})"
 
 
-_TANH = f"""{JIT}def tanh(x):
+#: Nodes are called ``tanh``, and lines are called after nodes.
+_TANH = f"""{JIT}def tanh_of(x):
     # x (1 - x**2 / 3 + ...) where 1 - 2 / (e**2|x| + 1) would lose digits
     square = x * x
     near = -0.00886323552990219 * square + 0.021869488536155203
@@ -147,14 +148,14 @@ def _limited(call: _Call, low: Any, high: Any) -> str:
 def _gelu(call: _Call) -> str:
     x = call[0]
     if call.option(1, "approximate", "none") == "tanh":
-        return f"0.5 * {x} * (1.0 + tanh({_GELU_BETA!r} * ({x} + {_GELU_KAPPA!r} * {x} * {x} * {x})))"
+        return f"0.5 * {x} * (1.0 + tanh_of({_GELU_BETA!r} * ({x} + {_GELU_KAPPA!r} * {x} * {x} * {x})))"
     return f"{x} * 0.5 * (1.0 + tl.erf({x} * {_SQRT_HALF!r}))"
 
 
 def _gelu_backward(call: _Call) -> str:
     gradient, x = call[0], call[1]
     if call.option(2, "approximate", "none") == "tanh":
-        inner = f"tanh({_GELU_BETA!r} * ({x} + {_GELU_KAPPA!r} * {x} * {x} * {x}))"
+        inner = f"tanh_of({_GELU_BETA!r} * ({x} + {_GELU_KAPPA!r} * {x} * {x} * {x}))"
         slope = f"{_GELU_BETA!r} * (1.0 + {3 * _GELU_KAPPA!r} * {x} * {x})"
         return f"{gradient} * (0.5 * (1.0 + {inner}) + 0.5 * {x} * (1.0 - {inner} * {inner}) * {slope})"
     below = f"0.5 * (1.0 + tl.erf({x} * {_SQRT_HALF!r}))"
@@ -207,7 +208,7 @@ EXACT: dict[str, Callable[[_Call], str]] = {
     "aten.minimum": _extreme("<"),
     "aten.mul": lambda call: f"{call[0]} * {call[1]}",
     "aten.ne": _compared("!="),
-    "aten.neg": lambda call: f"-{call[0]}",
+    "aten.neg": lambda call: f"{call[0]} * -1.0",  # in Triton 3.6 -x is 0 - x, which is 0 where x is
     "aten.reciprocal": lambda call: call.divided("1.0", call[0]),
     "aten.relu": lambda call: f"tl.where({call[0]} < 0.0, 0.0, {call[0]})",
     "aten.rsqrt": lambda call: call.divided("1.0", call.root(call[0])),
@@ -230,7 +231,7 @@ POINTWISE: dict[str, Callable[[_Call], str]] = {
     "aten.silu": lambda call: call.divided(call[0], f"1.0 + tl.exp(-{call[0]})"),
     "aten.silu_backward": _silu_backward,
     "aten.sqrt": lambda call: call.root(call[0]),
-    "aten.tanh": lambda call: f"tanh({call[0]})",
+    "aten.tanh": lambda call: f"tanh_of({call[0]})",
     "aten.tanh_backward": lambda call: f"{call[0]} * (1.0 - {call[1]} * {call[1]})",
 }
 
@@ -250,4 +251,4 @@ def pointwise_text(node: Node, texts: Mapping[Node, str], carrier: str) -> Point
     if made is None:
         raise BackendError(f"triton: no kernel computes {node.name} ({op_name(node) or node.target})")
     expression = made(_Call(node, texts, carrier == "tl.float64"))
-    return PointwiseText(expression, _TANH if "tanh(" in expression else "")
+    return PointwiseText(expression, _TANH if "tanh_of(" in expression else "")

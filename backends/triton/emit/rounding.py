@@ -6,14 +6,13 @@ import torch
 
 from precc.backends.triton.emit.device_functions import JIT, TYPES, Types, joined, named_after
 from precc.backends.triton.emit.grid_rounding import grid_text
+from precc.backends.triton.emit.live_numbers import live_argument, state_lines, states
 from precc.backends.triton.emit.power_law import power_text
 from precc.backends.triton.emit.random_bits import random_call, random_functions
 from precc.backends.triton.kernel_source import Argument
-from precc.backends.triton.program import LiveRow
 from precc.errors import BackendError
 from precc.rounding import Row
-from precc.rounding.random_bits import stream_state
-from precc.rounding.tensor_ops import Carrier, carrier_of, nested_grid
+from precc.rounding.tensor_ops import Carrier, carrier_of_dtype, nested_grid
 
 __all__ = ["RoundingText", "rounding_text"]
 
@@ -36,20 +35,19 @@ class RoundingText:
     draws: int = 0
 
     def arguments(self, prefix: str) -> tuple[Argument, ...]:
-        """What a kernel that calls it must be given at run time: the states of its streams."""
-        return tuple(Argument(f"{prefix}_{half}{n}", "u32") for n in range(self.draws) for half in "ab")
+        """What a kernel that calls it must be given at run time: the numbers of the live row."""
+        return (live_argument(prefix),) if self.draws else ()
 
-    def values(self, live: LiveRow) -> tuple[int, ...]:
-        """The values of `arguments`."""
-        assert live.row is not None
-        return tuple(half for n in range(self.draws) for half in stream_state(live.key, live.row.slot + n))
+    def before(self, prefix: str) -> list[str]:
+        """Lines that read the states of its streams from there, before it is called."""
+        return [line for n in range(self.draws) for line in state_lines(prefix, prefix, n, n)]
 
     def call(self, value: str, index: str, prefix: str) -> str:
         """The expression for a block of values, already divided by their scale, of which `index` names the row-major
         indices in the tensor, of the values' shape.
         """
-        states = [argument.name for argument in self.arguments(prefix)]
-        return f"{self.name}({', '.join([value, *([index] if self.draws else []), *states])})"
+        own = [half for n in range(self.draws) for half in states(prefix, n)]
+        return f"{self.name}({', '.join([value, *([index] if self.draws else []), *own])})"
 
 
 def rounding_text(row: Row, dtype: torch.dtype, wide: bool = False) -> RoundingText:
@@ -65,7 +63,7 @@ def rounding_text(row: Row, dtype: torch.dtype, wide: bool = False) -> RoundingT
     """
     if row.mode_needs_state:
         raise BackendError(f"triton: no kernel rounds by {row.mode.value}, which needs more than the value")
-    carrier = carrier_of(torch.empty(0, dtype=dtype), row)
+    carrier = carrier_of_dtype(dtype, row)
     types = TYPES[carrier.dtype]
     stages = _stages(row, carrier, types)
     if not row.is_stochastic:

@@ -12,7 +12,7 @@ from precc.formats import ScaleRule
 from precc.rounding import RoundingMode, Row
 from precc.rounding.row import ScaleRow
 from precc.rounding.scales import scale_grid
-from precc.rounding.tensor_ops import Carrier, carrier_of
+from precc.rounding.tensor_ops import Carrier, carrier_of_dtype
 
 __all__ = ["ScaleText", "divided_text", "scale_text"]
 
@@ -133,7 +133,7 @@ def _as(number: float, carrier: Carrier) -> str:
 
 
 def _carrier(types: Types) -> Carrier:
-    return carrier_of(torch.empty(0, dtype=_DTYPES[types.float]))
+    return carrier_of_dtype(_DTYPES[types.float])
 
 
 def _made(rule: str, arguments: str, lines: list[str], before: str = "") -> ScaleText:

@@ -1,5 +1,6 @@
 """Kernels, one template a file: each gives the text for a group of operations and the formats of a plan."""
 
+from precc.backends.triton.native import ProductOptions
 from precc.backends.triton.program import Template
 from precc.backends.triton.templates.cast import CastTemplate
 from precc.backends.triton.templates.product import ProductTemplate
@@ -14,6 +15,6 @@ TEMPLATES: dict[GroupKind, Template] = {
 }
 
 
-def templates(*, force_low: bool) -> dict[GroupKind, Template]:
-    """The templates, of which that of products may choose wider operands where those are faster, or not."""
-    return {**TEMPLATES, GroupKind.PRODUCT: ProductTemplate(force_low)}
+def templates(options: ProductOptions) -> dict[GroupKind, Template]:
+    """The templates, with these options of products."""
+    return {**TEMPLATES, GroupKind.PRODUCT: ProductTemplate(options)}

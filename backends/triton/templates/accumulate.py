@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+from torch import Tensor
 
 from precc.accumulation.accumulator import Accumulator, Order
 from precc.backends.triton.device import Device
 from precc.backends.triton.emit.conversions import POINTERS, to_carrier, to_dtype
 from precc.backends.triton.emit.device_functions import joined
 from precc.backends.triton.kernel_source import Argument, KernelSource
+from precc.backends.triton.powers import power_from
+from precc.backends.triton.program import LiveRow
 from precc.backends.triton.templates.accumulate_operands import Operand
 from precc.backends.triton.templates.accumulate_orders import MOST_LEVELS, Sum, levels_of
 from precc.errors import BackendError
@@ -67,14 +70,14 @@ def check_depth(accumulator: Accumulator, depth: int) -> None:
 
 def tile_for(shape: Shape, device: Device, most: int) -> dict[str, int]:
     """Sizes of the block of sums of one program: items, rows and columns, powers of two; on a GPU at most so many."""
-    rows, columns = (1 << max(0, size - 1).bit_length() for size in (shape.rows, shape.columns))
+    rows, columns = (power_from(size) for size in (shape.rows, shape.columns))
     if device.interpreted:
         rows, columns = min(rows, 512), min(columns, 512)
-        items = min(1 << max(0, shape.items - 1).bit_length(), max(1, (1 << 17) // (rows * columns)))
+        items = min(power_from(shape.items), max(1, (1 << 17) // (rows * columns)))
         return {"ITEMS": items, "ROWS": rows, "COLUMNS": columns}
     columns = min(columns, 32)
     rows = min(rows, most // columns)
-    items = min(1 << max(0, shape.items - 1).bit_length(), most // (rows * columns))
+    items = min(power_from(shape.items), most // (rows * columns))
     return {"ITEMS": items, "ROWS": rows, "COLUMNS": columns}
 
 
@@ -165,11 +168,11 @@ def accumulate_source(
 
 
 def accumulate_values(
-    accumulator: Accumulator, shape: Shape, key: int = 0, slot: int = 0, first: int = 0
-) -> tuple[int, ...]:
-    """The last arguments of a kernel: sizes, number of the first output, and states of the streams."""
+    accumulator: Accumulator, shape: Shape, live: LiveRow, device: torch.device, first: int = 0
+) -> tuple[Tensor | int, ...]:
+    """The last arguments of a kernel: sizes, number of the first output, and the numbers of the sum's row, if any."""
     sizes = tuple(getattr(shape, name) for name in SIZES)
-    return (*sizes, first, *Sum(accumulator, False, 0).values(key, slot))
+    return (*sizes, first, *(live.on(device) for _ in Sum(accumulator, False, 0).arguments))
 
 
 def _name(accumulator: Accumulator) -> str:
@@ -192,13 +195,14 @@ def _text(
         *([Argument("selected_ptr", "*i1")] if selected else []),
         *(Argument(name, "i32") for name in SIZES),
         Argument("first_output", "i64"),
-        *own.states,
+        *own.arguments,
     )
     body = [
         f"# c = a b, each sum in {accumulator}",
         *placed(),
         *addresses(a, b),
         *(_selection() if selected else []),
+        *own.before,
         *own.lines(lambda k: loaded(a, b, k)),
         *_stored(a.dtype, bias),
     ]
@@ -208,13 +212,11 @@ def _text(
 
 def module_text(name: str, functions: str, arguments: Sequence[Argument], body: Sequence[str]) -> str:
     """A module with one kernel over items, rows and columns."""
-    once = [own.name for own in arguments if own.type == "u32"]
-    decorator = f"@triton.jit(do_not_specialize={once!r})" if once else "@triton.jit"
     constants = "ITEMS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr"
     names = ", ".join([*(own.name for own in arguments), constants])
     lines = "".join(f"    {line}\n" for line in body)
     before = f"{functions}\n\n" if functions else ""
-    return f"import triton\nimport triton.language as tl\n\n\n{before}{decorator}\ndef {name}({names}):\n{lines}"
+    return f"import triton\nimport triton.language as tl\n\n\n{before}@triton.jit\ndef {name}({names}):\n{lines}"
 
 
 def placed() -> list[str]:

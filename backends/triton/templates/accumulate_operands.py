@@ -6,6 +6,7 @@ import torch
 
 from precc.backends.triton.emit.conversions import POINTERS, to_carrier, to_dtype
 from precc.backends.triton.emit.device_functions import joined
+from precc.backends.triton.emit.live_numbers import live_argument, scale_line
 from precc.backends.triton.emit.rounding import RoundingText
 from precc.backends.triton.emit.scales import divided_text
 from precc.backends.triton.kernel_source import Argument
@@ -20,8 +21,7 @@ class Operand:
     Args:
         dtype: of the tensor: float32, float64, bfloat16 or float16.
         rounding: to what its values are rounded when they are loaded; None where they are as they should be.
-        scaled: whether the rounding has a given scale, which is then the tensor ``<name>_scale`` of one number of the
-            rounding's carrier.
+        scaled: whether the rounding has a static scale.
         transposed: whether random numbers go by the indices of the tensor with its last two dimensions swapped.
         gathered: whether elements lie at sums of three offsets, as those of `precc.accumulation.patches.Patches`.
     """
@@ -36,11 +36,13 @@ class Operand:
         """At run time: the tensor, its strides (or offsets) along items, the two dimensions, and for the rounding."""
         of_place = "*i64" if self.gathered else "i64"
         places = [Argument(f"{name}_{place}", of_place) for place in ("item", "outer", "inner")]
-        scale = []
-        if self.rounding is not None and self.scaled:
-            scale = [Argument(f"{name}_scale", "*fp64" if self.rounding.carrier == "tl.float64" else "*fp32")]
-        states = () if self.rounding is None else self.rounding.arguments(name)
-        return (Argument(f"{name}_ptr", POINTERS[self.dtype]), *places, *scale, *states)
+        own = [live_argument(name)] if self.reads_numbers else []
+        return (Argument(f"{name}_ptr", POINTERS[self.dtype]), *places, *own)
+
+    @property
+    def reads_numbers(self) -> bool:
+        """Whether a kernel is given the numbers of the live row."""
+        return self.rounding is not None and (self.scaled or self.rounding.draws > 0)
 
     def place(self, name: str, part: str, index: str, mask: str = "") -> str:
         """The expression for how far an index of one part moves the address."""
@@ -67,7 +69,10 @@ class Operand:
 
     def before(self, name: str) -> list[str]:
         """Lines before any element is loaded."""
-        return [f"{name}_unit = tl.load({name}_scale)"] if self.rounding is not None and self.scaled else []
+        if self.rounding is None:
+            return []
+        unit = [scale_line(f"{name}_unit", name, self.rounding.carrier)] if self.scaled else []
+        return [*unit, *self.rounding.before(name)]
 
     @property
     def functions(self) -> str:

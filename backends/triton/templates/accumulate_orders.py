@@ -13,10 +13,10 @@ import torch
 from precc.accumulation.accumulator import Accumulator, Order
 from precc.accumulation.tensor_ops import STAGES, grid_of
 from precc.backends.triton.emit.device_functions import JIT, joined
+from precc.backends.triton.emit.live_numbers import live_argument, state_lines
 from precc.backends.triton.emit.rounding import RoundingText, rounding_text
 from precc.backends.triton.kernel_source import Argument
 from precc.formats import FixedPoint, FloatFormat
-from precc.rounding.random_bits import stream_state
 from precc.rounding.row import row_of
 
 __all__ = ["MOST_LEVELS", "ZEROS", "Sum", "Term", "levels_of"]
@@ -115,13 +115,15 @@ class Sum:
         return None if row.is_identity(torch.float64) else rounding_text(row, torch.float64, self.wide)
 
     @property
-    def states(self) -> tuple[Argument, ...]:
-        """The states of its streams, as arguments."""
-        return tuple(Argument(f"{self.prefix}{stage}_{half}0", "u32") for stage in self.stages for half in "ab")
+    def arguments(self) -> tuple[Argument, ...]:
+        """The numbers of its live row, where it draws random ones."""
+        return (live_argument(f"{self.prefix}sum"),) if self.stages else ()
 
-    def values(self, key: int, slot: int) -> tuple[int, ...]:
-        """The values of `states`."""
-        return tuple(half for stage in self.stages for half in stream_state(key, slot + STAGES[stage]))
+    @property
+    def before(self) -> list[str]:
+        """Lines that read the states of its streams."""
+        own, row = self.prefix, f"{self.prefix}sum"
+        return [line for stage in self.stages for line in state_lines(f"{own}{stage}", row, STAGES[stage])]
 
     @property
     def stages(self) -> tuple[str, ...]:

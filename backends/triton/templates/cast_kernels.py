@@ -1,37 +1,33 @@
 """The kernels of a cast for values of one shape: built once, run on values and live rows."""
 
 import math
-import struct
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from precc.backends.triton.device import Device
-from precc.backends.triton.emit.conversions import POINTERS
-from precc.backends.triton.emit.rounding import rounding_text
 from precc.backends.triton.kernel_source import KernelSource
-from precc.backends.triton.load import launch
 from precc.backends.triton.program import LiveRow
-from precc.backends.triton.templates.cast_copies import (
-    Copy,
-    PackedParts,
-    contiguous_strides,
-    packed_bytes,
-    packed_parts,
-)
-from precc.backends.triton.templates.cast_text import CastText, Lines, amax_text, cast_text
+from precc.backends.triton.templates.addresses import are_beyond, reach
+from precc.backends.triton.templates.bound_kernel import BoundKernel
+from precc.backends.triton.templates.cast_copies import Copy, strides_of
+from precc.backends.triton.templates.cast_lines import amax_lines, cast_lines
+from precc.backends.triton.templates.cast_outputs import CastOutputs, sizes_of
+from precc.backends.triton.templates.cast_text import CastText
 from precc.backends.triton.templates.cast_tiles import tile_of
 from precc.backends.triton.templates.cast_view import EACH, WHOLE, CastView, view_of
+from precc.backends.triton.templates.lines import Lines
 from precc.errors import BackendError
-from precc.rounding.tensor_ops import Carrier, carrier_of
+from precc.packing import PackedLayout
+from precc.rounding.tensor_ops import Carrier, carrier_of_dtype
 
 __all__ = ["CastKernels", "check_pairs", "is_wide", "kernels_of", "programs_of"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class CastKernels:
     """One kernel or two that read a value and write copies.
 
@@ -39,94 +35,43 @@ class CastKernels:
 
     Args:
         text: what they were written for.
-        shape: of the value.
-        carrier: of all copies.
-        first: finds the largest magnitudes that no tile holds; None where there are none.
-        cast: rounds and writes.
-        buffers: how many largest magnitudes each buffer of the first has.
+        kernels: the last rounds and writes; one before finds the largest magnitudes that no tile holds, if there are.
+        outputs: the copies.
+        buffers: the arguments for largest magnitudes, and how many each has.
+        integer: the dtype of these.
     """
 
     text: CastText
-    shape: tuple[int, ...]
-    carrier: Carrier
-    first: KernelSource | None
-    cast: KernelSource
-    buffers: tuple[int, ...]
+    kernels: tuple[BoundKernel, ...]
+    outputs: CastOutputs
+    buffers: tuple[tuple[str, int], ...]
+    integer: torch.dtype
+
+    @classmethod
+    def of(
+        cls, text: CastText, shape: tuple[int, ...], sources: Sequence[KernelSource], carrier: Carrier
+    ) -> "CastKernels":
+        """The kernels for a value of this shape."""
+        kernels = tuple(BoundKernel.of(own, (programs_of(text),), sizes_of(text)) for own in sources)
+        buffers = tuple((f"amax{number}_ptr", count) for number, count in enumerate(_counts(text)))
+        return cls(text, kernels, CastOutputs.of(text, shape, sources), buffers, carrier.integer)
 
     @property
     def sources(self) -> tuple[KernelSource, ...]:
         """In the order in which they run."""
-        return (*([self.first] if self.first is not None else []), self.cast)
+        return tuple(own.source for own in self.kernels)
 
     def __call__(self, x: Tensor, live: Sequence[LiveRow]) -> list[Tensor]:
         """The copies of a value, with the keys and scales of these rows."""
-        results = self.empty(x)
+        results = self.outputs.empty(x.device)
         if x.numel():
-            given: dict[str, object] = {"x_ptr": x, **self.given(x, results, live)}
-            for source in self.sources:
-                self.launch(source, given)
+            given = self.outputs.given(results, live)
+            given["x_ptr"] = x
+            for name, count in self.buffers:
+                given[name] = torch.zeros(count, dtype=self.integer, device=x.device)
+            for kernel in self.kernels:
+                kernel(given)
         return results
-
-    def launch(self, source: KernelSource, given: Mapping[str, object]) -> None:
-        """Run one of the kernels on arguments by name."""
-        launch(source, (programs_of(self.text),), [given[argument.name] for argument in source.arguments])
-
-    def empty(self, x: Tensor) -> list[Tensor]:
-        """The copies before they are written."""
-        return [self._empty(x, n) for n in range(len(self.text.copies))]
-
-    def given(self, x: Tensor, results: Sequence[Tensor], live: Sequence[LiveRow]) -> dict[str, object]:
-        """Arguments by name, but for the value itself."""
-        given = self._pointers(x, results)
-        for n, own in enumerate(live):
-            given |= self._numbers(n, own)
-        return given
-
-    def _empty(self, x: Tensor, n: int) -> Tensor:
-        copy, parts = self.text.copies[n], self.text.packs[n]
-        if parts is None:
-            return torch.empty_strided(copy.sizes(self.shape), copy.strides, dtype=x.dtype, device=x.device)
-        packed = torch.empty(packed_bytes(parts, copy.row, x.dtype), dtype=torch.uint8, device=x.device)
-        packed[parts.codes : parts.offset].zero_()
-        if parts.flag:
-            packed[parts.offset :].view(self.carrier.dtype).fill_(1.0)
-        return packed
-
-    def _pointers(self, x: Tensor, results: Sequence[Tensor]) -> dict[str, object]:
-        given: dict[str, object] = {}
-        for number, count in enumerate(self.buffers):
-            given[f"amax{number}_ptr"] = torch.zeros(count, dtype=self.carrier.integer, device=x.device)
-        for n, (result, parts) in enumerate(zip(results, self.text.packs, strict=True)):
-            if parts is None:
-                given[f"y{n}_ptr"] = result
-                continue
-            codes = result[: parts.codes]
-            if self.text.copies[n].row.is_identity(x.dtype):
-                given[f"y{n}_ptr"] = codes.view(x.dtype)
-            else:
-                given[f"code{n}_ptr"] = codes.view(_STORAGE[parts.storage])
-            given[f"scale{n}_ptr"] = result[parts.offset :].view(self.carrier.dtype)
-        return given | _sizes(self.text)
-
-    def _numbers(self, n: int, live: LiveRow) -> dict[str, object]:
-        """What of a live row only numbers differ in."""
-        row = live.row
-        assert row is not None
-        given: dict[str, object] = {f"given{n}": self._static(row.scale.value)}
-        if row.is_stochastic and not row.is_identity(self.text.dtype):
-            draws = rounding_text(row, self.text.dtype, self.text.wide)
-            names = [argument.name for argument in draws.arguments(f"draw{n}")]
-            given |= dict(zip(names, draws.values(live), strict=True))
-        return given
-
-    def _static(self, value: float) -> float | int:
-        if self.carrier.dtype is torch.float32:
-            return value
-        bits: int = struct.unpack("q", struct.pack("d", value))[0]
-        return bits
-
-
-_STORAGE = {4: torch.uint8, 8: torch.uint8, 16: torch.int16, 32: torch.int32, 64: torch.int64}
 
 
 def programs_of(text: CastText) -> int:
@@ -134,25 +79,6 @@ def programs_of(text: CastText) -> int:
     view, tile = text.view, text.tile
     tiles = -(-view.rows.size // tile.rows.covered) * -(-view.columns.size // tile.columns.covered)
     return tiles * math.prod(dim.size for dim in view.outer)
-
-
-def _sizes(text: CastText) -> dict[str, object]:
-    """Sizes and strides, by the names that the kernels give them."""
-    view = text.view
-    named = [("row", view.rows), ("column", view.columns), *((f"outer{n}", dim) for n, dim in enumerate(view.outer))]
-    given: dict[str, object] = {"rows": view.rows.size, "columns": view.columns.size}
-    given |= {f"size{n}": dim.size for n, dim in enumerate(view.outer)}
-    for name, dim in named:
-        given[f"x_{name}"] = dim.strides[0]
-        for n, (place, index) in enumerate(text.places):
-            parts = text.packs[n]
-            halved = 2 if parts is not None and parts.storage == 4 else 1
-            given[f"y{n}_{name}"] = given[f"code{n}_{name}"] = dim.strides[place] // halved
-            given[f"index{n}_{name}"] = dim.strides[index]
-            given[f"scale{n}_{name}"] = dim.blocks[n]
-        for number, copy in enumerate(text.buffers):
-            given[f"amax{number}_{name}"] = dim.blocks[copy] if copy >= 0 else 0
-    return given
 
 
 @lru_cache(maxsize=2048)
@@ -168,26 +94,20 @@ def kernels_of(
 
     Raises:
         BackendError: no kernel does; the message says why.
-        FormatError: a row's scaling has dimensions that the value has not.
+        FormatError: the dtype is none that is rounded, or a row's scaling has dimensions that the value has not.
     """
-    if dtype not in POINTERS:
-        raise BackendError(f"triton: a cast takes no {dtype} tensor")
-    carriers = {carrier_of(torch.empty(0, dtype=dtype), copy.row) for copy in copies}
+    carriers = {carrier_of_dtype(dtype, copy.row) for copy in copies}
     if len(carriers) > 1:
         raise BackendError("triton: copies that are rounded in different carriers share no kernel")
     (carrier,) = carriers
-    packs = tuple(
-        packed_parts(copy.sizes(shape), dtype, copy.row, copy.transposed) if copy.packed else None for copy in copies
-    )
+    packs = tuple(copy.layout(shape, dtype) for copy in copies)
     text = _text(shape, strides, dtype, copies, packs, device, carrier)
     size = math.prod(shape) * dtype.itemsize
-    written = sum(
-        packed_bytes(parts, copy.row, dtype) if parts is not None else size
-        for copy, parts in zip(copies, packs, strict=True)
-    )
-    first = _source(text, amax_text(text), f"amax_{name}", size) if text.buffers else None
-    cast = _source(text, cast_text(text), f"cast_{name}", size + written)
-    return CastKernels(text, shape, carrier, first, cast, _counts(text))
+    written = sum(size if layout is None else layout.bytes for layout in packs)
+    name = name.removeprefix("cast_")
+    first = [_source(text, amax_lines(text), f"amax_{name}", size)] if text.buffers else []
+    cast = _source(text, cast_lines(text), f"cast_{name}", size + written)
+    return CastKernels.of(text, shape, [*first, cast], carrier)
 
 
 def _text(
@@ -195,16 +115,11 @@ def _text(
     strides: tuple[int, ...],
     dtype: torch.dtype,
     copies: tuple[Copy, ...],
-    packs: tuple[PackedParts | None, ...],
+    packs: tuple[PackedLayout | None, ...],
     device: Device,
     carrier: Carrier,
 ) -> CastText:
-    others, places = [], []
-    for copy, parts in zip(copies, packs, strict=True):
-        own = copy.strides if parts is None else parts.strides
-        others += [copy.ordered(own), copy.ordered(contiguous_strides(copy.sizes(shape)))]
-        places.append((len(others) - 1, len(others)))
-    view = view_of(shape, strides, copies, others)
+    view = view_of(shape, strides, copies, strides_of(copies, packs, shape))
     finding = [n for n, copy in enumerate(copies) if copy.row.finds_scales]
     tile = tile_of(
         view,
@@ -220,7 +135,7 @@ def _text(
         if key is not None and key not in buffers:
             buffers.append(key)
         found.append(None if key is None else buffers.index(key))
-    text = CastText(view, tile, is_wide(view), dtype, copies, packs, tuple(places), tuple(found), tuple(buffers))
+    text = CastText(view, tile, is_wide(view), dtype, copies, packs, tuple(found), tuple(buffers))
     check_pairs(text)
     return text
 
@@ -241,8 +156,8 @@ def _buffer(view: CastView, held: bool, n: int, copy: Copy) -> int | None:
 
 def check_pairs(text: CastText) -> None:
     """Raise BackendError where codes of 4 bits cannot be put together two by two."""
-    for parts, (place, _) in zip(text.packs, text.places, strict=True):
-        if parts is None or parts.storage != 4 or not parts.codes:
+    for layout, (place, _) in zip(text.packs, text.places, strict=True):
+        if layout is None or layout.storage != 4 or not layout.code_bytes:
             continue
         sides = ((text.view.rows, text.tile.rows), (text.view.columns, text.tile.columns))
         fast = [own for dim, own in sides if dim.strides[place] == 1 and dim.size > 1]
@@ -251,10 +166,10 @@ def check_pairs(text: CastText) -> None:
 
 
 def is_wide(view: CastView) -> bool:
-    """Whether an address does not fit 32 bits, with a tile to spare."""
+    """Whether an address or a number of an element does not fit 32 bits, with a tile to spare."""
     dims = (*view.outer, view.rows, view.columns)
-    reach = [sum((dim.size - 1) * dim.strides[n] for dim in dims) for n in range(len(view.rows.strides))]
-    return max(reach) >= 2**31 - 2**22 or math.prod(dim.size for dim in dims) >= 2**31 - 2**22
+    offsets = [reach((dim.size, dim.strides[n]) for dim in dims) for n in range(len(view.rows.strides))]
+    return are_beyond([*offsets, math.prod(dim.size for dim in dims)])
 
 
 def _counts(text: CastText) -> tuple[int, ...]:
@@ -268,12 +183,4 @@ def _counts(text: CastText) -> tuple[int, ...]:
 
 def _source(text: CastText, lines: Lines, name: str, size: int) -> KernelSource:
     about = [f"copies of a value of {str(text.dtype).removeprefix('torch.')}"]
-    return KernelSource(
-        name=name,
-        template="cast",
-        text=lines.text(name, about),
-        arguments=tuple(lines.arguments),
-        tile=text.tile.sizes,
-        num_warps=text.tile.num_warps,
-        bytes=size,
-    )
+    return replace(lines.source(name, "cast", about), bytes=size)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from precc.backends.triton.device import Device
+from precc.backends.triton.powers import power_from
 from precc.backends.triton.templates.cast_view import EACH, WHOLE, CastView, Dim
 from precc.errors import BackendError
 
@@ -92,7 +93,7 @@ def tile_of(view: CastView, finding: Sequence[int], device: Device, width: int, 
     if not device.interpreted and rows.unit == rows.padded:
         while step * columns.length > enough and step > _LEAST_STEP and step > _largest_inside(view.rows, rows):
             step //= 2
-    warps = max(1, min(16, step * columns.length * width * (1 + (rounded > 1)) // 4096))
+    warps = max(1, min(16, step * columns.length * width * share // 4096))
     return CastTile(rows, columns, step, warps)
 
 
@@ -108,13 +109,13 @@ def _least(dim: Dim) -> Extent:
         if part != unit and (unit % part or part & (part - 1) or unit & (unit - 1)):
             raise BackendError(f"triton: blocks of {part} and of {unit} values do not share a tile")
     least = 2 if dim.size > 1 else 1  # codes of 4 bits go in pairs
-    return Extent(max(_power(unit), least), unit, _power(unit))
+    return Extent(max(power_from(unit), least), unit, power_from(unit))
 
 
 def _whole(dim: Dim, own: Extent, copy: int) -> Extent:
     if dim.extents[copy] != WHOLE or own.covered >= dim.size:
         return own
-    return Extent(own.padded * _power(-(-dim.size // own.unit)), own.unit, own.padded)
+    return Extent(own.padded * power_from(-(-dim.size // own.unit)), own.unit, own.padded)
 
 
 def _grown(view: CastView, rows: Extent, columns: Extent, enough: int) -> tuple[Extent, Extent]:
@@ -129,8 +130,3 @@ def _grown(view: CastView, rows: Extent, columns: Extent, enough: int) -> tuple[
         else:
             rows = Extent(rows.length * 2, rows.unit, rows.padded)
     return rows, columns
-
-
-def _power(number: int) -> int:
-    """The smallest power of two from a number on."""
-    return 1 << (number - 1).bit_length()

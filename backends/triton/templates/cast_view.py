@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from precc.backends.triton.templates.cast_copies import Copy, scale_counts
+from precc.backends.triton.powers import power_from
+from precc.backends.triton.templates.cast_copies import Copy
 from precc.errors import BackendError
 from precc.formats import Granularity
+from precc.packing.layout import scale_counts
 from precc.rounding.scales import block_shape
 
 __all__ = ["EACH", "WHOLE", "CastView", "Dim", "dim_of", "view_of"]
@@ -93,7 +95,7 @@ def dim_of(shape: Sequence[int], n: int, strides: Sequence[Sequence[int]], copie
         place = copy.permutation.index(n)
         whole = extent[place] >= shape[n]
         if whole and copy.row.granularity is Granularity.TILE:  # the other dimension of the tile may have parts
-            extents.append(1 << (shape[n] - 1).bit_length())
+            extents.append(power_from(shape[n]))
         else:
             extents.append(WHOLE if whole else extent[place])
         inner = 1

@@ -11,14 +11,16 @@ from torch.fx import Node
 
 from precc.accumulation.accumulator import Accumulator
 from precc.annotations import Product
+from precc.backends.triton.alike_rows import alike
 from precc.backends.triton.device import Device
-from precc.backends.triton.emit.rounding import rounding_text
-from precc.backends.triton.native import PROMOTION, Arithmetic, KnownValues, arithmetic_of
-from precc.backends.triton.program import LiveRow, Rows
-from precc.backends.triton.templates.cast_copies import Copy, alike
+from precc.backends.triton.live_rows import row_number
+from precc.backends.triton.native import Arithmetic, KnownValues, arithmetic_of
+from precc.backends.triton.program import Rows
+from precc.backends.triton.templates.cast_copies import Copy
 from precc.backends.triton.templates.cast_kernels import CastKernels, kernels_of
+from precc.backends.triton.templates.packed_tensors import codes_in, scales_in
 from precc.backends.triton.templates.product_operands import OperandText, packed_operand, value_operand
-from precc.backends.triton.templates.product_scales import double_bits, scale_terms
+from precc.backends.triton.templates.product_scales import scale_terms
 from precc.backends.triton.templates.product_sums import native_promotion
 from precc.errors import BackendError
 from precc.packing import UNPACK, PackedLayout
@@ -26,7 +28,7 @@ from precc.round_op import ROUND
 
 __all__ = ["InputReader", "ProductInput"]
 
-_DTYPES = {"*fp8e4nv": torch.float8_e4m3fn, "*fp8e5": torch.float8_e5m2, "*i16": torch.int16, "*u8": torch.uint8}
+_CODES = {"*fp8e4nv": torch.float8_e4m3fn, "*fp8e5": torch.float8_e5m2, "*i16": torch.int16, "*u8": torch.uint8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class ProductInput:
         row: number of the row of which the kernel needs numbers; -1: of none.
         cast: the kernels that round it before; None if it is read as it is.
         layout: of its codes; None for values.
+        codes: as the kernel reads them; the dtype of values.
         dtype: of the values.
         strides: by batch, row and term, or by batch, term and column.
         text: that loads it.
@@ -47,6 +50,7 @@ class ProductInput:
     row: int
     cast: CastKernels | None
     layout: PackedLayout | None
+    codes: torch.dtype
     dtype: torch.dtype
     strides: tuple[int, int, int]
     text: OperandText
@@ -57,30 +61,14 @@ class ProductInput:
         names = ("a_batch", "a_row", "a_term") if self.text.side == "a" else ("b_batch", "b_term", "b_column")
         return dict(zip(names, self.strides, strict=True))
 
-    def given(self, tensor: Tensor, rows: Rows) -> dict[str, Any]:
-        """The kernel's arguments by name, of the value of `source`."""
-        side, live = self.text.side, rows.get(self.row)
+    def give(self, given: dict[str, Any], tensor: Tensor, rows: Rows) -> None:
+        """Put the kernel's pointers to other arguments, by name, of the value of `source`."""
+        side = self.text.side
         if self.cast is not None:
-            assert live is not None
-            (tensor,) = self.cast(tensor, [live])
-        given: dict[str, Any] = dict(self.named_strides)
-        given |= {f"{side}_ptr": tensor} if self.layout is None else self._parts(tensor, self.layout)
-        return given if live is None else given | self._numbers(live)
-
-    def _parts(self, tensor: Tensor, layout: PackedLayout) -> dict[str, Any]:
-        side, codes = self.text.side, tensor[: layout.code_bytes]
-        pointer = next(own.type for own in self.text.arguments if own.name == f"{side}_ptr")
-        values = codes.view(layout.stored or _DTYPES[pointer])
-        return {f"{side}_ptr": values, f"{side}_scale_ptr": tensor[layout.scale_offset :].view(layout.scale_dtype)}
-
-    def _numbers(self, live: LiveRow) -> dict[str, Any]:
-        side, row = self.text.side, live.row
-        assert row is not None
-        given: dict[str, Any] = {f"{side}_given": row.scale.value, f"{side}_given_bits": double_bits(row.scale.value)}
-        if self.text.needs_index:
-            draws = rounding_text(row, self.dtype)
-            given |= dict(zip((own.name for own in draws.arguments(side)), draws.values(live), strict=True))
-        return given
+            (tensor,) = self.cast(tensor, [rows[self.row]])
+        given[f"{side}_ptr"] = tensor if self.layout is None else codes_in(tensor, self.codes)
+        if self.layout is not None and self.layout.scale_count:
+            given[f"{side}_scale_ptr"] = scales_in(tensor, self.layout)
 
 
 class InputReader:
@@ -93,6 +81,7 @@ class InputReader:
         rows: of the plan.
         device: that it is for.
         name: of the group.
+        promotion: terms of 8-bit products between additions to float32, where `sums` are not rounded.
         sums: how they are rounded; None for the tensors' own arithmetic.
     """
 
@@ -104,6 +93,7 @@ class InputReader:
         rows: Rows,
         device: Device,
         name: str,
+        promotion: int,
         sums: Accumulator | None = None,
     ) -> None:
         self._values, self._rows, self._device, self._name = values, rows, device, name
@@ -113,7 +103,7 @@ class InputReader:
         self.kind = arithmetic_of(self._known[0], self._known[1], device)
         rounded = [own.rounded for own in self._known]
         #: terms of 8-bit products between additions to float32; None where the sums are rounded term by term
-        self.promotion = PROMOTION if sums is None else native_promotion(sums, rounded, device)
+        self.promotion = promotion if sums is None else native_promotion(sums, rounded, device)
         if self.promotion is None and self.kind is not Arithmetic.DOUBLE:
             self.kind = Arithmetic.IEEE  # values as the tensors have them
 
@@ -138,20 +128,23 @@ class InputReader:
             return self._packed(n, source, None)
         if node.target is not ROUND or row is None:
             text = value_operand("ab"[n], known.dtype, None, row, self.kind)
-            return ProductInput(source, -1, None, None, known.dtype, _strides(self._values[source]), text)
-        if not row.finds_scales:
-            text = value_operand("ab"[n], known.dtype, row, row, self.kind)
-            return ProductInput(source, number, None, None, known.dtype, _strides(self._values[source]), text)
+            return ProductInput(source, -1, None, None, known.dtype, known.dtype, _strides(self._values[source]), text)
+        if not row.finds_scales and not self._rows[number].records:
+            wide = self._values[source].numel() > 1 << 32
+            text = value_operand("ab"[n], known.dtype, row, row, self.kind, wide)
+            return ProductInput(
+                source, number, None, None, known.dtype, known.dtype, _strides(self._values[source]), text
+            )
         packed = self.kind not in (Arithmetic.IEEE, Arithmetic.DOUBLE)
         cast = self._cast(n, source, packed=packed)
         if packed:
             return self._packed(n, source, cast)
         text = value_operand("ab"[n], known.dtype, None, row, self.kind)
         strides = _strides(torch.empty_like(self._values[node]))
-        return ProductInput(source, number, cast, None, known.dtype, strides, text)
+        return ProductInput(source, number, cast, None, known.dtype, known.dtype, strides, text)
 
     def _number(self, node: Node, planned: int) -> int:
-        return int(node.args[2]) if node.target in (ROUND, UNPACK) else planned  # type: ignore[arg-type]
+        return row_number(node) if node.target in (ROUND, UNPACK) else planned
 
     def _what_is_known(self, n: int) -> KnownValues:
         node, live = self._nodes[n], self._rows.get(self._numbers[n])
@@ -166,7 +159,14 @@ class InputReader:
         assert row is not None
         strides = () if packed else torch.empty_like(value).stride()
         same = alike(row, value.dtype)
-        copy = Copy(same, tuple(range(value.dim())), packed, packed and n == 1, strides)
+        copy = Copy(
+            same,
+            tuple(range(value.dim())),
+            packed,
+            packed and n == 1,
+            strides,
+            records=self._rows[self._numbers[n]].records,
+        )
         name = f"{self._name}_{'ab'[n]}"
         return kernels_of(tuple(value.shape), own.stride(), own.dtype, (copy,), self._device, name)
 
@@ -180,7 +180,9 @@ class InputReader:
             text = packed_operand(side, known, layout, self.kind)
         kept, terms = value.shape[-2 + n], value.shape[-1 - n]
         strides = (kept * terms, terms, 1) if side == "a" else (kept * terms, 1, terms)
-        return ProductInput(source, self._numbers[n], cast, layout, value.dtype, strides, text)
+        pointer = next(own.type for own in text.arguments if own.name == f"{side}_ptr")
+        codes = layout.stored or _CODES[pointer]
+        return ProductInput(source, self._numbers[n], cast, layout, codes, value.dtype, strides, text)
 
 
 def _strides(value: Tensor) -> tuple[int, int, int]:

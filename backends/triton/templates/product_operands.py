@@ -7,7 +7,7 @@ import torch
 from precc.backends.triton.emit.codes import code_text
 from precc.backends.triton.emit.conversions import POINTERS, to_carrier, to_dtype
 from precc.backends.triton.emit.device_functions import joined
-from precc.backends.triton.emit.rounding import rounding_text
+from precc.backends.triton.emit.rounding import RoundingText, rounding_text
 from precc.backends.triton.kernel_source import Argument
 from precc.backends.triton.native import Arithmetic, KnownValues, fp8_of, holds_codes
 from precc.backends.triton.templates.product_scales import FACTORS_APART, ScalePart, given_scale, packed_scale
@@ -35,6 +35,7 @@ class OperandText:
         scale: by which sums are multiplied.
         bytes: of one value in a tensor core.
         read: bytes of one value in memory.
+        before: lines before that loop.
         needs_index: whether it draws random numbers.
     """
 
@@ -47,6 +48,7 @@ class OperandText:
     scale: ScalePart
     bytes: float
     read: float
+    before: tuple[str, ...] = ()
     needs_index: bool = False
 
     @property
@@ -56,7 +58,9 @@ class OperandText:
         return len(loads) > 1 or self.narrow != self.side or self.bytes != self.read
 
 
-def value_operand(side: str, dtype: torch.dtype, row: Row | None, known: Row | None, kind: Arithmetic) -> OperandText:
+def value_operand(
+    side: str, dtype: torch.dtype, row: Row | None, known: Row | None, kind: Arithmetic, many: bool = False
+) -> OperandText:
     """An operand that is loaded as values, and rounded by a row if there is one; scales are none or given.
 
     Args:
@@ -65,17 +69,18 @@ def value_operand(side: str, dtype: torch.dtype, row: Row | None, known: Row | N
         row: by which it is rounded as it is loaded.
         known: that rounded it before.
         kind: the arithmetic of the product.
+        many: whether there are more than ``2**32`` values.
     """
     if dtype not in POINTERS:
         raise BackendError(f"triton: a product takes no {dtype} operand")
     load = f"tl.load({side}_ptr + {side}_at, mask={side}_in, other=0.0)"
     pointer = Argument(f"{side}_ptr", POINTERS[dtype])
     if row is not None:
-        return _rounded_operand(side, dtype, row, kind, pointer, load)
+        return _rounded_operand(side, rounding_text(row, dtype, many), dtype, row, kind, pointer, load)
     if (dtype, kind) in _NATIVE:
-        wide = to_carrier(dtype, "tl.float32")
-        line, functions = f"{side} = {load}", wide.functions
-        return OperandText(side, (line,), functions, (pointer,), side, wide.of(side), ScalePart(), 2, 2)
+        as_float = to_carrier(dtype, "tl.float32")
+        line, functions = f"{side} = {load}", as_float.functions
+        return OperandText(side, (line,), functions, (pointer,), side, as_float.of(side), ScalePart(), 2, 2)
     carrier = _carrier(kind)
     conversion = to_carrier(dtype, carrier)
     narrow = _narrow(side, kind, known)
@@ -88,19 +93,17 @@ _NATIVE = {(torch.bfloat16, Arithmetic.BF16), (torch.float16, Arithmetic.FP16)}
 
 
 def _rounded_operand(
-    side: str, dtype: torch.dtype, row: Row, kind: Arithmetic, pointer: Argument, load: str
+    side: str, rounding: RoundingText, dtype: torch.dtype, row: Row, kind: Arithmetic, pointer: Argument, load: str
 ) -> OperandText:
-    rounding = rounding_text(row, dtype)
     own, carrier = rounding.carrier, _carrier(kind)
     conversion, functions = to_carrier(dtype, own), [rounding.functions]
     lines, arguments = [f"{side} = {conversion.of(load)}"], [pointer]
     scale = ScalePart()
     if row.granularity is not None:
         scale = given_scale(side, own, apart=kind in FACTORS_APART)
-        arguments += scale.arguments
-        lines += [*scale.lines, f"{side} = {_divided(side, scale.name, own)}"]
+        lines += [f"{side} = {_divided(side, scale.name, own)}"]
     lines += [f"# {side}: {described(row)}", f"{side} = {rounding.call(side, f'{side}_index', side)}"]
-    arguments += rounding.arguments(side)
+    arguments += dict.fromkeys((*scale.arguments, *rounding.arguments(side)))
     if row.granularity is not None and not scale.factor:
         lines.append(f"{side} = {side} * {scale.name}")
     if kind not in FACTORS_APART and dtype.itemsize < 4:
@@ -118,6 +121,7 @@ def _rounded_operand(
         scale,
         _WIDTHS.get(kind, 4),
         dtype.itemsize,
+        (*scale.before, *rounding.before(side)),
         rounding.draws > 0,
     )
 
@@ -170,7 +174,16 @@ def packed_operand(side: str, known: KnownValues, layout: PackedLayout, kind: Ar
             lines.append(f"{side} = {back.of(there.of(side))}")
     arguments = (Argument(f"{side}_ptr", pointer), *scale.arguments)
     return OperandText(
-        side, tuple(lines), functions, arguments, narrow, wide, scale, _WIDTHS.get(kind, 4), layout.storage / 8
+        side,
+        tuple(lines),
+        functions,
+        arguments,
+        narrow,
+        wide,
+        scale,
+        _WIDTHS.get(kind, 4),
+        layout.storage / 8,
+        scale.before,
     )
 
 
@@ -193,6 +206,6 @@ def described(row: Row) -> str:
     """The formula of a rounding, for a comment."""
     grid = row.grid
     quantum = f"q = 2**max(floor(log2 |x|) - {grid.mantissa_bits}, {grid.k_min})"
-    if grid.emin > 1000:
+    if grid.has_one_quantum:
         quantum = f"q = 2**{grid.k_min}"
     return f"{row.mode.value} to multiples of {quantum}, from {grid.low:g} to {grid.high:g}"

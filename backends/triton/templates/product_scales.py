@@ -1,15 +1,15 @@
 """Scales of a product's operands: multiplied into values, into the sums of a block of terms, or into whole sums."""
 
-import struct
 from dataclasses import dataclass
 
+from precc.backends.triton.emit.live_numbers import live_argument, scale_line
 from precc.backends.triton.kernel_source import Argument
 from precc.backends.triton.native import Arithmetic, KnownValues
 from precc.errors import BackendError
 from precc.packing import PackedLayout
 from precc.rounding.scales import block_shape
 
-__all__ = ["FACTORS_APART", "ScalePart", "double_bits", "given_scale", "packed_scale", "scale_terms"]
+__all__ = ["FACTORS_APART", "ScalePart", "given_scale", "packed_scale", "scale_terms"]
 
 #: Kinds of operands that do not hold a value times its scale, in general.
 FACTORS_APART = frozenset({Arithmetic.FP8, Arithmetic.BF16, Arithmetic.FP16, Arithmetic.TF32})
@@ -22,6 +22,7 @@ class ScalePart:
     Args:
         name: the expression of the scales; empty if there are none.
         arguments: that it needs.
+        before: lines before the loop over terms, which it needs.
         lines: of the loop over terms, behind the load of the values, which it needs.
         factor: the expression by which sums are multiplied at last; empty if values are.
         partial: that by which the sum of each block of terms is; empty if there are no such blocks.
@@ -30,6 +31,7 @@ class ScalePart:
 
     name: str = ""
     arguments: tuple[Argument, ...] = ()
+    before: tuple[str, ...] = ()
     lines: tuple[str, ...] = ()
     factor: str = ""
     partial: str = ""
@@ -51,16 +53,8 @@ def scale_terms(shape: tuple[int, ...], known: KnownValues, contracted: int) -> 
 def given_scale(side: str, carrier: str, *, apart: bool) -> ScalePart:
     """One number that is given as the kernel runs."""
     name = f"{side}_given"
-    if carrier == "tl.float32":
-        return ScalePart(name, (Argument(name, "fp32"),), (), name if apart else "")
-    line = f"{name} = tl.cast({side}_given_bits, tl.int64).to(tl.float64, bitcast=True)"
-    return ScalePart(name, (Argument(f"{side}_given_bits", "i64"),), (line,), name if apart else "")
-
-
-def double_bits(value: float) -> int:
-    """A float64 as an integer, which a kernel is given without rounding it to float32."""
-    bits: int = struct.unpack("q", struct.pack("d", value))[0]
-    return bits
+    before = (scale_line(name, side, carrier),)
+    return ScalePart(name, (live_argument(side),), before, (), name if apart else "")
 
 
 def packed_scale(side: str, known: KnownValues, layout: PackedLayout, kind: Arithmetic) -> ScalePart:
@@ -73,9 +67,9 @@ def packed_scale(side: str, known: KnownValues, layout: PackedLayout, kind: Arit
     if layout.marks_nan:
         value = f"tl.load({side}_scale_ptr)"
         if row.granularity is None:
-            return ScalePart(value, (pointer,), (), value)
+            return ScalePart(value, (pointer,), factor=value)
         given = given_scale(side, "tl.float32", apart=True)
-        return ScalePart(given.name, (*given.arguments, pointer), (), f"({given.name} * {value})")
+        return ScalePart(given.name, (*given.arguments, pointer), given.before, (), f"({given.name} * {value})")
     return _Blocks(side, known, layout).part(kind)
 
 
@@ -107,17 +101,17 @@ class _Blocks:
         apart = kind in FACTORS_APART and self.known.is_apart(kind)
         if not self.terms:
             value = self.load(self.at)
-            return ScalePart(value, (self.pointer,), (), value if apart else "")
+            return ScalePart(value, (self.pointer,), factor=value if apart else "")
         name = f"{self.side}_scale"
         if apart and not self.known.holds_scaled(kind):
             line = f"{name} = {self.load(f'{self.at} + k // {self.terms} * {self.step}')}"
-            return ScalePart(name, (self.pointer,), (line,), "", name, self.terms)
+            return ScalePart(name, (self.pointer,), lines=(line,), partial=name, terms=self.terms)
         spread = "[None, :]" if self.side == "a" else "[:, None]"
         kept = "" if self.whole else "[:, None]" if self.side == "a" else "[None, :]"
         first = f"({self.at}){kept}" if kept else self.at
         at = f"{first} + (terms // {self.terms} * {self.step}){spread}"
         mask = f"terms{spread} < K" if self.whole else f"{self.side}_in"
-        return ScalePart(name, (self.pointer,), (f"{name} = tl.load({at}, mask={mask}, other=0.0)",))
+        return ScalePart(name, (self.pointer,), lines=(f"{name} = tl.load({at}, mask={mask}, other=0.0)",))
 
     def load(self, at: str) -> str:
         """One scale for each row or column of a tile, or one for all."""

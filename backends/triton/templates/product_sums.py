@@ -12,7 +12,6 @@ from precc.backends.triton.emit.conversions import to_carrier, to_dtype
 from precc.backends.triton.emit.device_functions import joined
 from precc.backends.triton.kernel_source import Argument
 from precc.backends.triton.native import fp8_of
-from precc.backends.triton.program import LiveRow
 from precc.backends.triton.templates.accumulate import Shape, check_depth, sums_of_thread, tile_for, warps_of
 from precc.backends.triton.templates.accumulate_orders import Sum, Term, levels_of
 from precc.backends.triton.tiles import Tile
@@ -55,8 +54,8 @@ class RoundedSums:
 
     @property
     def arguments(self) -> tuple[Argument, ...]:
-        """The states of its streams of random numbers."""
-        return self._sum.states
+        """The numbers of its live row, where it draws random ones."""
+        return self._sum.arguments
 
     @property
     def functions(self) -> str:
@@ -67,11 +66,12 @@ class RoundedSums:
     def lines(self, loads: Term) -> list[str]:
         """Lines that make `sums`, in the dtype of the operands, from blocks `a` and `b` of one term each."""
         own = self._sum
-        place = ["outputs = ((z.to(tl.int64) * M + rows[:, None]) * N + columns[None, :]) * K"] if own.states else []
+        place = ["outputs = ((z.to(tl.int64) * M + rows[:, None]) * N + columns[None, :]) * K"] if own.stages else []
         there, back = to_dtype("tl.float64", self.dtype), to_carrier(self.dtype, self._carrier)
         return [
             f"# each sum in {self.accumulator}",
             "depth = K",
+            *own.before,
             *place,
             *own.lines(lambda k: self._term(loads, k)),
             f"sums = {back.of(there.of('total'))}",
@@ -81,11 +81,6 @@ class RoundedSums:
         if self._carrier == "tl.float64":
             return loads(k)
         return [*loads(k), "a = a.to(tl.float64)", "b = b.to(tl.float64)"]
-
-    def values(self, live: LiveRow) -> dict[str, int]:
-        """Of the arguments, by name."""
-        states = self._sum.values(live.key, live.slot)
-        return dict(zip((own.name for own in self.arguments), states, strict=True))
 
     def tile(self, device: Device) -> Tile:
         """The block of sums of one program, so many that their registers do not spill."""

@@ -56,7 +56,7 @@ def product_text(
         wide: whether offsets need 64 bits.
         rounded: how the sums are rounded; None: not at all.
     """
-    integer = "i64" if wide else "i32"
+    integer, widen = ("i64", ".to(tl.int64)") if wide else ("i32", "")
     steps = (*_STRIDES, *epilogue.strides)
     known = {own: strides[own] for own in steps if strides[own] in (0, 1)}
     sixteens = [own for own in ("K", *steps) if strides[own] and strides[own] % 16 == 0]
@@ -73,43 +73,43 @@ def product_text(
         *(argument(own, integer) for own in steps if own not in known),
     )
     body = [*(f"# {line}" for line in title), *(f"{own}: tl.constexpr = {step}" for own, step in known.items())]
-    body += [f"{own} = {own}_16 * 16" for own in sixteens]
-    body += _place(wide)
+    # a number that fits 32 bits has them, whatever the argument's type
+    body += [f"{own} = {f'tl.cast({own}_16, tl.int64)' if wide else f'{own}_16'} * 16" for own in sixteens]
+    body += [*_place(widen), *a.before, *b.before]
     if rounded:
-        body += rounded.lines(lambda k: _loads(a, b, f"{k} + tl.arange(0, 1)"))
+        body += rounded.lines(lambda k: _loads(a, b, f"{k} + tl.arange(0, 1){widen}"))
     else:
-        body += [*_loop(a, b, kind, promotion), *_factors(a, b)]
+        body += [*_loop(a, b, kind, promotion, widen), *_factors(a, b)]
     body += epilogue.lines
     names = ", ".join(own.name for own in arguments)
     constants = ["BLOCK_M", "BLOCK_N", *([] if rounded else ["BLOCK_K"])]
     constants += ["INTERPRETED"] if kind in WITHOUT_INTERPRETER else []
     tile = ", ".join(f"{own}: tl.constexpr" for own in constants)
-    once = [own.name for own in arguments if own.type == "u32"]
-    decorator = f"@triton.jit(do_not_specialize={once!r})" if once else "@triton.jit"
-    kernel = f"{decorator}\ndef {name}({names}, {tile}):\n" + "".join(f"    {line}\n" for line in body)
+    kernel = f"@triton.jit\ndef {name}({names}, {tile}):\n" + "".join(f"    {line}\n" for line in body)
     functions = joined(a.functions, b.functions, rounded.functions if rounded else "", *epilogue.functions)
     parts = ["import triton\nimport triton.language as tl\n", *([functions] if functions.strip() else []), kernel]
     return ProductText("\n\n".join(parts), arguments)
 
 
-def _place(wide: bool) -> list[str]:
-    widen = ".to(tl.int64)" if wide else ""
+def _place(widen: str) -> list[str]:
+    item = "tl.program_id(0) // (tiles_m * tiles_n)"
     return [
         "# programs in groups of 8 rows of tiles: operands are found in the cache again",
         "tiles_m, tiles_n = tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N)",
-        "group = tl.program_id(0) // (8 * tiles_n)",
+        "tile = tl.program_id(0) % (tiles_m * tiles_n)",
+        "group = tile // (8 * tiles_n)",
         "height = min(tiles_m - group * 8, 8)",
-        "m = group * 8 + tl.program_id(0) % (8 * tiles_n) % height",
-        "n = tl.program_id(0) % (8 * tiles_n) // height",
-        f"z = tl.program_id(1){widen}",
+        "m = group * 8 + tile % (8 * tiles_n) % height",
+        "n = tile % (8 * tiles_n) // height",
+        f"z = ({item}){widen}" if widen else f"z = {item}",
         f"rows = m * BLOCK_M + tl.arange(0, BLOCK_M){widen}",
         f"columns = n * BLOCK_N + tl.arange(0, BLOCK_N){widen}",
     ]
 
 
-def _loop(a: OperandText, b: OperandText, kind: Arithmetic, promotion: int) -> list[str]:
+def _loop(a: OperandText, b: OperandText, kind: Arithmetic, promotion: int, widen: str) -> list[str]:
     sums = "tl.float64" if kind is Arithmetic.DOUBLE else "tl.float32"
-    inside = [*_loads(a, b, "k + tl.arange(0, BLOCK_K)"), *_step(a, b, kind, promotion)]
+    inside = [*_loads(a, b, f"k + tl.arange(0, BLOCK_K){widen}"), *_step(a, b, kind, promotion)]
     return [
         f"sums = tl.zeros((BLOCK_M, BLOCK_N), dtype={sums})",
         "for k in range(0, K, BLOCK_K):",

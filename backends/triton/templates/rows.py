@@ -1,7 +1,7 @@
 """Operations along rows with the roundings of what they give: norms, softmax, gated activations, their backwards."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -10,17 +10,21 @@ from torch.fx import Graph, GraphModule, Node
 
 from precc.backends.triton.device import Device
 from precc.backends.triton.kernel_source import KernelSource
-from precc.backends.triton.program import Built, Group, LiveRow, Program, Rows
+from precc.backends.triton.program import Built, Group, Program, Rows
+from precc.backends.triton.templates.bound_kernel import BoundKernel
 from precc.backends.triton.templates.cast import CastTemplate
-from precc.backends.triton.templates.cast_chain import CastNode
-from precc.backends.triton.templates.cast_kernels import CastKernels, programs_of
-from precc.backends.triton.templates.cast_text import CastText, cast_text
+from precc.backends.triton.templates.cast_chain import CastNode, View
+from precc.backends.triton.templates.cast_kernels import programs_of
+from precc.backends.triton.templates.cast_lines import cast_lines
+from precc.backends.triton.templates.cast_outputs import CastOutputs, sizes_of
+from precc.backends.triton.templates.cast_text import CastText
+from precc.backends.triton.templates.output import Output
 from precc.backends.triton.templates.rows_copies import InlineCopies, inline_copies, rows_text_of
 from precc.backends.triton.templates.rows_group import RowsGroup, float_dtypes
 from precc.backends.triton.templates.rows_text import RowsText
 from precc.errors import BackendError, FormatError
 from precc.fusion_group import GroupKind
-from precc.rounding.tensor_ops import carrier_of
+from precc.rounding.tensor_ops import carrier_of_dtype
 
 __all__ = ["RowsProgram", "RowsTemplate"]
 
@@ -51,22 +55,26 @@ class RowsProgram:
     """The kernels of a group.
 
     Args:
-        group: likewise.
-        text: what the lines of the first kernel read and write.
-        cast: of the roundings that the first kernel does.
-        inline: those.
-        stored: nodes that it writes.
-        behind: the program of the other roundings; None where there are none.
-        later: those.
+        placeholders: of the group, but the plan's.
+        kernel: the first.
+        loaded: what it reads, by name.
+        results: what it writes beside copies.
+        copies: those.
+        inline: the roundings that give them.
+        shapes: of these nodes where they are values; None of packed ones.
+        behind: the roundings of other kernels; None where there are none.
+        outputs: of the group.
     """
 
-    group: RowsGroup
-    text: RowsText
-    cast: CastKernels
+    placeholders: tuple[Node, ...]
+    kernel: BoundKernel
+    loaded: tuple[tuple[str, View], ...]
+    results: tuple["_Result", ...]
+    copies: CastOutputs
     inline: tuple[CastNode, ...]
-    stored: tuple[Node, ...]
-    behind: Program | None
-    later: tuple[CastNode, ...]
+    shapes: tuple[torch.Size | None, ...]
+    behind: "_Behind | None"
+    outputs: tuple[View, ...]
 
     @classmethod
     def of(cls, group: RowsGroup, rows: Rows, device: Device) -> "RowsProgram":
@@ -80,68 +88,91 @@ class RowsProgram:
         carrier = _carrier(group)
         value = group.values[group.base]
         inline = [copy for _, copy in copies.inline]
-        own = carrier_of(torch.empty(0, dtype=value.dtype), inline[0].row if inline else None)
+        own = carrier_of_dtype(value.dtype, inline[0].row if inline else None)
         text = rows_text_of(group, inline, device, len(group.placeholders) + len(stored))
         rounding = f"tl.{str(own.dtype).removeprefix('torch.')}" if inline else ""
         written = RowsText(group, carrier, rounding, stored)
         source = _source(group, text, written)
-        kernels = CastKernels(text, group.shape, own, None, source, ())
-        behind = _behind(group, copies.behind, rows, device) if copies.behind else None
-        return cls(group, written, kernels, tuple(own for own, _ in copies.inline), stored, behind, copies.behind)
+        placeholders, nodes = tuple(group.placeholders), tuple(node for node, _ in copies.inline)
+        made = {*placeholders, *stored, *(node.node for node in group.roundings)}
+        return cls(
+            placeholders,
+            BoundKernel.of(source, (programs_of(text),), _strides(text, written)),
+            tuple((f"{name}_ptr", group.view(node, placeholders)) for name, (node, _) in written.loaded.items()),
+            tuple(_result(group, text, written, node) for node in stored),
+            CastOutputs.of(text, group.shape, [source]),
+            nodes,
+            tuple(None if node.packed else group.values[node.node].shape for node in nodes),
+            _behind(group, copies.behind, rows, device) if copies.behind else None,
+            tuple(group.view(node, made) for node in group.outputs),
+        )
 
     @property
     def kernels(self) -> Sequence[KernelSource]:
         """In the order in which they run."""
-        return [self.cast.cast, *(self.behind.kernels if self.behind is not None else ())]
+        return [self.kernel.source, *(self.behind.program.kernels if self.behind is not None else ())]
 
     def __call__(self, args: Sequence[Any], rows: Rows) -> tuple[Tensor, ...]:
         """The outputs of the group."""
-        made: dict[Node, Any] = dict(zip(self.group.placeholders, args, strict=True))
+        made: dict[Node, Any] = dict(zip(self.placeholders, args, strict=True))
         device = next(own.device for own in args if isinstance(own, Tensor))
-        base = torch.empty(0, dtype=self.group.values[self.group.base].dtype, device=device)
-        copies = self.cast.empty(base)
-        results = {node: self._empty(node, device) for node in self.stored if node not in self.text.partial}
-        parts = {node: self._parts(device) for node in self.stored if node in self.text.partial}
-        if self.group.values[self.group.base].numel():
-            self._launch(made, base, copies, results, parts, [rows[own.row] for own in self.inline])
-        made |= results
-        made |= {node: own.sum(0).to(self.group.values[node].dtype) for node, own in parts.items()}
-        made |= {own.node: self._shaped(own, copy) for own, copy in zip(self.inline, copies, strict=True)}
+        copies = self.copies.empty(device)
+        given = self.copies.given(copies, [rows[own.row] for own in self.inline])
+        for own in self.results:
+            made[own.node] = own.output.empty(device)
+            if own.sum is not None:
+                made[own.node].zero_()  # one row a program, of which tiles of other columns write none
+            own.output.give(given, made[own.node])
+        if self.kernel.grid[0]:
+            given |= {name: view(made) for name, view in self.loaded}
+            self.kernel(given)
+        for own in self.results:
+            if own.sum is not None:
+                made[own.node] = made[own.node].sum(0).to(own.sum)
+        for node, copy, shape in zip(self.inline, copies, self.shapes, strict=True):
+            made[node.node] = copy if shape is None else copy.view(shape)
         if self.behind is not None:
-            later = self.behind([self.group.from_values(self.group.base, made)], rows)
-            made |= {own.node: copy for own, copy in zip(self.later, later, strict=True)}
-        return tuple(self.group.from_values(node, made) for node in self.group.outputs)
+            self.behind.run(made, rows)
+        return tuple(output(made) for output in self.outputs)
 
-    def _launch(
-        self,
-        made: dict[Node, Any],
-        base: Tensor,
-        copies: Sequence[Tensor],
-        results: dict[Node, Tensor],
-        parts: dict[Node, Tensor],
-        live: Sequence[LiveRow],
-    ) -> None:
-        given = self.cast.given(base, copies, live)
-        for name, (node, own) in self.text.loaded.items():
-            given |= {f"{name}_ptr": self.group.from_values(node, made), **own.given}
-        for node, result in results.items():
-            own = self.text.written[node]
-            given |= {f"{own.name}_ptr": result, **own.given}
-        given |= {f"{node.name}_part_ptr": own for node, own in parts.items()}
-        self.cast.launch(self.cast.cast, given)
 
-    def _empty(self, node: Node, device: torch.device) -> Tensor:
-        value = self.group.values[node]
-        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=device)
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """What the kernel writes of a node; the dtype of the node, where it is the sum of the rows of that; else None."""
 
-    def _parts(self, device: torch.device) -> Tensor:
-        tile = self.cast.text.tile
-        count = programs_of(self.cast.text) * (tile.rows.length // tile.step)
-        dtype = torch.float64 if self.text.carrier == "tl.float64" else torch.float32
-        return torch.zeros(count, self.group.shape[1], dtype=dtype, device=device)
+    node: Node
+    output: Output
+    sum: torch.dtype | None
 
-    def _shaped(self, own: CastNode, copy: Tensor) -> Tensor:
-        return copy if own.packed else copy.view(self.group.values[own.node].shape)
+
+def _result(group: RowsGroup, text: CastText, written: RowsText, node: Node) -> _Result:
+    value = group.values[node]
+    if node not in written.partial:
+        return _Result(node, Output.like(f"{written.written[node].name}_ptr", value), None)
+    count = programs_of(text) * (text.tile.rows.length // text.tile.step)
+    dtype = torch.float64 if written.carrier == "tl.float64" else torch.float32
+    columns = group.shape[1]
+    return _Result(node, Output(f"{node.name}_part_ptr", dtype, (count, columns), (columns, 1)), value.dtype)
+
+
+def _strides(text: CastText, written: RowsText) -> dict[str, int]:
+    found = sizes_of(text)
+    for own in (*(tensor for _, tensor in written.loaded.values()), *written.written.values()):
+        found |= own.given
+    return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Behind:
+    """A cast of the value that the first kernel wrote."""
+
+    program: Program
+    base: View
+    results: tuple[Node, ...]
+
+    def run(self, made: dict[Node, Any], rows: Rows) -> None:
+        """Put the copies to the other values."""
+        made.update(zip(self.results, self.program([self.base(made)], rows), strict=True))
 
 
 def _stored(group: RowsGroup, copies: InlineCopies) -> tuple[Node, ...]:
@@ -165,18 +196,13 @@ def _carrier(group: RowsGroup) -> str:
 
 def _source(group: RowsGroup, text: CastText, written: RowsText) -> KernelSource:
     name = group.group.record.name
-    lines = cast_text(text, written.write)
+    lines = cast_lines(text, written.write)
     nodes = tuple(node.name for node in group.computed)
     about = [f"{group.base.name}: {', '.join(group.group.record.slots)}"]
     read = sum(_bytes(group.values[node]) for node, _ in dict.fromkeys(written.loaded.values()))
     results = sum(_bytes(group.values[own]) for own in (*written.stored, *(own.node for own in group.roundings)))
-    return KernelSource(
-        name=name,
-        template="rows",
-        text=lines.text(name, about),
-        arguments=tuple(lines.arguments),
-        tile=text.tile.sizes,
-        num_warps=text.tile.num_warps,
+    return replace(
+        lines.source(name, "rows", about),
         nodes=(*nodes, *(own.node.name for own in group.roundings)),
         slots=group.group.record.slots,
         bytes=read + results,
@@ -187,8 +213,7 @@ def _bytes(value: Tensor) -> int:
     return value.numel() * value.element_size()
 
 
-def _behind(group: RowsGroup, roundings: Sequence[CastNode], rows: Rows, device: Device) -> Program:
-    """A cast of the value that the first kernel wrote."""
+def _behind(group: RowsGroup, roundings: Sequence[CastNode], rows: Rows, device: Device) -> _Behind:
     graph = Graph()
     new: dict[Node, Node] = {group.base: graph.placeholder(group.base.name)}
     (plan,) = {own.node.args[1] for own in roundings}
@@ -203,4 +228,4 @@ def _behind(group: RowsGroup, roundings: Sequence[CastNode], rows: Rows, device:
     built = CastTemplate().build(inner, [group.values[group.base]], rows, device)
     if isinstance(built, str):
         raise BackendError(f"triton: {built}")
-    return built
+    return _Behind(built, group.view(group.base, {group.root(group.base)}), tuple(own.node for own in roundings))

@@ -2,14 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree
 
+from precc.backends.triton.alike_rows import alike
 from precc.backends.triton.device import Device
+from precc.backends.triton.powers import power_from
 from precc.backends.triton.program import Rows
+from precc.backends.triton.templates.addresses import tensors_are_beyond
 from precc.backends.triton.templates.cast_chain import CastNode, viewed
-from precc.backends.triton.templates.cast_copies import Copy, alike, contiguous_strides, packed_parts
+from precc.backends.triton.templates.cast_copies import Copy, strides_of
 from precc.backends.triton.templates.cast_kernels import check_pairs, is_wide
 from precc.backends.triton.templates.cast_text import CastText
 from precc.backends.triton.templates.cast_tiles import CastTile, Extent
@@ -18,7 +23,7 @@ from precc.backends.triton.templates.rows_group import RowsGroup
 from precc.errors import BackendError
 from precc.formats import Granularity
 from precc.rounding.scales import block_shape
-from precc.rounding.tensor_ops import Carrier, carrier_of
+from precc.rounding.tensor_ops import Carrier, carrier_of_dtype
 from precc.stored_nodes import op_name
 
 __all__ = ["InlineCopies", "inline_copies", "rows_text_of"]
@@ -56,7 +61,7 @@ def inline_copies(group: RowsGroup, rows: Rows) -> InlineCopies:
 
 def _copy(group: RowsGroup, own: CastNode, rows: Rows) -> Copy | None:
     """A rounding as one of a matrix of the group's rows; None if it is none."""
-    row = rows[own.row].row
+    row, records = rows[own.row].row, rows[own.row].records
     if row is None or row.transform is not None:
         raise BackendError(f"triton: {own.node.name} transforms its value, or has the row of an accumulator")
     base, operand = group.values[group.base], _operand(group, own)
@@ -66,16 +71,16 @@ def _copy(group: RowsGroup, own: CastNode, rows: Rows) -> Copy | None:
     if not base.is_contiguous() or min(matrix) < 2:
         return None
     if dims == 2 and tuple(operand.shape) == matrix and operand.is_contiguous():
-        return Copy(same, (0, 1), own.packed, own.transposed, (matrix[1], 1), numbers)
+        return Copy(same, (0, 1), own.packed, own.transposed, (matrix[1], 1), numbers, records)
     if dims == 2 and tuple(operand.shape) == matrix[::-1] and operand.t().is_contiguous():
-        return Copy(same, (1, 0), own.packed, own.transposed, operand.stride(), numbers)
+        return Copy(same, (1, 0), own.packed, own.transposed, operand.stride(), numbers, records)
     if operand.shape[-1:] != (matrix[1],) or not operand.is_contiguous() or own.transposed:
         return None
     if row.finds_scales:
         if row.granularity not in (Granularity.ROW, Granularity.BLOCK) or row.scale.axis % dims != dims - 1:
             return None
         same = replace(same, scale=replace(same.scale, axis=-1))
-    return Copy(same, (0, 1), own.packed, False, (matrix[1], 1), numbers)
+    return Copy(same, (0, 1), own.packed, False, (matrix[1], 1), numbers, records)
 
 
 def _operand(group: RowsGroup, own: CastNode) -> Tensor:
@@ -85,7 +90,7 @@ def _operand(group: RowsGroup, own: CastNode) -> Tensor:
 
 def _fits(group: RowsGroup, copy: Copy, heights: set[int], carriers: set[Carrier]) -> bool:
     shape, dtype = group.shape, group.values[group.base].dtype
-    carrier = carrier_of(torch.empty(0, dtype=dtype), copy.row)
+    carrier = carrier_of_dtype(dtype, copy.row)
     if carriers and carrier not in carriers:
         return False
     if copy.row.finds_scales:
@@ -113,23 +118,21 @@ def rows_text_of(group: RowsGroup, copies: Sequence[Copy], device: Device, block
         blocks: how many blocks of a tile's size are read and written.
     """
     shape, dtype = group.shape, group.values[group.base].dtype
-    packs = tuple(
-        packed_parts(own.sizes(shape), dtype, own.row, own.transposed) if own.packed else None for own in copies
-    )
-    others: list[Sequence[int]] = []
-    places: list[tuple[int, int]] = []
-    for copy, parts in zip(copies, packs, strict=True):
-        own = copy.strides if parts is None else parts.strides
-        others += [copy.ordered(own), copy.ordered(contiguous_strides(copy.sizes(shape)))]
-        places.append((len(others) - 1, len(others)))
-    strides = (shape[1], 1)
-    dims = [dim_of(shape, n, (strides, *others), copies) for n in (0, 1)]
+    packs = tuple(own.layout(shape, dtype) for own in copies)
+    strides = [(shape[1], 1), *strides_of(copies, packs, shape)]
+    dims = [dim_of(shape, n, strides, copies) for n in (0, 1)]
     view = CastView((), dims[0], dims[1])
-    tile = _tile(group, view, device, blocks, any(parts is not None and parts.storage == 4 for parts in packs))
+    tile = _tile(group, view, device, blocks, any(own is not None and own.storage == 4 for own in packs))
     none = (None,) * len(copies)
-    text = CastText(view, tile, is_wide(view), dtype, tuple(copies), packs, tuple(places), none, ())
+    wide = is_wide(view) or tensors_are_beyond(_tensors(group))
+    text = CastText(view, tile, wide, dtype, tuple(copies), packs, none, ())
     check_pairs(text)
     return text
+
+
+def _tensors(group: RowsGroup) -> list[Any]:
+    """What the kernel may read and write, with whatever else there is in the group."""
+    return _pytree.tree_leaves([group.values[node] for node in (*group.placeholders, *group.computed)])
 
 
 def _tile(group: RowsGroup, view: CastView, device: Device, blocks: int, pairs: bool) -> CastTile:
@@ -137,14 +140,15 @@ def _tile(group: RowsGroup, view: CastView, device: Device, blocks: int, pairs: 
     rows, length = group.shape
     whole = group.is_reduced or WHOLE in view.columns.extents
     longest = _LONGEST // 2 if any("layer_norm" in op_name(node) for node in group.computed) else _LONGEST
+    longest = longest // 2 if pairs and rows > 1 else longest  # two rows at once, whose codes share bytes
     if whole and length > longest and not device.interpreted:
         raise BackendError(f"triton: rows of {length} values do not stay in the registers: at most {longest}")
-    most = _power(length)
+    most = power_from(length)
     swapped = any(stride == 1 for stride in view.rows.strides) and rows > 1
     columns = most if whole else min(most, max(*view.columns.parts, 128 if swapped else 1024, 1))
     columns = max(columns, 2 if length > 1 else 1)
     unit = max((part for part in view.rows.extents if part not in (EACH, WHOLE)), default=1)
-    unit = max([unit, *([_power(rows)] if _is_whole(view) else [])])
+    unit = max([unit, *([power_from(rows)] if _is_whole(view) else [])])
     width = 8 if group.values[group.base].dtype is torch.float64 else 4
     enough = _ENOUGH_INTERPRETED if device.interpreted else _ENOUGH * 4 // width // (2 if blocks > 6 else 1)
     height = max(unit, 2 if rows > 1 else 1)
@@ -162,7 +166,3 @@ def _tile(group: RowsGroup, view: CastView, device: Device, blocks: int, pairs: 
 def _is_whole(view: CastView) -> bool:
     """Whether blocks have all rows, of which there are few."""
     return any(rows == WHOLE for rows in view.rows.extents)
-
-
-def _power(number: int) -> int:
-    return 1 << max(0, number - 1).bit_length()

@@ -1,7 +1,7 @@
 """What a kernel of rows computes of a group: the value that is rounded, its rows, and which nodes are its own."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch.fx import Node
 
 from precc.backends.triton.emit.row_ops import REDUCTIONS
 from precc.backends.triton.program import Group
-from precc.backends.triton.templates.cast_chain import CastNode, viewed
+from precc.backends.triton.templates.cast_chain import CastNode, View
 from precc.backends.triton.templates.group_values import group_values, outputs_of, placeholders_of
 from precc.errors import BackendError
 from precc.fusible_ops import VIEW_OPS
@@ -91,13 +91,9 @@ class RowsGroup:
         """Of the group."""
         return outputs_of(self.group.module)
 
-    def from_values(self, node: Node, made: Mapping[Node, Any]) -> Any:
-        """The value of a node that is a view of a value there is."""
-        chain: list[Node] = []
-        while node not in made:
-            chain.append(node)
-            node = node.all_input_nodes[0]
-        return viewed(tuple(reversed(chain)), dict(made)) if chain else made[node]
+    def view(self, node: Node, made: Container[Node]) -> View:
+        """A node as a view of a value that there will be."""
+        return View.of(node, made, self.values)
 
     def root(self, node: Node) -> Node:
         """What a node is a view of."""
@@ -110,9 +106,7 @@ def _rounding(node: Node) -> CastNode:
     while op_name(own) in VIEW_OPS:
         chain.append(own)
         own = own.args[0]
-    number: Any = node.args[2]
-    packed = node.target is PACK
-    return CastNode(node, tuple(reversed(chain)), int(number), packed, packed and bool(node.args[3]))
+    return CastNode.of(node, chain[::-1])
 
 
 def _is_passed_on(node: Node, roundings: set[Node]) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from precc.backends.triton.templates.cast_text import Lines
+from precc.backends.triton.templates.lines import Lines
 
 __all__ = ["RowTensor"]
 

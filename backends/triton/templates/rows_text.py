@@ -12,7 +12,8 @@ from torch.fx import Node
 from precc.backends.triton.emit.conversions import POINTERS, to_carrier, to_dtype
 from precc.backends.triton.emit.pointwise import pointwise_text
 from precc.backends.triton.emit.row_ops import REDUCTIONS, row_op
-from precc.backends.triton.templates.cast_text import Lines, place
+from precc.backends.triton.templates.cast_places import place
+from precc.backends.triton.templates.lines import Lines
 from precc.backends.triton.templates.rows_group import RowsGroup
 from precc.backends.triton.templates.rows_tensor import RowTensor
 from precc.errors import BackendError

@@ -10,6 +10,7 @@ from precc.backends.triton.emit.conversions import POINTERS, to_carrier, to_dtyp
 from precc.backends.triton.emit.device_functions import JIT, joined
 from precc.backends.triton.kernel_source import Argument, KernelSource
 from precc.backends.triton.load import launch
+from precc.backends.triton.powers import power_from
 from precc.exp_pairs import COEFFICIENTS, HALF_LN2, LEAST, LN2_HIGH, LN2_LOW, LOG2_E
 
 __all__ = ["PAIR_FUNCTIONS", "SOFTMAX_FUNCTION", "softmax_rows", "softmax_source"]
@@ -72,7 +73,7 @@ def softmax_source(dtype: torch.dtype, columns: int, device: Device) -> KernelSo
         columns: length of a row.
         device: for the tile.
     """
-    lanes = min(1 << max(0, columns - 1).bit_length(), 1 << 14 if device.interpreted else _LANES)
+    lanes = min(power_from(columns), 1 << 14 if device.interpreted else _LANES)
     rows = max(1, (1 << 16 if device.interpreted else _LANES) // lanes)
     text, name = _text(dtype)
     return KernelSource(

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+from torch import Tensor
 
 from precc.accumulation.accumulator import Accumulator, Order
 from precc.backends.triton.device import Device
@@ -11,6 +12,7 @@ from precc.backends.triton.emit.activations import activation_text
 from precc.backends.triton.emit.conversions import POINTERS, to_dtype
 from precc.backends.triton.emit.device_functions import joined, literal
 from precc.backends.triton.kernel_source import Argument, KernelSource
+from precc.backends.triton.program import LiveRow
 from precc.backends.triton.templates.accumulate import (
     SIZES,
     Shape,
@@ -108,11 +110,13 @@ def two_pass_source(
     )
 
 
-def two_pass_values(passes: Passes, shape: Shape, key: int, slots: tuple[int, int], first: int) -> tuple[int, ...]:
-    """The last arguments: sizes, number of the first output, and states of the streams of both sums."""
-    both = passes.sums(False, 1)
-    states = (half for own, slot in zip(both, slots, strict=True) for half in own.values(key, slot))
-    return (*(getattr(shape, name) for name in SIZES), first, *states)
+def two_pass_values(
+    passes: Passes, shape: Shape, live: tuple[LiveRow, LiveRow], device: torch.device, first: int
+) -> tuple[Tensor | int, ...]:
+    """The last arguments: sizes, number of the first output, and the numbers of the rows of both sums, if any."""
+    both = zip(passes.sums(False, 1), live, strict=True)
+    numbers = (row.on(device) for own, row in both for _ in own.arguments)
+    return (*(getattr(shape, name) for name in SIZES), first, *numbers)
 
 
 @lru_cache(maxsize=256)
@@ -130,8 +134,8 @@ def _text(passes: Passes, question: Question, wide: bool, depth: int) -> tuple[s
         *_asked(question, passes.dtype),
         *(Argument(name, "i32") for name in SIZES),
         Argument("first_output", "i64"),
-        *low.states,
-        *high.states,
+        *low.arguments,
+        *high.arguments,
     )
     converted = to_dtype("tl.float64", passes.dtype).of("total")
     body = [
@@ -139,6 +143,8 @@ def _text(passes: Passes, question: Question, wide: bool, depth: int) -> tuple[s
         *placed(),
         *addresses(*passes.low_operands),
         *addresses(*passes.high_operands, "_high"),
+        *low.before,
+        *high.before,
         *low.lines(lambda k: loaded(*passes.low_operands, k)),
         f"c = {converted}",
         *(_mask() if question.given else _condition(passes, question)),
