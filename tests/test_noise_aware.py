@@ -20,6 +20,7 @@ from precc.errors import ControllerError
 from precc.models.lenet5 import LeNet5
 from precc.models.mnist import load_mnist
 from precc.module import session_of
+from tests.few_always import few_always
 from tests.resumed_training import Net as Perceptron
 
 EARLY = NoiseAwareRule(start=(2, 4, 6), every=4, agree=64.0, hold=3)
@@ -210,7 +211,9 @@ def test_losses_that_stay_above_their_band_roll_the_plan_back() -> None:
 
 
 # Before the first analysis, between two, and after: each half of the steps under one optimizer.
-@pytest.mark.parametrize(("kind", "kept"), [(torch.optim.SGD, (1, 5)), (torch.optim.Adam, (3, 9))])
+@pytest.mark.parametrize(
+    ("kind", "kept"), [(torch.optim.SGD, (1, 9)), pytest.param(torch.optim.Adam, (3, 5), marks=pytest.mark.slow)]
+)
 def test_resume_at_any_step_goes_on_bit_for_bit(kind: Any, kept: tuple[int, ...]) -> None:
     run, saved = made(kind=kind), {}
     for step in range(1, 13):
@@ -278,7 +281,7 @@ def test_a_batch_of_another_size_postpones_the_analysis(rows: int) -> None:
     assert events(net)[1:] == ["analysis", "wait"]
 
 
-@pytest.mark.parametrize("factor", [1.0, 0.25, 100.0])
+@pytest.mark.parametrize("factor", few_always([0.25, 1.0, 100.0], [0.25]))
 @pytest.mark.parametrize("clip", [None, 1e-3])
 def test_noise_is_in_units_of_the_loss_whatever_the_training_does_to_gradients(factor: float, clip: float) -> None:
     """Directly: the variance of the mean gradient of 64 examples, over 60 batches at one point."""

@@ -41,8 +41,23 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counts
 
 
-@pytest.mark.parametrize("name", PLANS)
-@pytest.mark.parametrize("kind", MODELS)
+#: Each model, and each plan.
+ALWAYS = {
+    ("Stack", "stochastic"),
+    ("Attention", "some operands"),
+    ("LeNet5", "some sums"),
+    ("Convolutional", "some sums"),
+}
+PAIRS = [(kind, name) for kind in MODELS for name in PLANS]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        pytest.param(kind, name, marks=[pytest.mark.slow] * ((kind.__name__, name) not in ALWAYS))
+        for kind, name in PAIRS
+    ],
+)
 def test_a_fixed_plan_computes_as_a_live_one(kind: type[nn.Module], name: str) -> None:
     torch.manual_seed(0)
     model = kind()

@@ -29,6 +29,7 @@ from precc.models.lenet5 import LeNet5, example_inputs
 from precc.plan import PrecisionPlan
 from precc.precision import Precision
 from precc.slots import Role, Slot
+from tests.few_always import few_always
 from tests.nets import MODELS, Attention, Convolutional, inputs_of, loss_of, uniform
 from tests.onnx_graphs import by_qonnx
 from tests.zoo import bare_prompts, bert, llama, sentences
@@ -131,10 +132,8 @@ def assert_nearer(ours: Tensor, net: Tensor, model: Tensor) -> None:
     assert (ours - net).abs().mean() <= 0.1 * (model - net).abs().mean()
 
 
-# BERT has the layers of GPT; that it has several outputs is also tested of an encoder, in test_onnx_segments.
-@pytest.mark.parametrize(
-    "name", [pytest.param(own, marks=pytest.mark.slow) if own == "bert" else own for own in EXAMPLES]
-)
+# BERT and Llama have the layers of GPT and of the encoder in test_onnx_segments, which has several outputs too.
+@pytest.mark.parametrize("name", few_always(EXAMPLES, [own for own in EXAMPLES if own not in ("bert", "llama")]))
 @pytest.mark.usefixtures("traced_once")
 def test_models_compute_the_bits_of_the_net_in_every_flavor(name: str, tmp_path: Path) -> None:
     """Of every slot; and as a whole they are much nearer to the net than what is not rounded."""
@@ -234,7 +233,7 @@ EXACT = {
 
 
 @pytest.mark.parametrize("flavor", EXACT)
-@pytest.mark.parametrize("dynamic", [None, "batch"])
+@pytest.mark.parametrize("dynamic", few_always([None, "batch"], ["batch"]))
 @pytest.mark.usefixtures("traced_once")
 def test_exact_sums_give_the_bits_of_the_net(flavor: str, dynamic: str | None, tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -470,7 +469,7 @@ def test_einsum_has_the_slots_of_training(tmp_path: Path) -> None:
     assert list(metadata_of(tmp_path / "net.onnx")) == ["product"]
 
 
-@pytest.mark.parametrize("model_class", MODELS)
+@pytest.mark.parametrize("model_class", few_always(MODELS, [Attention, Convolutional]))
 def test_the_plain_graph_computes_what_the_model_computes(model_class: type[nn.Module], tmp_path: Path) -> None:
     model = model_class()
     x = inputs_of(model)

@@ -28,6 +28,7 @@ from precc.errors import BackendError
 from precc.formats import FixedPoint, FloatFormat, Format, Overflow, Specials
 from precc.precision import Precision
 from precc.rounding import RoundingMode, quantize
+from tests.few_always import few_always
 from tests.onnx_graphs import by_onnxruntime, by_qonnx, by_reference, slot, whole
 
 OPSETS = (LEAST_OPSET, 26)
@@ -156,7 +157,7 @@ def place_of(fmt: Format | str, mode: str = "nearest_even") -> SlotRounding:
     return rounding(Precision(fmt, mode))
 
 
-@pytest.mark.parametrize("opset", OPSETS)
+@pytest.mark.parametrize("opset", few_always(OPSETS, [26]))
 def test_every_format_in_every_mode(opset: int) -> None:
     left = []
     for fmt, mode in itertools.product(ROUNDABLE, MODES):
@@ -177,7 +178,7 @@ MIXED = [
 ]
 
 
-@pytest.mark.parametrize("opset", [*OPSETS, 28])
+@pytest.mark.parametrize("opset", few_always([*OPSETS, 28], [28]))
 def test_all_kinds_in_one_model_at_every_level_of_optimisation(opset: int) -> None:
     x = values_of_all(MIXED, 512)
     model = model_of(MIXED, [len(x)], opset)
@@ -252,7 +253,7 @@ def scaled_cases(seed: int) -> list[tuple[Precision, int]]:
     return [(cases[index], index) for index in np.random.default_rng(seed).choice(len(cases), 200, replace=False)]
 
 
-@pytest.mark.parametrize("opset", OPSETS)
+@pytest.mark.parametrize("opset", few_always(OPSETS, [26]))
 def test_scalings(opset: int) -> None:
     """Of static and symbolic shapes, with ragged blocks, along every dimension."""
     for precision, number in scaled_cases(opset):

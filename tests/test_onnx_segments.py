@@ -97,7 +97,7 @@ def named(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
 
 @pytest.mark.parametrize(
     ("name", "flavor"),
-    [("block", "portable"), ("encoder", "annotate"), ("lstm", "qdq")],
+    [("block", "portable"), ("lstm", "qdq"), pytest.param("encoder", "annotate", marks=pytest.mark.slow)],
 )
 def test_sound_files_pass(name: str, flavor: str, tmp_path: Path) -> None:
     model, inputs = named(name)

@@ -15,6 +15,10 @@ IN_EVERY_RUN = ("llama", "recommender")  #: trained by Inductor too; the others 
 #: Of others, with the loss outside of the net, as those of our own models are; trained in `make test-all`.
 VARIANTS = ("gpt2-logits", "llama-logits", "bert-states")
 
+#: Of kinds of which another model always trains: decoders as llama, an encoder as vit,
+#: an encoder with a decoder as whisper, a LSTM.
+ALIKE = ("qwen3", "gpt2", "t5", "lstm", "bert-classifier")
+
 #: Scaled e4m3 forward, e5m2 for gradients, the products of two activations in bfloat16.
 MIXED = (
     precc.Rule(operand="grad_output", format="e5m2", scaling=precc.Scaling("tensor", scale_format="fp32")),
@@ -82,7 +86,7 @@ def effect_of_noise(noisy: nn.Module, net: nn.Module, entry: Entry, batch: dict[
     return max(effects)
 
 
-@pytest.mark.parametrize("name", [_unless_slow(name, name not in VARIANTS) for name in ZOO])
+@pytest.mark.parametrize("name", [_unless_slow(name, name not in (*VARIANTS, *ALIKE)) for name in ZOO])
 def test_training(name: str) -> None:
     entry = ZOO[name]
     data = batches(entry)

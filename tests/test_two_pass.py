@@ -229,7 +229,7 @@ def scalar_convolution(x: Tensor, weight: Tensor, stride: int, padding: int, dil
     [
         {"stride": 1, "padding": 0, "dilation": 1, "groups": 1},
         {"stride": 2, "padding": 1, "dilation": 1, "groups": 2},
-        {"stride": 1, "padding": 2, "dilation": 2, "groups": 1},
+        pytest.param({"stride": 1, "padding": 2, "dilation": 2, "groups": 1}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
